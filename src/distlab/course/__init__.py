@@ -1,0 +1,1 @@
+"""The site: book, hub, sandboxes, exchange, release and grading. Nothing else imports this wing."""

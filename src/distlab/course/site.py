@@ -1,0 +1,112 @@
+"""Where the site keeps its things, and under which names its parts find each other.
+
+Everything that the site writes lies under `var/` of the repository; deleting that folder resets it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+COURSE_ID = "distlab"
+
+USERNAME = re.compile(r"[a-z][a-z0-9-]{0,29}(?<!-)")
+"""A user name is also a host name label (`alice.localhost`) and a folder name."""
+
+LAB_ID = re.compile(r"mod-\d+-lab-\d+")
+
+INSTRUCTORS = "instructors"
+"""The Hub group whose members see the course directory and grade."""
+
+# Addresses inside a sandbox: its loopback is private, so that these never meet the host's ports.
+INSIDE_SERVER_PORT = 8888
+INSIDE_HUB_PORT = 8081
+INSIDE_EXCHANGE_PORT = 8082
+INSIDE_SOCKETS = Path("/run/distlab")
+INSIDE_HOME = Path("/home")
+INSIDE_COURSE = Path("/srv/course")
+"""Mounted for instructors alone."""
+
+
+@dataclass(frozen=True)
+class Site:
+    """One installation: the repository, its state, and the address it answers on."""
+
+    root: Path
+    port: int = 8000
+    bind: str = "127.0.0.1"
+    host: str = "localhost"
+
+    @classmethod
+    def from_env(cls) -> Site:
+        """Read `DISTLAB_ROOT` (default: the working directory), `PORT` and `BIND`."""
+        return cls(
+            root=Path(os.environ.get("DISTLAB_ROOT", ".")).resolve(),
+            port=int(os.environ.get("PORT", "8000")),
+            bind=os.environ.get("BIND", "127.0.0.1"),
+        )
+
+    @property
+    def url(self) -> str:
+        return f"http://{self.host}:{self.port}"
+
+    @property
+    def var(self) -> Path:
+        """All state (0711: a sandbox's user must be able to pass, not to list)."""
+        return self.root / "var"
+
+    @property
+    def hub(self) -> Path:
+        """The Hub's database and cookie secret (0700)."""
+        return self.var / "hub"
+
+    @property
+    def secrets(self) -> Path:
+        """Generated passwords, codes and tokens (0700, files 0600)."""
+        return self.var / "secrets"
+
+    @property
+    def run(self) -> Path:
+        """Process ids and sockets of what is running (0700)."""
+        return self.var / "run"
+
+    @property
+    def site_sockets(self) -> Path:
+        """`hub.sock` and `exchange.sock`, mounted read-only into every sandbox at INSIDE_SOCKETS."""
+        return self.run / "site"
+
+    @property
+    def grader_sockets(self) -> Path:
+        """`grader.sock`, mounted for instructors alone."""
+        return self.run / "grader"
+
+    @property
+    def boxes(self) -> Path:
+        """One folder per running learner server."""
+        return self.run / "boxes"
+
+    @property
+    def homes(self) -> Path:
+        """One home per user."""
+        return self.var / "homes"
+
+    @property
+    def course(self) -> Path:
+        """nbgrader's course directory: source, release, submitted, autograded, feedback, gradebook.db."""
+        return self.var / "course"
+
+    @property
+    def exchange(self) -> Path:
+        """What the exchange service stores."""
+        return self.var / "exchange"
+
+    @property
+    def book(self) -> Path:
+        """The built book (`html/`) and its build state."""
+        return self.var / "book"
+
+    @property
+    def log(self) -> Path:
+        return self.var / "log"
