@@ -1,0 +1,61 @@
+"""The `distlab` command: a table of functions, each imported only when it is called.
+
+distlab doctor
+distlab course up
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import sys
+from collections.abc import Callable
+
+import tyro
+
+COMMANDS = {
+    "doctor": ("distlab.doctor:doctor", "What this machine can run, and what is missing"),
+    "bench collectives": ("distlab.bench.collectives:main", "Time the collectives between processes"),
+    "course up": ("distlab.course.up:up", "Start the site and stay until Ctrl-C"),
+    "course down": ("distlab.course.up:down", "Stop the site"),
+    "course book": ("distlab.course.up:book", "Build the book if its inputs changed"),
+    "course check-labs": ("distlab.course.release:check_labs", "Are labs/ in step with solutions/?"),
+    "course admit": ("distlab.course.accounts.cli:admit_learner", "Admit a learner who signed up"),
+    "course pending": ("distlab.course.accounts.cli:pending_learners", "Who waits to be admitted"),
+    "course import-roster": ("distlab.course.accounts.cli:roster", "Admit learners from a CSV file"),
+    "course export-learner": ("distlab.course.export:export_learner_copy", "Write the learners' repository"),
+}
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run one command; exits 2 on bad input and 1 where the work failed."""
+    args = sys.argv[1:] if argv is None else argv
+    name = next((name for name in COMMANDS if args[: len(name.split())] == name.split()), None)
+    if name is None:
+        sys.exit(_usage(args))
+    module, function = COMMANDS[name][0].split(":")
+    command: Callable[..., int | None] = getattr(importlib.import_module(module), function)
+    rest = args[len(name.split()) :]
+    try:
+        sys.exit(tyro.cli(command, prog=f"distlab {name}", args=rest))
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _usage(args: list[str]) -> int:
+    wanted = " ".join(arg for arg in args if not arg.startswith("-"))
+    asked_for_help = not args or args[0] in ("-h", "--help")
+    out = sys.stdout if asked_for_help else sys.stderr
+    if not asked_for_help and not any(name.startswith(wanted) for name in COMMANDS):
+        nearest = difflib.get_close_matches(wanted, COMMANDS, n=1, cutoff=0.4)
+        hint = f" Did you mean `distlab {nearest[0]}`?" if nearest else ""
+        print(f"distlab: there is no command {wanted!r}.{hint}\n", file=out)
+    width = max(map(len, COMMANDS))
+    print("usage: distlab COMMAND [options]   (COMMAND --help for its options)\n", file=out)
+    for name, (_, what) in COMMANDS.items():
+        print(f"  {name:<{width}}  {what}", file=out)
+    return 0 if asked_for_help else 2
+
+
+if __name__ == "__main__":
+    main()
