@@ -30,3 +30,38 @@ c.JupyterHub.cookie_secret_file = str(site.hub / "cookie_secret")
 c.JupyterHub.cleanup_servers = True
 c.JupyterHub.cleanup_proxy = True
 c.JupyterHub.log_level = "INFO"
+
+# --- What a token may do at the exchange. A server's token carries what its owner has, no more.
+LEARN, TEACH = "custom:exchange:learn", "custom:exchange:teach"
+c.JupyterHub.custom_scopes = {
+    LEARN: {"description": "Fetch labs, submit as oneself, read one's own feedback"},
+    TEACH: {"description": "Release labs, collect submissions, return feedback"},
+}
+c.JupyterHub.load_groups = {INSTRUCTORS: {"users": ["instructor"]}}
+c.JupyterHub.load_roles = [
+    {"name": "user", "scopes": ["self", "access:services!service=exchange", LEARN]},
+    {"name": "teach", "scopes": [TEACH], "groups": [INSTRUCTORS]},
+    {
+        "name": "server",
+        "scopes": ["access:servers!server", "users:activity!user", "access:services!service=exchange"]
+        + [LEARN, TEACH],
+    },
+]
+
+
+# --- Services: each a process of the Hub's on a Unix socket
+def service(name: str, module: str) -> dict[str, Any]:
+    return {
+        "name": name,
+        "command": [sys.executable, "-m", module],
+        "environment": {**site.env(), "PATH": os.environ["PATH"]},
+    }
+
+
+c.JupyterHub.services = [
+    service("exchange", "distlab.course.exchange"),
+    service("grader", "distlab.course.grade.runner"),
+]
+
+# --- The book, at `/`
+c.JupyterHub.default_url = "/hub/book/"

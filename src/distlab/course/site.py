@@ -38,15 +38,31 @@ class Site:
     port: int = 8000
     bind: str = "127.0.0.1"
     host: str = "localhost"
+    """The name that browsers use; learner servers answer on names below it."""
+    state: Path | None = None
+    """Where the state lies, if not in `root/var`."""
 
     @classmethod
     def from_env(cls) -> Site:
-        """Read `DISTLAB_ROOT` (default: the working directory), `PORT` and `BIND`."""
+        """Read `DISTLAB_ROOT` (default: the working directory), `DISTLAB_VAR`, `PORT`, `BIND`, `DISTLAB_HOST`."""
+        state = os.environ.get("DISTLAB_VAR")
         return cls(
             root=Path(os.environ.get("DISTLAB_ROOT", ".")).resolve(),
             port=int(os.environ.get("PORT", "8000")),
             bind=os.environ.get("BIND", "127.0.0.1"),
+            host=os.environ.get("DISTLAB_HOST", "localhost"),
+            state=Path(state).resolve() if state else None,
         )
+
+    def env(self) -> dict[str, str]:
+        """The environment that makes `from_env` in another process the same site."""
+        return {
+            "DISTLAB_ROOT": str(self.root),
+            "DISTLAB_VAR": str(self.var),
+            "PORT": str(self.port),
+            "BIND": self.bind,
+            "DISTLAB_HOST": self.host,
+        }
 
     @property
     def url(self) -> str:
@@ -55,7 +71,7 @@ class Site:
     @property
     def var(self) -> Path:
         """All state (0711: a sandbox's user must be able to pass, not to list)."""
-        return self.root / "var"
+        return self.state or self.root / "var"
 
     @property
     def hub(self) -> Path:

@@ -101,7 +101,7 @@ def _detached(site: Site) -> int:
             stdout=out,
             stderr=out,
             start_new_session=True,
-            env={**os.environ, "DISTLAB_ROOT": str(site.root)},
+            env={**os.environ, **site.env()},
         )
     with console.status(f"Starting the site (progress in {_short(site, log)})"):
         while child.poll() is None:
@@ -134,7 +134,7 @@ def _foreground(site: Site) -> int:
 
 def prepare_folders(site: Site) -> None:
     """Make `var/` and its private folders."""
-    site.var.mkdir(exist_ok=True)
+    site.var.mkdir(parents=True, exist_ok=True)
     site.var.chmod(0o711)
     for folder in (site.hub, site.secrets, site.run, site.log, site.boxes, site.course, site.exchange):
         folder.mkdir(mode=0o700, exist_ok=True)
@@ -163,7 +163,7 @@ def prepare(site: Site) -> None:
 def _start_hub(site: Site) -> subprocess.Popen[bytes]:
     environment = {
         **os.environ,
-        "DISTLAB_ROOT": str(site.root),
+        **site.env(),
         "DISTLAB_HUB_PORT": str(free_port()),
         "DISTLAB_PROXY_API_PORT": str(free_port()),
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
@@ -286,7 +286,7 @@ def _say_where(site: Site) -> None:
 
 
 def _short(site: Site, path: Path) -> Path:
-    return path.relative_to(site.root)
+    return path.relative_to(site.root) if path.is_relative_to(site.root) else path
 
 
 def _tail(log: Path, lines: int = 15) -> str:
