@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import os
 import sys
-from pathlib import Path
 from typing import Any
 
 from distlab.course.site import INSTRUCTORS, Site
 
 c: Any = get_config()  # type: ignore[name-defined]  # noqa: F821  (put here by traitlets)
 site = Site.from_env()
-hub_port = int(os.environ["DISTLAB_HUB_PORT"])
-proxy_api_port = int(os.environ["DISTLAB_PROXY_API_PORT"])
 
-# --- Addresses: learner servers answer on host names of their own (alice.localhost), so that no page of theirs
-# shares an origin with the Hub, the book or another learner.
+# --- Addresses: learner servers answer on host names of their own (alice.localhost), so that no page of
+# theirs shares an origin with the Hub, the book or another learner.
 c.JupyterHub.bind_url = f"http://{site.bind}:{site.port}"
 c.JupyterHub.subdomain_host = site.url
-c.JupyterHub.hub_bind_url = f"http://127.0.0.1:{hub_port}"
-c.ConfigurableHTTPProxy.api_url = f"http://127.0.0.1:{proxy_api_port}"
+c.JupyterHub.hub_bind_url = f"http://127.0.0.1:{os.environ['DISTLAB_HUB_PORT']}"
+c.ConfigurableHTTPProxy.api_url = f"http://127.0.0.1:{os.environ['DISTLAB_PROXY_API_PORT']}"
 c.ConfigurableHTTPProxy.command = [str(site.root / "node_modules/.bin/configurable-http-proxy")]
 c.ConfigurableHTTPProxy.pid_file = str(site.run / "proxy.pid")
 
@@ -29,23 +26,18 @@ c.JupyterHub.cookie_secret_file = str(site.hub / "cookie_secret")
 # A Hub that is told to stop takes everything with it; one that is killed leaves the learners' servers.
 c.JupyterHub.cleanup_servers = True
 c.JupyterHub.cleanup_proxy = True
-c.JupyterHub.log_level = "INFO"
 
 # --- What a token may do at the exchange. A server's token carries what its owner has, no more.
-LEARN, TEACH = "custom:exchange:learn", "custom:exchange:teach"
+LEARN, TEACH, REACH = "custom:exchange:learn", "custom:exchange:teach", "access:services!service=exchange"
 c.JupyterHub.custom_scopes = {
     LEARN: {"description": "Fetch labs, submit as oneself, read one's own feedback"},
     TEACH: {"description": "Release labs, collect submissions, return feedback"},
 }
 c.JupyterHub.load_groups = {INSTRUCTORS: {"users": ["instructor"]}}
 c.JupyterHub.load_roles = [
-    {"name": "user", "scopes": ["self", "access:services!service=exchange", LEARN]},
+    {"name": "user", "scopes": ["self", REACH, LEARN]},
     {"name": "teach", "scopes": [TEACH], "groups": [INSTRUCTORS]},
-    {
-        "name": "server",
-        "scopes": ["access:servers!server", "users:activity!user", "access:services!service=exchange"]
-        + [LEARN, TEACH],
-    },
+    {"name": "server", "scopes": ["access:servers!server", "users:activity!user", REACH, LEARN, TEACH]},
 ]
 
 
