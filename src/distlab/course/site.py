@@ -44,7 +44,7 @@ class Site:
 
     @classmethod
     def from_env(cls) -> Site:
-        """Read `DISTLAB_ROOT` (else the working directory), `DISTLAB_VAR`, `PORT`, `BIND` and `DISTLAB_HOST`."""
+        """Read `DISTLAB_ROOT` (else: here), `DISTLAB_VAR`, `PORT`, `BIND` and `DISTLAB_HOST`."""
         state = os.environ.get("DISTLAB_VAR")
         return cls(
             root=Path(os.environ.get("DISTLAB_ROOT", ".")).resolve(),

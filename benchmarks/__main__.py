@@ -1,0 +1,42 @@
+"""`python -m benchmarks [NAME]`: run them one after the other, print a table, write results.json."""
+
+from __future__ import annotations
+
+import sys
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks import book, site
+from benchmarks.results import Result, record
+
+BENCHMARKS = {
+    "book.build": book.build,
+    "site.second_up": site.second_up,
+    "site.open_lab": site.open_lab,
+    "site.learners": site.twenty_learners,
+}
+
+
+def main(names: list[str]) -> int:
+    unknown = [name for name in names if name not in BENCHMARKS]
+    if unknown:
+        print(f"benchmarks: there is none called {unknown[0]!r}; there are {', '.join(BENCHMARKS)}.")
+        return 2
+    console = Console()
+    results: list[Result] = []
+    for name in names or BENCHMARKS:
+        with console.status(f"{name} ..."):
+            rows = BENCHMARKS[name]()
+        record(rows, command=f"make bench BENCH={name}")
+        results += rows
+    table = Table("name", "value", "unit", "peer", "ratio")
+    for row in results:
+        ratio = "" if row.ratio is None else f"{row.ratio:.2f}"
+        table.add_row(row.name, f"{row.value:.4g}", row.unit, row.peer or "", ratio)
+    console.print(table)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
