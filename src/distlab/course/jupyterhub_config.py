@@ -51,6 +51,7 @@ def service(name: str, module: str) -> dict[str, Any]:
 
 
 c.JupyterHub.services = [
+    service("gate", "distlab.course.gate"),
     service("exchange", "distlab.course.exchange"),
     service("grader", "distlab.course.grade.runner"),
 ]
