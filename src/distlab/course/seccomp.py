@@ -1,0 +1,83 @@
+"""The system calls that no sandbox may make, as a BPF program compiled by libseccomp.
+
+A deny-list, on purpose short: what opens kernel surface that no lab needs, or reaches what namespaces do
+not separate (the keyrings). New user namespaces are refused here, because bubblewrap can forbid them only
+where it made one itself. libseccomp belongs to the base of Debian and Ubuntu (apt depends on it).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+
+LIBRARY = "libseccomp.so.2"
+
+ALLOW = 0x7FFF0000
+ERRNO = 0x00050000
+MASKED_EQUAL = 7
+CLONE_NEWUSER = 0x10000000
+
+REFUSED = (
+    # Keyrings are one per user id, and sandboxes of a normal user share it.
+    "add_key", "keyctl", "request_key",
+    # Kernel surface with a history of escalations.
+    "bpf", "userfaultfd", "perf_event_open", "io_uring_setup", "io_uring_enter", "io_uring_register",
+    "kexec_load", "kexec_file_load", "init_module", "finit_module", "delete_module", "open_by_handle_at",
+    # Namespaces and mounts: nothing inside may rearrange them.
+    "setns", "mount", "umount2", "pivot_root", "move_mount", "open_tree", "fsopen", "fsmount", "fsconfig",
+    "mount_setattr",
+)  # fmt: skip
+
+
+class _Compare(ctypes.Structure):
+    """libseccomp's `struct scmp_arg_cmp`."""
+
+    _fields_ = (
+        ("arg", ctypes.c_uint),
+        ("op", ctypes.c_int),
+        ("datum_a", ctypes.c_uint64),
+        ("datum_b", ctypes.c_uint64),
+    )
+
+
+def program_fd() -> int:
+    """A new descriptor on the compiled filter, read from its start, for `bwrap --seccomp`.
+
+    Raises OSError where libseccomp is missing or refuses a rule.
+    """
+    library = ctypes.CDLL(LIBRARY)
+    library.seccomp_init.restype = ctypes.c_void_p
+    library.seccomp_init.argtypes = [ctypes.c_uint32]
+    library.seccomp_release.argtypes = [ctypes.c_void_p]
+    library.seccomp_export_bpf.argtypes = [ctypes.c_void_p, ctypes.c_int]
+    library.seccomp_rule_add_array.argtypes = [
+        ctypes.c_void_p, ctypes.c_uint32, ctypes.c_int, ctypes.c_uint, ctypes.POINTER(_Compare),
+    ]  # fmt: skip
+    context = library.seccomp_init(ALLOW)
+    if not context:
+        raise OSError("libseccomp could not start a filter")
+
+    def refuse(name: str, error: int, *conditions: _Compare) -> None:
+        number = library.seccomp_syscall_resolve_name(name.encode())
+        array = (_Compare * len(conditions))(*conditions)
+        code = library.seccomp_rule_add_array(context, ERRNO | error, number, len(conditions), array)
+        if code:
+            raise OSError(-code, f"libseccomp refused the rule for {name}")
+
+    try:
+        for name in REFUSED:
+            refuse(name, errno.EPERM)
+        for name in ("clone", "unshare"):
+            refuse(name, errno.EPERM, _Compare(0, MASKED_EQUAL, CLONE_NEWUSER, CLONE_NEWUSER))
+        # clone3 keeps its flags in memory, where a filter cannot look: with ENOSYS glibc falls back to clone.
+        refuse("clone3", errno.ENOSYS)
+        descriptor = os.memfd_create("seccomp")
+        code = library.seccomp_export_bpf(context, descriptor)
+        if code:
+            os.close(descriptor)
+            raise OSError(-code, "libseccomp could not export the filter")
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        return descriptor
+    finally:
+        library.seccomp_release(context)
