@@ -1,0 +1,242 @@
+"""Make the learners' notebooks from `solutions/` and release them to the site.
+
+distlab course check-labs [--write]     are labs/ in step with solutions/?
+
+`solutions/<lab-id>/lab.md` is the single source. From it come `labs/<lab-id>/<lab-id>.ipynb` (committed), and on a
+site nbgrader's `source/`, `release/` and gradebook in the course directory, and the assignment at the exchange.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import nbformat
+import nbgrader
+from nbformat.notebooknode import NotebookNode
+from nbgrader.converters import GenerateAssignment
+from nbgrader.converters.base import NbGraderException
+from nbgrader.coursedir import CourseDirectory
+from nbgrader.utils import setenv
+from traitlets.config import Config
+
+from distlab.course import labsource
+from distlab.course.labsource import LabError, read_lab
+from distlab.course.site import COURSE_ID, LAB_ID, Site
+
+
+class ReleaseError(Exception):
+    """A lab cannot be released. What was released before is as it was."""
+
+
+def lab_ids(root: Path) -> list[str]:
+    """The labs that have a source, in order; a folder with another name is an error."""
+    labs = sorted(path.parent.name for path in (root / "solutions").glob("*/lab.md"))
+    for lab in labs:
+        if not LAB_ID.fullmatch(lab):
+            raise ReleaseError(f"solutions/{lab}: a lab's folder is named like mod-107-lab-3")
+    return labs
+
+
+def source_path(root: Path, lab_id: str) -> Path:
+    return root / "solutions" / lab_id / "lab.md"
+
+
+def learner_path(root: Path, lab_id: str) -> Path:
+    return root / "labs" / lab_id / f"{lab_id}.ipynb"
+
+
+def learner_notebook(root: Path, lab_id: str) -> bytes:
+    """The notebook that learners get: solutions and hidden tests cleared, the same bytes at every call.
+
+    Raises `ReleaseError` naming file, cell and line where the source is not as it should be.
+    """
+    source = _read(root, lab_id)
+    with tempfile.TemporaryDirectory(prefix="distlab-lab-") as folder:
+        return _generate(Path(folder), lab_id, source, db=Path(folder) / "gradebook.db").read_bytes()
+
+
+def check_labs_in_step(root: Path) -> list[str]:
+    """What differs between `labs/` and what `solutions/` would make, one line each; empty if nothing does."""
+    differences = []
+    labs = lab_ids(root)
+    for lab_id in labs:
+        path = learner_path(root, lab_id)
+        name = path.relative_to(root)
+        if not path.is_file():
+            differences.append(f"{name} is missing")
+        elif path.read_bytes() != learner_notebook(root, lab_id):
+            differences.append(f"{name} is not what solutions/{lab_id}/lab.md makes")
+    for folder in sorted((root / "labs").glob("*/")):
+        if folder.name not in labs:
+            differences.append(f"labs/{folder.name} has no source in solutions/")
+    return differences
+
+
+def write_labs(root: Path) -> None:
+    """Bring `labs/` in step. Every source is read before the first file is written."""
+    notebooks = {lab_id: learner_notebook(root, lab_id) for lab_id in lab_ids(root)}
+    for lab_id, content in notebooks.items():
+        write_file(learner_path(root, lab_id), content)
+
+
+def check_labs(root: Path = Path("."), write: bool = False) -> int:
+    """Are the learners' notebooks in `labs/` in step with `solutions/`?
+
+    Args:
+        root: the repository.
+        write: make them again instead of only saying what differs.
+    """
+    try:
+        if write:
+            write_labs(root)
+        differences = check_labs_in_step(root)
+    except ReleaseError as error:
+        print(f"distlab course check-labs: {error}", file=sys.stderr)
+        return 2
+    for difference in differences:
+        print(difference, file=sys.stderr)
+    if differences:
+        print("`distlab course check-labs --write` makes the notebooks again.", file=sys.stderr)
+    return 1 if differences else 0
+
+
+def release_all(site: Site) -> list[str]:
+    """Release every lab whose source changed since it was last released; returns their ids.
+
+    Each lab goes into the course directory and its gradebook, then to the exchange. Raises `ReleaseError` for the
+    first lab that cannot be released; the labs before it are released, it and the ones after it are as they were.
+    """
+    site.course.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for name in ("source", "release", "gradebook.db", "released.json"):
+        # Instructors' servers write in this folder: nothing there may lead these writes elsewhere.
+        if (site.course / name).is_symlink():
+            raise ReleaseError(f"{site.course / name} is a link; it must be a file or folder of its own")
+    released = _released(site)
+    done = []
+    for lab_id in lab_ids(site.root):
+        digest = _digest(source_path(site.root, lab_id))
+        if released.get(lab_id) == digest and (site.course / "release" / lab_id / f"{lab_id}.ipynb").is_file():
+            continue
+        _release(site, lab_id)
+        released[lab_id] = digest
+        write_file(site.course / "released.json", json.dumps(released, indent=1, sort_keys=True).encode())
+        done.append(lab_id)
+    if os.geteuid() == 0 and done:
+        _hand_over(site.course)
+    return done
+
+
+def _release(site: Site, lab_id: str) -> None:
+    from distlab.course.exchange.store import publish
+
+    source = _read(site.root, lab_id)
+    with tempfile.TemporaryDirectory(prefix=".release-", dir=site.course) as folder:
+        stage = Path(folder)
+        learner = _generate(stage, lab_id, source, db=site.course / "gradebook.db")
+        publish(site, lab_id, learner.parent)
+        for step in ("source", "release"):
+            name = f"{step}/{lab_id}/{lab_id}.ipynb"
+            write_file(site.course / name, (stage / name).read_bytes())
+
+
+def _read(root: Path, lab_id: str) -> NotebookNode:
+    try:
+        return read_lab(source_path(root, lab_id))
+    except LabError as error:
+        raise ReleaseError(str(error)) from error
+
+
+def _generate(course: Path, lab_id: str, source: NotebookNode, db: Path) -> Path:
+    """Write `source/` and let nbgrader make `release/` and fill the gradebook; returns the learner's notebook."""
+    path = course / "source" / lab_id / f"{lab_id}.ipynb"
+    path.parent.mkdir(parents=True)
+    path.write_text(nbformat.writes(source) + "\n", encoding="utf-8")
+    directory = CourseDirectory(
+        root=str(course), course_id=COURSE_ID, assignment_id=lab_id, db_url=f"sqlite:///{db}"
+    )
+    converter = GenerateAssignment(coursedir=directory, config=Config())
+    # For a new gradebook nbgrader calls the program `alembic`, which lies beside this Python.
+    path_with_alembic = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
+    with _errors_of(converter.log) as errors, setenv(PATH=path_with_alembic):
+        try:
+            converter.start()
+        except NbGraderException as error:
+            raise ReleaseError(f"{lab_id}: nbgrader refused it: {_cause(errors) or error}") from error
+    return course / "release" / lab_id / f"{lab_id}.ipynb"
+
+
+@contextmanager
+def _errors_of(log: logging.Logger) -> Iterator[list[str]]:
+    """Collect a logger's errors and keep the rest quiet."""
+    errors: list[str] = []
+
+    class Collect(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            errors.append(record.getMessage())
+
+    handler = Collect(logging.ERROR)
+    level, propagate = log.level, log.propagate
+    log.addHandler(handler)
+    log.setLevel(logging.ERROR)
+    log.propagate = False
+    try:
+        yield errors
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(level)
+        log.propagate = propagate
+
+
+def _cause(errors: list[str]) -> str:
+    """nbgrader logs a traceback; its last line is the sentence."""
+    tracebacks = [error for error in errors if error.startswith("Traceback")]
+    last = tracebacks[0].strip().split("\n")[-1] if tracebacks else ""
+    return last.partition(": ")[2] or last
+
+
+def _released(site: Site) -> dict[str, str]:
+    try:
+        released = json.loads((site.course / "released.json").read_text())
+    except (OSError, ValueError):
+        return {}
+    return released if isinstance(released, dict) and (site.course / "gradebook.db").is_file() else {}
+
+
+def _digest(source: Path) -> str:
+    """Of everything that the released files depend on: the source, this code, nbgrader."""
+    digest = hashlib.sha256(nbgrader.__version__.encode())
+    for path in (source, Path(__file__), Path(labsource.__file__)):
+        digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def _hand_over(course: Path) -> None:
+    """Give what root made in the course directory to whom the directory belongs (instructors' servers)."""
+    owner = course.stat()
+    for folder, _, files in os.walk(course):
+        for path in (folder, *(os.path.join(folder, name) for name in files)):
+            os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=".", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(name, 0o644)
+        os.replace(name, path)
+    except BaseException:
+        os.unlink(name)
+        raise
