@@ -1,0 +1,1 @@
+"""Measurements: collectives, and the stamp that says what they ran on."""

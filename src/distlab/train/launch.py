@@ -1,0 +1,202 @@
+"""Run a function on several fresh processes, one per rank, from a script, a test or a notebook cell.
+
+    from distlab.train.launch import launch
+    launch(fn, 2, *args)          # [what rank 0 returned, what rank 1 returned]
+
+The processes are started and watched by torch's elastic agent (what `torchrun` uses), talk over gloo on CPU
+and NCCL on GPUs, and are gone when the call returns, raises or is interrupted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import linecache
+import logging
+import os
+import pickle
+import signal
+import sys
+import tempfile
+import threading
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import cloudpickle  # type: ignore[import-untyped]
+import torch
+import torch.distributed as dist
+from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException, Std
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+from distlab.train.rank import FAILURE, JOB, RESULT, Failure, Job
+
+T = TypeVar("T")
+
+LOOPBACK = "127.0.0.1"
+AGENT_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+STOP_S = 3
+"""Seconds that a rank gets to end after a signal before it is killed."""
+
+
+class LaunchError(RuntimeError):
+    """A rank failed. The message names the first rank that did, and holds that rank's own traceback."""
+
+    def __init__(self, message: str, rank: int) -> None:
+        super().__init__(message)
+        self.rank = rank
+
+    def _render_traceback_(self) -> list[str]:
+        """IPython shows this in place of the frames of the launcher, which say nothing about the fault."""
+        return str(self).splitlines()
+
+
+def backend_for(world_size: int) -> str:
+    """`"nccl"` where each of `world_size` ranks gets a GPU of its own, else `"gloo"` (CPU)."""
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    return "nccl" if dist.is_nccl_available() and gpus >= world_size else "gloo"
+
+
+def device() -> torch.device:
+    """The device of this rank: its own GPU under NCCL, else the CPU."""
+    if dist.is_initialized() and dist.get_backend() == "nccl":
+        return torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+    return torch.device("cpu")
+
+
+def cores() -> int:
+    """CPU cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def launch(
+    fn: Callable[..., T],
+    world_size: int = 2,
+    *args: Any,
+    backend: str | None = None,
+    threads_per_rank: int | None = None,
+    timeout_s: float = 60.0,
+) -> list[T]:
+    """Call `fn(*args)` on `world_size` fresh processes of one process group; return the results by rank.
+
+    `fn` and `args` may be defined in a notebook (they travel by cloudpickle); what `fn` returns must pickle.
+    Inside `fn` the default process group is initialised, and `distlab.train.launch.device()` is the rank's
+    device. What a rank prints appears here behind `[rank N]`, standard error included.
+
+    backend: `"nccl"` or `"gloo"`; by default `backend_for(world_size)`.
+    threads_per_rank: OpenMP threads of each rank; by default OMP_NUM_THREADS if it is set, else
+        cores // world_size (at least 1).
+    timeout_s: how long a collective waits for the other ranks before it fails.
+
+    Raises LaunchError when a rank raises or dies, with the traceback of the first that did;
+    ValueError for a bad argument.
+    """
+    if world_size < 1:
+        raise ValueError(f"world_size is {world_size}; it must be 1 or more.")
+    backend = backend or backend_for(world_size)
+    if backend == "nccl" and backend_for(world_size) != "nccl":
+        raise ValueError(
+            f"backend 'nccl' needs one GPU per rank: {world_size} ranks, "
+            f"{torch.cuda.device_count()} GPUs. Use backend='gloo' or fewer ranks."
+        )
+    if threads_per_rank is None:
+        threads_per_rank = int(os.environ.get("OMP_NUM_THREADS", 0)) or max(1, cores() // world_size)
+
+    with tempfile.TemporaryDirectory(prefix="distlab-launch-") as folder:
+        job = Job(
+            sys_path=sys.path,
+            cell_lines=_cell_lines(),
+            call=cloudpickle.dumps((fn, args)),
+            command=f"launch({getattr(fn, '__name__', fn)}, world_size={world_size})",
+            backend=backend,
+            threads=threads_per_rank,
+            timeout_s=timeout_s,
+            parent=os.getpid(),
+        )
+        Path(folder, JOB).write_bytes(pickle.dumps(job))
+        config = LaunchConfig(
+            min_nodes=1,
+            max_nodes=1,
+            nproc_per_node=world_size,
+            run_id=uuid.uuid4().hex,
+            max_restarts=0,
+            # A c10d store on a port the kernel picks; numeric addresses need no resolver and no /etc/hosts.
+            rdzv_backend="c10d",
+            rdzv_endpoint=f"{LOOPBACK}:0",
+            rdzv_configs={"is_host": "true", "timeout": 60},
+            local_addr=LOOPBACK,
+            logs_specs=DefaultLogsSpecs(log_dir=folder, redirects=Std.ALL, tee=Std.ALL),
+            log_line_prefix_template="[rank ${rank}] ",
+            shutdown_timeout=STOP_S,
+        )
+        try:
+            with _quiet_agent(), _own_signal_handlers():
+                elastic_launch(config, sys.executable)("-m", "distlab.train.rank", folder)
+        except ChildFailedError as error:
+            failures: dict[int, ProcessFailure] = error.failures
+        except SignalException as error:
+            # The usual handlers are back: Ctrl-C becomes KeyboardInterrupt, SIGTERM ends the process.
+            signal.raise_signal(error.sigval)
+            raise
+        else:
+            return [
+                pickle.loads(Path(folder, RESULT.format(rank)).read_bytes()) for rank in range(world_size)
+            ]
+        raise _first_failure(Path(folder), failures, world_size)
+
+
+def _first_failure(folder: Path, failures: dict[int, ProcessFailure], world_size: int) -> LaunchError:
+    """Say which rank failed first, and how.
+
+    A rank that dies silently (killed, out of memory, `os._exit`) makes its peers raise "connection closed":
+    it is the cause. Otherwise it is the rank whose exception came first on the shared monotonic clock.
+    """
+    raised: dict[int, Failure] = {}
+    for rank in range(world_size):
+        path = folder / FAILURE.format(rank)
+        if path.exists():
+            raised[rank] = pickle.loads(path.read_bytes())
+    for rank, failure in sorted(failures.items()):
+        if rank not in raised:
+            code = failure.exitcode
+            how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with code {code}"
+            hint = " The system may have run out of memory." if code == -signal.SIGKILL else ""
+            return LaunchError(f"Rank {rank} of {world_size} {how} before it returned.{hint}", rank)
+    rank = min(raised, key=lambda r: raised[r].monotonic_ns)
+    failure_ = raised[rank]
+    return LaunchError(
+        f"Rank {rank} of {world_size} failed: {failure_.summary}\n\n{failure_.traceback}", rank
+    )
+
+
+def _cell_lines() -> dict[str, list[str]]:
+    """Source of notebook cells, which exists in memory only, so that a rank's traceback can quote it."""
+    entries = linecache.cache.items()
+    return {name: entry[2] for name, entry in entries if len(entry) == 4 and not os.path.exists(name)}
+
+
+@contextlib.contextmanager
+def _quiet_agent() -> Iterator[None]:
+    """Silence the agent's log for a while: on failure it repeats what LaunchError says, at length."""
+    logger = logging.getLogger("torch.distributed.elastic")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+@contextlib.contextmanager
+def _own_signal_handlers() -> Iterator[None]:
+    """Put the signal handlers back that the agent replaces and leaves replaced."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    kept = {number: signal.getsignal(number) for number in AGENT_SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in kept.items():
+            signal.signal(number, handler)

@@ -1,0 +1,132 @@
+"""What one process of `distlab.train.launch` runs: join the group, call the function, keep what came of it.
+
+Started as `python -m distlab.train.rank FOLDER` by the elastic agent, which sets RANK, WORLD_SIZE and the
+rendezvous address.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import io
+import linecache
+import os
+import pickle
+import signal
+import socket
+import sys
+import time
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+
+JOB = "job.pkl"
+RESULT = "result-{}.pkl"
+FAILURE = "failure-{}.pkl"
+
+PR_SET_PDEATHSIG = 1
+
+
+@dataclass(frozen=True)
+class Job:
+    """What the launching process hands to each rank."""
+
+    sys_path: list[str]
+    cell_lines: dict[str, list[str]]
+    call: bytes
+    """The pickled function and its arguments; read once `sys_path` is set."""
+    command: str
+    backend: str
+    threads: int
+    timeout_s: float
+    parent: int
+
+
+@dataclass(frozen=True)
+class Failure:
+    """How a rank failed, and when on the clock that all ranks share."""
+
+    monotonic_ns: int
+    summary: str
+    traceback: str
+
+
+def main(folder: Path) -> int:
+    """Run the job in `folder`; write this rank's result or failure there; return the exit code."""
+    os.dup2(1, 2)  # one stream per rank, so that its lines keep their order
+    for stream in (sys.stdout, sys.stderr):  # what goes to a file is held back otherwise
+        assert isinstance(stream, io.TextIOWrapper)
+        stream.reconfigure(line_buffering=True)
+    rank = int(os.environ["RANK"])
+    job: Job = pickle.loads((folder / JOB).read_bytes())
+    _die_with(job.parent)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # a rank that waits in a collective must end at once, too
+    os.environ["OMP_NUM_THREADS"] = str(job.threads)
+    names = {name for _, name in socket.if_nameindex()}
+    for loopback in ("lo", "lo0"):
+        if loopback in names:  # else gloo looks up the host's name, which a sandbox may not know
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", loopback)
+    sys.path[:] = job.sys_path
+    sys.argv = [job.command]
+    for name, lines in job.cell_lines.items():
+        linecache.cache[name] = (sum(map(len, lines)), None, lines, name)
+    try:
+        result = _call(job)
+        _write(folder / RESULT.format(rank), pickle.dumps(result))
+    except BaseException as error:
+        failure = Failure(time.monotonic_ns(), _summary(error), _own_frames(error))
+        _write(folder / FAILURE.format(rank), pickle.dumps(failure))
+        return 1
+    return 0
+
+
+def _call(job: Job) -> object:
+    from datetime import timedelta
+
+    import torch
+    import torch.distributed as dist
+
+    if job.backend == "nccl":
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    dist.init_process_group(job.backend, timeout=timedelta(seconds=job.timeout_s))
+    function, args = pickle.loads(job.call)
+    result = function(*args)
+    with contextlib.suppress(Exception):
+        dist.destroy_process_group()
+    return result
+
+
+def _die_with(parent: int) -> None:
+    """End when the launching process does, however it ends (Linux: a kernel restart is a SIGKILL)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:
+            os._exit(1)
+
+
+def _summary(error: BaseException) -> str:
+    return "".join(traceback.format_exception_only(error)).strip()
+
+
+def _own_frames(error: BaseException) -> str:
+    """The traceback from the function's first frame on, without the frames of this module."""
+    frames = error.__traceback__
+    while frames and frames.tb_next and frames.tb_frame.f_code.co_filename == __file__:
+        frames = frames.tb_next
+    return "".join(traceback.format_exception(type(error), error, frames)).rstrip()
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Write whole or not at all: a rank can be killed at any time."""
+    part = path.with_suffix(".part")
+    part.write_bytes(data)
+    part.rename(path)
+
+
+if __name__ == "__main__":
+    # Classes defined here must pickle under the module's name, not as `__main__`.
+    from distlab.train import rank as module
+
+    code = module.main(Path(sys.argv[1]))
+    sys.stdout.flush()
+    os._exit(code)  # interpreter teardown of torch takes a third of a second, and nothing is left to close

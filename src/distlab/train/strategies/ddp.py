@@ -1,0 +1,83 @@
+"""torch's DistributedDataParallel, with a clock on what its communication costs.
+
+What is measured. DDP averages gradients in buckets, each as soon as its gradients exist, while the backward
+pass goes on. The part of this that a step pays for is the *exposed* wait: from the moment when the last
+bucket's gradients are computed until all buckets are averaged. A communication hook sees that moment.
+
+- On CPU (gloo) the wait is wall-clock time. It holds the transfer that was not hidden, the summing, the copy
+  back into `.grad`, and the time that a rank waits for a slower one. gloo's own threads share the cores with
+  the backward pass; what that slows the pass down counts as compute.
+- On GPU (NCCL) it is the time between two events on the compute stream, with the same contents; NCCL's
+  kernels run on a stream of their own, and what they take from the compute kernels counts as compute.
+
+The all-reduce itself can be longer than the wait: what overlaps with the backward pass is free.
+"""
+
+import time
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from distlab.train.strategies.base import Strategy
+
+
+class DDP(Strategy):
+    """One replica per rank; gradients averaged by an all-reduce that overlaps with the backward pass."""
+
+    def prepare(self, model: nn.Module, device: torch.device) -> nn.Module:
+        on_gpu = device.type == "cuda"
+        self.clock: Clock = GpuClock() if on_gpu else Clock()
+        replica = DistributedDataParallel(model.to(device), device_ids=[device] if on_gpu else None)
+        replica.register_comm_hook(self, _average)
+        return replica
+
+    def backward(self, loss: Tensor) -> None:
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.clock.stop()
+
+    def communication_s(self) -> float:
+        return self.clock.elapsed_s()
+
+
+class Clock:
+    """Wall-clock time between the last `start` and the last `stop`."""
+
+    def start(self) -> None:
+        self.started = time.perf_counter()
+
+    def stop(self) -> None:
+        self.stopped = time.perf_counter()
+
+    def elapsed_s(self) -> float:
+        return self.stopped - self.started
+
+
+class GpuClock(Clock):
+    """The same on the GPU's compute stream; read it after the device has been synchronised."""
+
+    def start(self) -> None:
+        self.start_event = self._event()
+
+    def stop(self) -> None:
+        self.stop_event = self._event()
+
+    def elapsed_s(self) -> float:
+        return float(self.start_event.elapsed_time(self.stop_event)) / 1e3
+
+    @staticmethod
+    def _event() -> torch.cuda.Event:
+        event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        event.record()
+        return event
+
+
+# No `from __future__ import annotations` in this file: DDP compares these annotations with the types.
+def _average(strategy: DDP, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:  # type: ignore[name-defined]
+    """Average one bucket over the ranks, as DDP does by default, and note when it was ready."""
+    strategy.clock.start()  # buckets come one after the other: the last one's start stays
+    buffer = bucket.buffer().div_(dist.get_world_size())
+    work = dist.all_reduce(buffer, async_op=True)
+    averaged: torch.futures.Future[Tensor] = work.get_future().then(lambda future: future.value()[0])
+    return averaged
