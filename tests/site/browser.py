@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 import shutil
-from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from playwright.sync_api import Page, expect, sync_playwright
 
@@ -106,8 +106,21 @@ class Person:
         for item in items:
             self.page.locator(f'.lm-Menu-itemLabel:text-is("{item}")').click()
 
-    def files(self, relative: Path) -> str:
-        """The address of a file of one's own, on one's own server's contents API."""
-        return (
-            f"http://{self.name}.{self.site.host}:{self.site.port}/user/{self.name}/api/contents/{relative}"
+    # --- nbgrader in JupyterLab
+
+    def assignment_list(self) -> None:
+        self.menu("Nbgrader", "Assignment List")
+        expect(self.page.locator("#released_assignments_list")).to_be_visible()
+
+    def put_notebook(self, path: str, notebook: dict[str, Any]) -> None:
+        """Store a notebook in one's own home, as the open JupyterLab page would."""
+        status = self.page.evaluate(
+            """async ([url, content]) => {
+                const token = document.cookie.match(/(?:^|; )_xsrf=([^;]*)/)[1];
+                const body = JSON.stringify({type: "notebook", format: "json", content});
+                const headers = {"Content-Type": "application/json", "X-XSRFToken": token};
+                return (await fetch(url, {method: "PUT", body, headers})).status;
+            }""",
+            [f"/user/{self.name}/api/contents/{path}", notebook],
         )
+        assert status == 200, status

@@ -106,10 +106,15 @@ class Learner:
             "session": "s",
             "version": "5.3",
         }
-        content = {"code": code, "silent": False, "store_history": False, "allow_stdin": False}
-        ws.send(json.dumps({
-            "header": header, "parent_header": {}, "metadata": {}, "content": content, "channel": "shell", "buffers": [],
-        }))  # fmt: skip
+        request = {
+            "header": header,
+            "parent_header": {},
+            "metadata": {},
+            "content": {"code": code, "silent": False, "store_history": False, "allow_stdin": False},
+            "channel": "shell",
+            "buffers": [],
+        }
+        ws.send(json.dumps(request))
         out = ""
         try:
             while True:

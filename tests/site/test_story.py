@@ -1,0 +1,138 @@
+"""The whole loop, as its people play it: from sign-up to the score, in a real browser at the real site."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import nbformat
+import pytest
+from playwright.sync_api import expect
+
+from distlab.course.site import Site
+from tests.site.browser import PATIENCE_MS, Browser, Person
+from tests.site.running import distlab
+
+LAB = "mod-107-lab-3"
+CHAPTER = "/hub/book/mod-107/05-multi-gpu-and-distributed.html"
+
+
+@pytest.mark.site
+@pytest.mark.timeout(400)
+def test_from_sign_up_to_the_score(site: Site) -> None:
+    with Browser(site) as browser:
+        learner = browser.person("mary")
+        learner.sign_up()
+        assert distlab(site, "course", "admit", "mary").returncode == 0
+        reads_and_opens_the_lab(learner)
+        works_and_submits(learner, site)
+
+        password = (site.secrets / "instructor-password").read_text().strip()
+        instructor = browser.person("instructor", password)
+        collects_and_grades(instructor)
+        grades_by_hand(instructor)
+        releases_feedback(instructor)
+
+        reads_the_score(learner)
+
+
+def reads_and_opens_the_lab(learner: Person) -> None:
+    page = learner.page
+    learner.visit("/")
+    expect(page).to_have_url(re.compile("/hub/book/"))
+    learner.visit(CHAPTER)
+    expect(page.locator("h1")).to_contain_text("Multi-GPU and distributed")
+    learner.visit("/hub/book/mod-107/lab-3.html")
+    page.get_by_role("link", name="Open the lab").first.click()
+    learner.log_in()
+    learner.await_notebook()
+
+
+def works_and_submits(learner: Person, site: Site) -> None:
+    """Store the model answers, run every cell, validate, submit."""
+    page = learner.page
+    learner.put_notebook(f"{LAB}/{LAB}.ipynb", with_model_answers(site))
+    page.reload()
+    learner.await_notebook()
+    learner.menu("Run", "Run All Cells")
+    last = page.locator(".jp-Notebook .jp-CodeCell").last
+    expect(last.locator(".jp-InputPrompt")).to_have_text(re.compile(r"\[\d+\]"), timeout=PATIENCE_MS)
+    learner.menu("File", "Save Notebook")
+    page.get_by_role("button", name="Validate").click()
+    expect(page.get_by_text("Success! Your notebook passes all the tests.")).to_be_visible(
+        timeout=PATIENCE_MS
+    )
+    page.get_by_role("button", name="OK").click()
+
+    learner.assignment_list()
+    fetched = page.locator("#fetched_assignments_list .list_item", has_text=LAB).first
+    fetched.get_by_role("button", name="Submit").click()
+    expect(page.locator("#submitted_assignments_list")).to_contain_text(LAB)
+
+
+def collects_and_grades(instructor: Person) -> None:
+    page = instructor.page
+    instructor.visit("/hub/user-redirect/formgrader")
+    instructor.log_in()
+    page.wait_for_url(re.compile("/formgrader"), timeout=PATIENCE_MS)
+    row = page.locator("tr", has_text=LAB)
+    row.locator("td.collect a").click()
+    expect(page.locator("#success-modal")).to_contain_text("Successfully collected", timeout=PATIENCE_MS)
+    page.locator("#success-modal button", has_text="Close").click()
+    row.locator("td.num-submissions a").click()
+    submission = page.locator("tr", has_text="mary")
+    submission.locator("td.autograde a").click()
+    expect(page.locator("#success-modal")).to_contain_text("Successfully autograded", timeout=PATIENCE_MS)
+    page.locator("#success-modal button", has_text="Close").click()
+    expect(submission.locator("td.status")).to_contain_text("needs manual grading")
+
+
+def grades_by_hand(instructor: Person) -> None:
+    """Give every manual cell full credit."""
+    page = instructor.page
+    page.locator("tr", has_text="mary").locator("td.student-name a").click()
+    page.locator("td.name a", has_text=LAB).click()
+    buttons = page.get_by_role("button", name="Full credit")
+    expect(buttons.first).to_be_visible()
+    for index in range(buttons.count()):
+        buttons.nth(index).click()
+
+
+def releases_feedback(instructor: Person) -> None:
+    page = instructor.page
+    instructor.visit("/hub/user-redirect/formgrader")
+    row = page.locator("tr", has_text=LAB)
+    for column, done in (
+        ("generate-feedback", "generated feedback"),
+        ("release-feedback", "released feedback"),
+    ):
+        row.locator(f"td.{column} a").click()
+        expect(page.locator("#success-modal")).to_contain_text(f"Successfully {done}", timeout=PATIENCE_MS)
+        page.locator("#success-modal button", has_text="Close").click()
+
+
+def reads_the_score(learner: Person) -> None:
+    page = learner.page
+    learner.assignment_list()
+    page.locator("#refresh_assignments_list").click()
+    submitted = page.locator("#submitted_assignments_list")
+    submitted.get_by_role("button", name="Fetch Feedback").click()
+    with page.context.expect_page() as opened:
+        submitted.get_by_text("(view feedback)").click()
+    expect(opened.value.locator("body")).to_contain_text(re.compile(r"Score: (\d+\.\d+) / \1"))
+
+
+def with_model_answers(site: Site) -> dict[str, Any]:
+    """The released notebook with the source's solution cells in it, as nbformat's plain data."""
+    source = nbformat.read(site.course / "source" / LAB / f"{LAB}.ipynb", as_version=4)
+    released = nbformat.read(site.course / "release" / LAB / f"{LAB}.ipynb", as_version=4)
+    answers = {
+        cell.metadata.nbgrader.grade_id: cell.source
+        for cell in source.cells
+        if cell.metadata.get("nbgrader", {}).get("solution")
+    }
+    for cell in released.cells:
+        grade_id = cell.metadata.get("nbgrader", {}).get("grade_id")
+        cell.source = answers.get(grade_id, cell.source)
+    plain: dict[str, Any] = dict(nbformat.from_dict(released))
+    return plain
