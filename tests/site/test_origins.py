@@ -1,10 +1,11 @@
-"""No page of a learner's acts with another's session, and nothing that a learner submits runs in a grader's."""
+"""No page of a learner's acts with another's session."""
 
 from __future__ import annotations
 
 import json
 
 import pytest
+from playwright.sync_api import Page
 
 from distlab.course.site import Site
 from tests.site.browser import Browser
@@ -65,8 +66,8 @@ def test_a_learners_page_cannot_act_with_the_instructors_session(site: Site) -> 
         assert kernels(instructor.page, server) == before
 
 
-def kernels(page: object, server: str) -> int:
+def kernels(page: Page, server: str) -> int:
     """How many kernels run on the instructor's server, asked with the instructor's own session."""
     return int(
         page.evaluate("async url => (await (await fetch(url)).json()).length", f"{server}/api/kernels")
-    )  # type: ignore[attr-defined]
+    )
