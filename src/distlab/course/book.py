@@ -1,0 +1,291 @@
+"""Build the book when its inputs changed, check it, and put it in the old one's place.
+
+    distlab course book
+
+Jupyter Book does the work, as `jupyter-book build . -W --keep-going` does at the repository's root; around it
+stand a hash of all inputs (nothing changed: nothing is done), a cache of executed cells that is keyed by
+everything a cell's output depends on, and checks of the result. The new book takes the old one's place in one
+step, and only if all of that went well.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from distlab.course.book_check import BookError, check_config, check_pages
+from distlab.course.site import Site
+from distlab.course.sphinx_ext import CELL_CACHE_VARIABLE, SOURCE_FOLDER, known_labs
+from distlab.doctor import hardware, installed
+
+console = Console(stderr=True, highlight=False)
+
+CELL_CACHES_KEPT = 4
+PROBLEMS_SHOWN = 5
+PROSE = {".md", ".bib", ".css", ".js", ".svg"}
+"""What of the book's folder no cell reads; everything else there counts as data that cells may read."""
+
+_ANSI = re.compile(r"\x1b\[[0-9;]*m")
+_PROGRESS = re.compile(
+    r"^(?P<step>reading sources|writing output)\.\.\. \[\s*(?P<percent>\d+)%\] (?P<page>\S+)"
+)
+_PROBLEM = re.compile(r"\b(WARNING|ERROR|CRITICAL): |^(\w+Error|Extension error|Configuration error)\b")
+_KERNEL_NOISE = "[IPKernelApp]"
+
+
+@dataclass(frozen=True)
+class Keys:
+    """Hashes of what the book is made from, each including the one before."""
+
+    cells: str
+    """What a cell's output depends on besides its code: environment, machine, library, data files."""
+    pages: str
+    """What else a page depends on besides its text."""
+    book: str
+    """Every input."""
+
+    @classmethod
+    def of(cls, root: Path) -> Keys:
+        """The keys of the sources at `root`."""
+        library, book = root / "src" / "distlab", root / SOURCE_FOLDER
+        code = [path for path in _files(library) if path.suffix not in (".pyc", ".pyo")]
+        course = library / "course"
+        machine = hardware()
+        cells = _digest(
+            json.dumps(
+                [
+                    sys.version,
+                    sorted(installed().items()),
+                    machine.cpu,
+                    machine.cores,
+                    [g.name for g in machine.gpus],
+                ]
+            ),
+            *_contents(root, (path for path in code if course not in path.parents)),
+            *_contents(root, (path for path in _files(book) if path.suffix not in PROSE)),
+        )
+        locks = [*(root / "requirements").glob("*.txt"), root / "package-lock.json", root / "_config.yml"]
+        pages = _digest(
+            cells,
+            json.dumps(known_labs(root)),
+            *_contents(root, (path for path in code if course in path.parents)),
+            *_contents(root, (path for path in locks if path.is_file())),
+        )
+        sources = [*_files(book), *(path for path in [root / "_toc.yml"] if path.is_file())]
+        return cls(cells, pages, _digest(pages, *_contents(root, sources)))
+
+
+def build_book(site: Site, force: bool = False) -> Path:
+    """Build the book if its inputs changed, and return the folder of its pages, `site.book/html`.
+
+    Args:
+        site: the installation.
+        force: build it anew, every cell executed again, whether anything changed or not.
+
+    Raises:
+        BookError: the configuration is wrong, a page does not build without a warning, or a built page would
+            break the site's rules. The book from before stands.
+    """
+    started = time.monotonic()
+    site.book.mkdir(parents=True, exist_ok=True)
+    with _locked(site.book / "lock"):
+        keys = Keys.of(site.root)
+        published = site.book / "html"
+        if not force and _published_key(published) == keys.book:
+            return published
+        pages = check_config(site.root, SOURCE_FOLDER)
+        # While this stands, what Sphinx made before serves again, and only changed pages are read.
+        work, work_key = site.book / "work", _digest(keys.pages, *sorted(pages))
+        if force or _read(work / "key") != work_key:
+            shutil.rmtree(work, ignore_errors=True)
+        work.mkdir(exist_ok=True)
+        _write(work / "key", work_key)
+        with _cell_cache(keys.cells, fresh=force) as cells:
+            try:
+                _jupyter_book(site, work, cells)
+            except BaseException:
+                # Sphinx does not warn again about a page that it has read: the next build starts afresh.
+                shutil.rmtree(work, ignore_errors=True)
+                raise
+        _publish(work / "_build" / "html", site.book, keys.book)
+    console.print(f"The book is built: {len(pages)} pages in {time.monotonic() - started:.1f} s.")
+    return published
+
+
+def _jupyter_book(site: Site, work: Path, cells: Path) -> None:
+    """Run Jupyter Book over the repository, its output under `work`, and show how far it is."""
+    start = "from jupyter_book.cli.main import main; main()"
+    options = ["-W", "--keep-going", "--path-output", str(work)]
+    command = [sys.executable, "-c", start, "build", str(site.root), *options]
+    env = os.environ | {CELL_CACHE_VARIABLE: str(cells), "PYTHONUNBUFFERED": "1"}
+    site.log.mkdir(parents=True, exist_ok=True)
+    log = site.log / "book.log"
+    problems: list[str] = []
+    line = ""
+    with (
+        console.status("Building the book") as status,
+        log.open("w", encoding="utf-8") as log_file,
+        subprocess.Popen(
+            command, cwd=site.root, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        ) as process,
+    ):
+        assert process.stdout is not None
+        try:
+            for raw in process.stdout:
+                line = _ANSI.sub("", raw).rstrip()
+                log_file.write(line + "\n")
+                if match := _PROGRESS.match(line):
+                    status.update(
+                        f"Building the book: {match['step']}, {match['percent']}% ({match['page']})"
+                    )
+                elif _PROBLEM.search(line) and _KERNEL_NOISE not in line:
+                    problems.append(line.replace(f"{site.root}/", ""))
+        except BaseException:
+            process.terminate()
+            raise
+    if process.returncode != 0:
+        shown = list(dict.fromkeys(problems)) or [
+            line or f"Jupyter Book ended with status {process.returncode}"
+        ]
+        more = f"\n  and {len(shown) - PROBLEMS_SHOWN} more" if len(shown) > PROBLEMS_SHOWN else ""
+        listed = "".join(f"\n  {problem}" for problem in shown[:PROBLEMS_SHOWN])
+        raise BookError(
+            f"the book does not build:{listed}{more}\nMend it and build again; the book from before stands. "
+            f"The whole log: {log}"
+        )
+
+
+def _publish(built: Path, folder: Path, key: str) -> None:
+    """Copy the built pages, check the copy, and let `folder/html` point to it, in one step."""
+    builds = folder / "builds"
+    builds.mkdir(exist_ok=True)
+    fresh = Path(tempfile.mkdtemp(prefix=f"{key}-", dir=builds))
+    link = folder / "html"
+    try:
+        shutil.copytree(
+            built, fresh, dirs_exist_ok=True, ignore=shutil.ignore_patterns(".buildinfo", ".doctrees")
+        )
+        fresh.chmod(0o755)
+        check_pages(fresh)
+    except BaseException:
+        shutil.rmtree(fresh, ignore_errors=True)
+        raise
+    before = link.resolve()
+    pointer = folder / "html.new"
+    pointer.unlink(missing_ok=True)
+    pointer.symlink_to(fresh.relative_to(folder))
+    os.replace(pointer, link)
+    # The one from before stays a while for those who are reading it.
+    for old in builds.iterdir():
+        if old not in (fresh, before):
+            shutil.rmtree(old, ignore_errors=True)
+
+
+def _published_key(link: Path) -> str:
+    """The key of the book that is published, or an empty string."""
+    return link.resolve().name.rpartition("-")[0] if (link / "index.html").is_file() else ""
+
+
+# --- executed cells ---
+
+
+@contextlib.contextmanager
+def _cell_cache(key: str, fresh: bool) -> Iterator[Path]:
+    """The folder of executed cells for `key`, to be used by one build at a time.
+
+    It lies in the user's cache folder, where anything may have happened to it: it is used only if it is this
+    user's alone and its content is what the last build sealed, and is emptied otherwise.
+    """
+    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "distlab" / "cells"
+    base.mkdir(parents=True, exist_ok=True, mode=0o700)
+    state = base.stat()
+    if state.st_uid != os.geteuid() or state.st_mode & 0o022:
+        raise BookError(
+            f"{base} belongs to another user or can be written by others, so that its content cannot be "
+            "trusted: remove it, or set XDG_CACHE_HOME to a folder of your own."
+        )
+    folder, seal = base / key, base / f"{key}.seal"
+    with _locked(base / f"{key}.lock"):
+        if fresh or not folder.is_dir() or _read(seal) != _tree_digest(folder):
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+        seal.unlink(missing_ok=True)
+        try:
+            yield folder
+        finally:
+            # A build that is killed does not come here, and leaves no seal.
+            _write(seal, _tree_digest(folder))
+    _forget_old_caches(base, keep=key)
+
+
+def _forget_old_caches(base: Path, keep: str) -> None:
+    """Remove all but the latest few caches, and none that another build is using."""
+    seals = sorted(base.glob("*.seal"), key=lambda path: path.stat().st_mtime, reverse=True)
+    for seal in seals[CELL_CACHES_KEPT:]:
+        if seal.stem == keep:
+            continue
+        with contextlib.suppress(BlockingIOError), _locked(base / f"{seal.stem}.lock", wait=False):
+            seal.unlink(missing_ok=True)
+            shutil.rmtree(base / seal.stem, ignore_errors=True)
+
+
+# --- files ---
+
+
+@contextlib.contextmanager
+def _locked(path: Path, wait: bool = True) -> Iterator[None]:
+    with path.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+
+
+def _files(folder: Path) -> list[Path]:
+    """The regular files below `folder`, sorted; no hidden ones, no caches, no build output."""
+    found = []
+    for where, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if name not in ("__pycache__", "_build") and name[0] != "."]
+        found += [Path(where, name) for name in names if name[0] != "."]
+    return sorted(found)
+
+
+def _contents(root: Path, paths: Iterable[Path]) -> Iterator[str]:
+    for path in sorted(paths):
+        yield f"{path.relative_to(root)}\0{hashlib.sha256(path.read_bytes()).hexdigest()}"
+
+
+def _digest(*parts: str) -> str:
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:24]
+
+
+def _tree_digest(folder: Path) -> str:
+    return _digest(*_contents(folder, (path for path in folder.rglob("*") if path.is_file())))
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError:
+        return ""
+
+
+def _write(path: Path, text: str) -> None:
+    """Write a small file so that a reader, or a crash, meets the old one or the new one."""
+    with tempfile.NamedTemporaryFile("w", dir=path.parent, encoding="utf-8", delete=False) as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(file.name, path)
