@@ -1,0 +1,93 @@
+"""Figures simulate what they claim, are valid SVG, can be read in both themes and without seeing."""
+
+import re
+import xml.etree.ElementTree as ET
+
+import pytest
+
+from distlab.figures import Figure, Series, diagrams, plot, timelines
+from distlab.predict.scaling import pipeline_efficiency
+
+
+def drawn() -> list[Figure]:
+    return [
+        diagrams.topology(),
+        diagrams.memory_map(7.5e9, 64, 80e9),
+        diagrams.tensor_parallel(),
+        diagrams.placement([["a", "a", "", "b"], ["b", "b", "", ""]], "caption", "alt"),
+        timelines.ring_all_reduce(4),
+        timelines.buckets(0.1, [25.0] * 4, [0.02, 0.03, 0.04, 0.04]),
+        timelines.pipeline(4, 8),
+        timelines.hang(4, 2, ["7", "8", "9"]),
+        plot(
+            [Series("model", [1, 10], [1, 2]), Series("measured", [1, 10], [1.1, 1.9], "points")],
+            x="payload (MiB)",
+            y="time (ms)",
+            alt="model and measurement, which agree",
+            caption="A plot.",
+            log_x=True,
+            level=(1.5, "limit"),
+        ),
+    ]
+
+
+@pytest.mark.parametrize("figure", drawn(), ids=lambda figure: figure.alt[:24])
+def test_a_figure_is_inline_svg_for_every_reader(figure: Figure) -> None:
+    root = ET.fromstring(figure.svg)
+    assert root.get("role") == "img"
+    assert root.get("aria-label") == figure.alt
+    assert len(figure.alt) >= 3
+    assert "currentColor" in figure.svg, "text in the page's own colour"
+    assert not re.search(r'(fill|stroke)="(black|white|#000000|#ffffff)"', figure.svg), "theme-bound colour"
+    assert "<style" not in figure.svg, "a style sheet in the figure would apply to the whole page"
+    assert "http" not in figure.svg.replace("http://www.w3.org/", ""), "nothing is loaded"
+    assert float(root.get("viewBox", "").split()[2]) <= 480, "wider text would be too small on a phone"
+    for element in root.iter():
+        if element.tag.endswith("text"):
+            assert float(element.get("font-size", "0")) >= 9
+
+
+def test_figures_come_out_the_same_twice() -> None:
+    assert [f.svg for f in drawn()] == [f.svg for f in drawn()]
+
+
+def test_marks_stay_on_the_canvas() -> None:
+    for figure in drawn()[:-1]:
+        root = ET.fromstring(figure.svg)
+        width, height = map(float, root.get("viewBox", "").split()[2:])
+        for rect in root.iter("{http://www.w3.org/2000/svg}rect"):
+            x, y, w, h = (float(rect.get(name, "0")) for name in ("x", "y", "width", "height"))
+            assert x >= 0
+            assert y >= 0
+            assert x + w <= width + 0.5, figure.alt
+            assert y + h <= height + 0.5, figure.alt
+
+
+def test_caption_and_alt_text_cannot_inject_markup() -> None:
+    html = Figure("<svg/>", "a", "<script>alert(1)</script>")._repr_html_()
+    assert "<script>" not in html
+
+
+@pytest.mark.parametrize("world_size", [2, 3, 4, 8])
+def test_the_ring_ends_with_every_chunk_complete_everywhere(world_size: int) -> None:
+    states = timelines.ring_states(world_size)
+    assert len(states) - 1 == 2 * (world_size - 1)
+    assert states[-1] == [[world_size] * world_size] * world_size
+    half = states[world_size - 1]
+    assert [row.count(world_size) for row in half] == [1] * world_size, "one finished chunk on each rank"
+
+
+@pytest.mark.parametrize(("stages", "microbatches"), [(1, 1), (2, 3), (4, 4), (4, 8)])
+def test_the_pipeline_schedule_is_feasible_and_has_the_predicted_bubble(
+    stages: int, microbatches: int
+) -> None:
+    slots = timelines.pipeline_slots(stages, microbatches)
+    for m in range(microbatches):
+        starts = [row.index(f"F{m}") for row in slots]
+        assert starts == sorted(starts)
+        assert len(set(starts)) == stages, "a stage waits for the one before"
+        backwards = [row.index(f"B{m}") for row in slots]
+        assert backwards == sorted(backwards, reverse=True)
+        assert all(b > f for f, b in zip(starts, backwards, strict=True))
+    busy = sum(bool(s) for row in slots for s in row) / (stages * len(slots[0]))
+    assert busy == pytest.approx(pipeline_efficiency(stages, microbatches))
