@@ -15,6 +15,7 @@ import os
 import shutil
 import subprocess
 import sys
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -129,17 +130,19 @@ class Sandbox:
         options += _parents("/etc/passwd", made)
         for name, fd in data.items():
             options += ["--perms", "0644", "--ro-bind-data", str(fd), f"/etc/{name}"]
-        options += ["--remount-ro", "/", "--chdir", self.cwd]
+        options += ["--remount-ro", "/", "--chdir", "/"]
         for name, value in self.env.items():
             options += ["--setenv", name, value]
         return options
 
     def _dropped(self) -> list[str]:
+        # Only the program's own user may enter its home, so that nobody changes to it before.
+        program = ["/usr/bin/env", f"--chdir={self.cwd}", "--", *self.argv]
         if os.geteuid() != 0:
-            return list(self.argv)
+            return program
         ids = [f"--reuid={self.uid}", f"--regid={self.uid}", "--clear-groups"]
         none = ["--no-new-privs", "--bounding-set=-all", "--inh-caps=-all", "--ambient-caps=-all"]
-        return [_program("setpriv"), *ids, *none, "--", *self.argv]
+        return [_program("setpriv"), *ids, *none, "--", *program]
 
     def _etc(self) -> dict[str, str]:
         home = self.env.get("HOME", "/")
@@ -254,6 +257,11 @@ class Problem:
     what: str
     fix: str
 
+    @property
+    def advice(self) -> str:
+        """Both in one line, for the operator."""
+        return f"The operator can change that: {self.what}; {self.fix}"
+
 
 def availability() -> list[Problem]:
     """What this machine lacks for sandboxes with limits; empty where all works. Tries the real thing."""
@@ -261,7 +269,7 @@ def availability() -> list[Problem]:
 
 
 def sandbox_problem() -> Problem | None:
-    for program, package in (("bwrap", "bubblewrap"), ("socat", "socat"), ("setpriv", "util-linux")):
+    for program, package in (("bwrap", "bubblewrap"), ("setpriv", "util-linux")):
         try:
             _program(program)
         except FileNotFoundError as error:
@@ -302,15 +310,20 @@ def _userns_fix() -> str:
 
 def limits_problem() -> Problem | None:
     try:
-        group = cgroup.create(f"trial-{os.getpid()}", cgroup.Limits(256 * MIB, 1.0, 64))
+        group = cgroup.create(f"trial-{uuid.uuid4().hex}", cgroup.Limits(256 * MIB, 1.0, 64))
+        try:
+            trial = subprocess.run(group.enter(["/usr/bin/true"]), capture_output=True, text=True, timeout=60)
+        finally:
+            group.remove()
+        if trial.returncode:
+            raise cgroup.LimitsUnavailable(trial.stderr.strip())
     except cgroup.LimitsUnavailable as error:
         # Debian 12 and Ubuntu 24.04 delegate memory and pids; cpu only on request.
+        folder = "/etc/systemd/system/user@.service.d"
         delegate = (
-            "sudo mkdir -p /etc/systemd/system/user@.service.d && printf '[Service]\\nDelegate=cpu memory pids\\n' "
-            "| sudo tee /etc/systemd/system/user@.service.d/delegate.conf && sudo systemctl daemon-reload "
-            "(then log in again), or run the site as root"
+            f"sudo mkdir -p {folder} && printf '[Service]\\nDelegate=cpu memory pids\\n' | "
+            f"sudo tee {folder}/delegate.conf && sudo systemctl daemon-reload, then log in again"
         )
         fix = delegate if Path("/run/systemd/system").is_dir() else "run the site as root, or under systemd"
         return Problem(f"no control group here can hold limits: {error}", fix)
-    group.remove()
     return None

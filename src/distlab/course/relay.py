@@ -1,0 +1,49 @@
+"""Carry bytes between a listening socket and another address, one pair of streams per connection."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import socket
+from collections.abc import Awaitable, Callable
+
+Connect = Callable[[], Awaitable[tuple[asyncio.StreamReader, asyncio.StreamWriter]]]
+CHUNK_BYTES = 65536
+
+
+async def relay(connect: Connect, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Carry one connection's bytes both ways until both sides are done."""
+    try:
+        far_reader, far_writer = await connect()
+    except OSError:
+        writer.close()
+        return
+
+    async def copy(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+        try:
+            while chunk := await source.read(CHUNK_BYTES):
+                sink.write(chunk)
+                await sink.drain()
+            sink.write_eof()
+        except OSError:
+            # One side is gone: closing both ends the other direction too.
+            writer.close()
+            far_writer.close()
+
+    await asyncio.gather(copy(reader, far_writer), copy(far_reader, writer))
+    writer.close()
+    far_writer.close()
+
+
+async def tcp_to_unix(port: int, path: str) -> int:
+    """Relay from `port` of the loopback (0: a free one) to the Unix socket `path`; returns the port."""
+    connect = functools.partial(asyncio.open_unix_connection, path)
+    server = await asyncio.start_server(functools.partial(relay, connect), "127.0.0.1", port)
+    bound: int = server.sockets[0].getsockname()[1]
+    return bound
+
+
+async def unix_to_tcp(listener: socket.socket, port: int) -> None:
+    """Relay from a listening Unix socket to `port` of the loopback."""
+    connect = functools.partial(asyncio.open_connection, "127.0.0.1", port)
+    await asyncio.start_unix_server(functools.partial(relay, connect), sock=listener)
