@@ -208,7 +208,9 @@ def _check_hidden(cell: NotebookNode, meta: NotebookNode, place: Place) -> None:
             message = node.args[0] if isinstance(node, ast.Call) and node.args else None
         else:
             continue
-        if not (isinstance(message, ast.Constant) and isinstance(message.value, str) and message.value.strip()):
+        if not (
+            isinstance(message, ast.Constant) and isinstance(message.value, str) and message.value.strip()
+        ):
             raise place.error(
                 "a hidden test's assertion needs a message that is a plain string (learners see it, and nothing else)",
                 node.lineno - 1,
@@ -216,9 +218,7 @@ def _check_hidden(cell: NotebookNode, meta: NotebookNode, place: Place) -> None:
 
 
 def _is_assertion_error(node: ast.AST) -> bool:
-    return (
-        isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "AssertionError"
-    )
+    return isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "AssertionError"
 
 
 def _places(path: Path, text: str, cells: list[NotebookNode]) -> list[Place]:

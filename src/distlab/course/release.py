@@ -28,6 +28,9 @@ from nbgrader.utils import setenv
 from traitlets.config import Config
 
 from distlab.course import labsource
+from distlab.course.exchange.bundle import RefusedError
+from distlab.course.exchange.store import publish
+from distlab.course.homes import give
 from distlab.course.labsource import LabError, read_lab
 from distlab.course.site import COURSE_ID, LAB_ID, Site
 
@@ -123,25 +126,30 @@ def release_all(site: Site) -> list[str]:
     done = []
     for lab_id in lab_ids(site.root):
         digest = _digest(source_path(site.root, lab_id))
-        if released.get(lab_id) == digest and (site.course / "release" / lab_id / f"{lab_id}.ipynb").is_file():
+        if (
+            released.get(lab_id) == digest
+            and (site.course / "release" / lab_id / f"{lab_id}.ipynb").is_file()
+        ):
             continue
         _release(site, lab_id)
         released[lab_id] = digest
         write_file(site.course / "released.json", json.dumps(released, indent=1, sort_keys=True).encode())
         done.append(lab_id)
     if os.geteuid() == 0 and done:
-        _hand_over(site.course)
+        # What root made belongs to whom the directory belongs: the instructors' servers, once there was one.
+        give(site.course, site.course.stat().st_uid)
     return done
 
 
 def _release(site: Site, lab_id: str) -> None:
-    from distlab.course.exchange.store import publish
-
     source = _read(site.root, lab_id)
     with tempfile.TemporaryDirectory(prefix=".release-", dir=site.course) as folder:
         stage = Path(folder)
         learner = _generate(stage, lab_id, source, db=site.course / "gradebook.db")
-        publish(site, lab_id, learner.parent)
+        try:
+            publish(site, lab_id, learner.parent)
+        except RefusedError as error:
+            raise ReleaseError(f"{lab_id}: the exchange refused it: {error}") from error
         for step in ("source", "release"):
             name = f"{step}/{lab_id}/{lab_id}.ipynb"
             write_file(site.course / name, (stage / name).read_bytes())
@@ -216,14 +224,6 @@ def _digest(source: Path) -> str:
     for path in (source, Path(__file__), Path(labsource.__file__)):
         digest.update(hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()
-
-
-def _hand_over(course: Path) -> None:
-    """Give what root made in the course directory to whom the directory belongs (instructors' servers)."""
-    owner = course.stat()
-    for folder, _, files in os.walk(course):
-        for path in (folder, *(os.path.join(folder, name) for name in files)):
-            os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)
 
 
 def write_file(path: Path, content: bytes) -> None:

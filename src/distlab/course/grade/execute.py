@@ -40,15 +40,13 @@ class GraderUnavailable(Exception):
 class SandboxExecute(NbGraderPreprocessor):  # type: ignore[misc]
     """Fill in the outputs of a notebook's code cells, run in a sandbox by the grading service."""
 
-    socket = Unicode(help="The grading service's socket; default: DISTLAB_GRADER_SOCKET, else the site's.").tag(
-        config=True
-    )
+    socket = Unicode(
+        help="The grading service's socket; default: DISTLAB_GRADER_SOCKET, else the site's."
+    ).tag(config=True)
     cell_s = Float(60.0, help="Seconds that one cell may take.").tag(config=True)
     wall_s = Float(300.0, help="Seconds that the whole notebook may take.").tag(config=True)
 
-    def preprocess(
-        self, nb: NotebookNode, resources: dict[str, Any]
-    ) -> tuple[NotebookNode, dict[str, Any]]:
+    def preprocess(self, nb: NotebookNode, resources: dict[str, Any]) -> tuple[NotebookNode, dict[str, Any]]:
         code = [cell for cell in nb.cells if cell.cell_type == "code"]
         order = sorted(code, key=lambda cell: is_hidden(cell.source))
         for cell in code:
@@ -66,14 +64,18 @@ class SandboxExecute(NbGraderPreprocessor):  # type: ignore[misc]
                 _settle(cell)
         for number, cell in enumerate(order[len(answer["cells"]) :]):
             stopped_here = number == 0
-            cell.outputs = [_not_finished(answer["message"] if stopped_here else "Not run: the run ended before.")]
+            cell.outputs = [
+                _not_finished(answer["message"] if stopped_here else "Not run: the run ended before.")
+            ]
         if answer["verdict"] != "ok":
             self.log.warning("The notebook did not run to its end (%s).", answer["verdict"])
         nb.metadata["distlab"] = from_dict({"verdict": answer["verdict"]})
         return nb, resources
 
     def _run(self, sources: list[str], files: dict[str, str]) -> dict[str, Any]:
-        path = self.socket or os.environ.get(SOCKET_ENV) or str(Site.from_env().grader_sockets / "grader.sock")
+        path = (
+            self.socket or os.environ.get(SOCKET_ENV) or str(Site.from_env().grader_sockets / "grader.sock")
+        )
         limits = {"cell_s": self.cell_s, "wall_s": self.wall_s}
         body = json.dumps({"cells": sources, "files": files, "limits": limits})
         connection = _UnixConnection(path)
@@ -124,7 +126,7 @@ def _own_files(folder: Path) -> tuple[dict[str, str], str]:
     files: dict[str, str] = {}
     total = 0
     for path in sorted(folder.rglob("*")):
-        if path.is_symlink() or not path.is_file() or path.suffix in (".ipynb", ".db"):
+        if path.is_symlink() or not path.is_file() or path.suffix == ".ipynb":
             continue
         total += path.stat().st_size
         if total > MAX_FILES_BYTES or len(files) >= MAX_FILES:

@@ -40,7 +40,7 @@ class Limits:
 
     cell_s: float = 60.0
     wall_s: float = 300.0
-    start_s: float = 60.0
+    start_s: float = 120.0
     memory_bytes: int = 4096 * MIB
     tmp_bytes: int = 512 * MIB
     cpus: float = 2.0
@@ -108,7 +108,11 @@ def _sandbox(limits: Limits) -> Sandbox:
 
 
 def _converse(
-    process: subprocess.Popen[bytes], group: cgroup.Group, sources: list[str], files: dict[str, str], limits: Limits
+    process: subprocess.Popen[bytes],
+    group: cgroup.Group,
+    sources: list[str],
+    files: dict[str, str],
+    limits: Limits,
 ) -> Run:
     pipe = _Pipe(process, limits.output_bytes)
     deadline = time.monotonic() + limits.wall_s
@@ -116,7 +120,9 @@ def _converse(
     try:
         answer = pipe.receive(time.monotonic() + limits.start_s)
     except _Stopped as stopped:
-        raise SandboxFailed(f"the grading sandbox did not start ({stopped.verdict}): {pipe.error()}") from stopped
+        raise SandboxFailed(
+            f"the grading sandbox did not start ({stopped.verdict}): {pipe.error()}"
+        ) from stopped
     if answer.get("ready") is not True:
         raise SandboxFailed("the grading sandbox did not start: unexpected answer")
     try:

@@ -28,7 +28,9 @@ MAX_CELLS = 2000
 MAX_SOURCE = 200_000
 """Characters of one cell's source."""
 
-UNREADABLE = "The submitted notebook could not be read ({reason}). What follows are the cells of the assignment."
+UNREADABLE = (
+    "The submitted notebook could not be read ({reason}). What follows are the cells of the assignment."
+)
 
 
 class SubmissionExporter(NotebookExporter):
@@ -53,9 +55,7 @@ class SubmissionExporter(NotebookExporter):
 class RestoreCells(NbGraderPreprocessor):  # type: ignore[misc]
     """Give every cell of the assignment its own metadata, points and locked text, and bring missing ones back."""
 
-    def preprocess(
-        self, nb: NotebookNode, resources: dict[str, Any]
-    ) -> tuple[NotebookNode, dict[str, Any]]:
+    def preprocess(self, nb: NotebookNode, resources: dict[str, Any]) -> tuple[NotebookNode, dict[str, Any]]:
         names = resources["nbgrader"]
         with Gradebook(names["db_url"]) as gradebook:
             nb.cells = restore(nb.cells, _assignment_cells(gradebook, names["notebook"], names["assignment"]))

@@ -1,0 +1,126 @@
+"""What nbgrader's pages show of a graded notebook: feedback for the learner, formgrader for the instructor.
+
+    c.GenerateFeedback.preprocessors = [GetGrades, "distlab.course.grade.pages.OmitHiddenTests", ...]
+    c.HTMLExporter.filters = {"markdown2html": "distlab.course.grade.pages.safe_markdown"}
+
+nbgrader's templates put rendered Markdown into the page unsanitised, and nbconvert renders `javascript:` links: so
+what is sanitised is the rendered HTML, the last step before the page.
+"""
+
+from __future__ import annotations
+
+import builtins
+from typing import Any
+
+import bleach
+from jinja2 import pass_context
+from jinja2.runtime import Context
+from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
+from nbconvert.preprocessors import Preprocessor
+from nbformat.notebooknode import NotebookNode
+from nbformat.v4 import new_output
+from traitlets import Bool
+
+from distlab.course.grade.execute import NOT_FINISHED
+from distlab.course.labsource import hidden_messages, is_hidden
+
+TAGS = {
+    *(
+        "a",
+        "abbr",
+        "b",
+        "blockquote",
+        "br",
+        "code",
+        "dd",
+        "del",
+        "div",
+        "dl",
+        "dt",
+        "em",
+        "h1",
+        "h2",
+        "h3",
+        "h4",
+    ),
+    *(
+        "h5",
+        "h6",
+        "hr",
+        "i",
+        "img",
+        "li",
+        "ol",
+        "p",
+        "pre",
+        "s",
+        "span",
+        "strong",
+        "sub",
+        "sup",
+        "table",
+        "tbody",
+    ),
+    *("td", "th", "thead", "tr", "ul"),
+}
+DATA_IMAGES = ("data:image/png;base64,", "data:image/jpeg;base64,")
+EXCEPTION_NAMES = {
+    name
+    for name, value in vars(builtins).items()
+    if isinstance(value, type) and issubclass(value, BaseException)
+}
+
+
+class OmitHiddenTests(Preprocessor):
+    """Leave of a hidden test its name, its points, and which of its author's messages it failed with.
+
+    What a sandbox says about a failure is the learner's code speaking: its text is shown only where it is, word for
+    word, a message in the test's own source, and an exception's name only where Python has one of that name.
+    """
+
+    enabled = Bool(True).tag(config=True)
+
+    def preprocess_cell(
+        self, cell: NotebookNode, resources: dict[str, Any], index: int
+    ) -> tuple[NotebookNode, dict[str, Any]]:
+        if cell.cell_type == "code" and is_hidden(cell.source):
+            text = _verdict(cell)
+            cell.source = "# A hidden test: its text is not shown."
+            cell.outputs = [new_output("stream", name="stdout", text=text)]
+            cell.execution_count = None
+        return cell, resources
+
+
+def _verdict(cell: NotebookNode) -> str:
+    error = next((output for output in cell.outputs if output.output_type == "error"), None)
+    if error is None:
+        return "Passed." if cell.execution_count is not None else "Not run."
+    if error.ename == NOT_FINISHED:
+        return "Not finished: the run ended before this test did."
+    if error.evalue in hidden_messages(cell.source):
+        return f"Failed: {error.evalue}"
+    if error.ename in EXCEPTION_NAMES:
+        return f"Failed: the test stopped with {error.ename}."
+    return "Failed."
+
+
+@pass_context
+def safe_markdown(context: Context, source: str) -> str:
+    """Markdown to HTML without scripts, styles, forms or anything that another host would serve."""
+    cell = context.get("cell", {})
+    renderer = IPythonRenderer(escape=False, attachments=cell.get("attachments", {}))
+    html = MarkdownWithMath(renderer=renderer).render(source)
+    clean: str = bleach.clean(
+        html, tags=TAGS, attributes=_allowed, protocols={"http", "https", "mailto", "data"}, strip=True
+    )
+    return clean
+
+
+def _allowed(tag: str, name: str, value: str) -> bool:
+    if name in ("class", "title"):
+        return True
+    if tag == "a" and name == "href":
+        return not value.strip().lower().startswith("data:")
+    if tag == "img":
+        return name in ("alt", "width", "height") or (name == "src" and value.startswith(DATA_IMAGES))
+    return tag in ("td", "th") and name in ("colspan", "rowspan")
