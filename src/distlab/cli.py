@@ -22,6 +22,8 @@ COMMANDS = {
     "course check-labs": ("distlab.course.release:check_labs", "Are labs/ in step with solutions/?"),
     "course admit": ("distlab.course.accounts.cli:admit_learner", "Admit a learner who signed up"),
     "course pending": ("distlab.course.accounts.cli:pending_learners", "Who waits to be admitted"),
+    "course refuse": ("distlab.course.accounts.cli:refuse_learner", "Delete a sign-up that waits"),
+    "course reset-password": ("distlab.course.accounts.cli:reset_password", "Make a one-time password link"),
     "course import-roster": ("distlab.course.accounts.cli:roster", "Admit learners from a CSV file"),
     "course export-learner": ("distlab.course.export:export_learner_copy", "Write the learners' repository"),
 }

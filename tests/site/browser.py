@@ -68,19 +68,19 @@ class Person:
     def sign_up(self, code: str = "") -> None:
         page = self.page
         page.goto("/hub/signup")
-        page.get_by_label("Username").fill(self.name)
+        page.get_by_label("User name").fill(self.name)
         page.get_by_label("Password", exact=True).fill(self.password)
-        page.get_by_label(re.compile("Confirm|Repeat")).fill(self.password)
-        page.get_by_label(re.compile("Enrolment code")).fill(code)
-        page.get_by_role("button", name=re.compile("Sign up|Create", re.I)).click()
+        page.get_by_label("The same once more").fill(self.password)
+        page.get_by_label("Enrolment code").fill(code)
+        page.get_by_role("button", name="Sign up").click()
 
     def log_in(self) -> None:
         """Fill in the login form, at the page that shows it or at the Hub's own."""
         if "/hub/login" not in self.page.url:
             self.page.goto("/hub/login")
-        self.page.get_by_label("Username").fill(self.name)
+        self.page.get_by_label("User name").fill(self.name)
         self.page.get_by_label("Password", exact=True).fill(self.password)
-        self.page.get_by_role("button", name=re.compile("Sign in|Log in", re.I)).click()
+        self.page.get_by_role("button", name="Sign in").click()
 
     # --- Labs
 

@@ -47,9 +47,9 @@ class Learner:
         return self._post_form(
             "/hub/signup",
             username=self.name,
-            signup_password=self.password,
-            signup_password_confirmation=self.password,
-            enrolment_code=code,
+            password=self.password,
+            password_again=self.password,
+            code=code,
         )
 
     def log_in(self, next_path: str = "") -> requests.Response:
@@ -61,7 +61,8 @@ class Learner:
         deadline = time.monotonic() + timeout_s
         reply = self.http.get(f"{self.site.url}/hub/user-redirect/distlab/open?lab={lab}")
         while urlsplit(reply.url).hostname == self.site.host:
-            assert reply.ok, f"{reply.status_code} at {reply.url}: {_text(reply)}"
+            refused = not reply.ok or "/hub/login" in reply.url
+            assert not refused, f"{reply.status_code} at {reply.url}: {_text(reply)}"
             assert time.monotonic() < deadline, f"{self.name}'s server did not start: {_text(reply)}"
             self._await_spawn(deadline)
             reply = self.http.get(f"{self.site.url}/hub/user-redirect/distlab/open?lab={lab}")

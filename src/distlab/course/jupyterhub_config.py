@@ -6,6 +6,9 @@ import os
 import sys
 from typing import Any
 
+from distlab.course.accounts.authenticator import CourseAuthenticator
+from distlab.course.accounts.pages import TEMPLATES, content_security_policy
+from distlab.course.book_server import book_handlers
 from distlab.course.site import INSTRUCTORS, Site
 
 c: Any = get_config()  # type: ignore[name-defined]  # noqa: F821  (put here by traitlets)
@@ -56,5 +59,18 @@ c.JupyterHub.services = [
     service("grader", "distlab.course.grade.runner"),
 ]
 
-# --- The book, at `/`
+# --- Accounts: no Hub admin among them; the pages of the Hub load nothing from another host
+c.JupyterHub.authenticator_class = CourseAuthenticator
+c.CourseAuthenticator.site = site
+c.JupyterHub.template_paths = [str(TEMPLATES)]
+c.JupyterHub.tornado_settings = {
+    "headers": {"Content-Security-Policy": content_security_policy(site.url, inline=True)}
+}
+
+# --- Each learner's server in a sandbox of its own
+c.JupyterHub.spawner_class = "distlab.course.spawner.SandboxSpawner"
+c.Spawner.default_url = "/lab"
+
+# --- The book, public, at `/`
+c.JupyterHub.extra_handlers = book_handlers(site)
 c.JupyterHub.default_url = "/hub/book/"

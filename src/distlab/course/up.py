@@ -146,6 +146,7 @@ def prepare_folders(site: Site) -> None:
 
 def prepare(site: Site) -> None:
     """Bring everything that the Hub serves up to date: book, labs, the instructor's account."""
+    from distlab.course.accounts.files import ensure_enrolment_code
     from distlab.course.accounts.store import ensure_instructor
     from distlab.course.book import BookError, build_book
     from distlab.course.release import ReleaseError, release_all
@@ -158,6 +159,7 @@ def prepare(site: Site) -> None:
     except (BookError, ReleaseError) as error:
         raise SiteError(str(error)) from error
     ensure_instructor(site)
+    ensure_enrolment_code(site)
 
 
 def _start_hub(site: Site) -> subprocess.Popen[bytes]:
@@ -249,8 +251,8 @@ def sweep(site: Site) -> bool:
     """End what is left of the site after its Hub is gone; whether there was anything."""
     from distlab.course.box import stop_all
 
-    left = stop_proxy(site)
-    left |= stop_all(site)
+    left = stop_proxy(site) or any(site.boxes.glob("*"))
+    stop_all(site)
     (site.run / "hub.json").unlink(missing_ok=True)
     for sockets in (site.site_sockets, site.grader_sockets):
         for path in sockets.glob("*.sock"):
