@@ -13,7 +13,7 @@ from tyro.conf import Positional
 
 from distlab.course.accounts.roster import RosterError, import_roster, link
 from distlab.course.accounts.rules import AccountError
-from distlab.course.accounts.store import Account, Accounts, reset_instructor
+from distlab.course.accounts.store import Account, Accounts, ensure_instructor, reset_instructor
 from distlab.course.site import Site
 
 
@@ -82,6 +82,20 @@ def roster(csv: Positional[Path]) -> int:
     except RosterError as error:
         return _complain(error)
     print(f"Imported. Each learner's one-time link is in {links}; send each only their own line.")
+    return 0
+
+
+def add_instructor(username: Positional[str]) -> int:
+    """Make another instructor's account, with a generated password in a file; it counts from the next start.
+
+    Args:
+        username: a name that no learner has.
+    """
+    try:
+        path = ensure_instructor(Site.from_env(), username)
+    except AccountError as error:
+        return _complain(error)
+    print(f"The password of {username} is in {path}; the account teaches once the site has been restarted.")
     return 0
 
 

@@ -11,15 +11,16 @@ from jupyterhub.handlers.login import LoginHandler  # type: ignore[import-untype
 from tornado import web
 from tornado.httputil import url_concat
 
-from distlab.course.accounts.files import instructor_password_file, is_enrolment_code
+from distlab.course.accounts.files import ensure_enrolment_code, instructor_password_file, is_enrolment_code
+from distlab.course.accounts.roster import link
 from distlab.course.accounts.rules import PASSWORD_MAX, PASSWORD_MIN, AccountError
 from distlab.course.site import INSTRUCTORS, USERNAME
 
 TEMPLATES = Path(__file__).parents[1] / "templates"
 
 
-def content_security_policy(subdomain_host: str, inline: bool) -> str:
-    """What a page of the Hub may load: from the Hub itself, nothing from another host.
+def headers(subdomain_host: str, inline: bool) -> dict[str, str]:
+    """The headers of a page of the Hub; it may load from the Hub itself and from no other host.
 
     Args:
         subdomain_host: the site's address; a login may end at a learner's server on a host name below it, and
@@ -28,29 +29,31 @@ def content_security_policy(subdomain_host: str, inline: bool) -> str:
     """
     also = " 'unsafe-inline'" if inline else ""
     below = f" {subdomain_host.replace('://', '://*.', 1)}" if subdomain_host else ""
-    return "; ".join(
-        [
-            "default-src 'none'",
-            f"script-src 'self'{also}",
-            f"style-src 'self'{also}",
-            "img-src 'self' data:",
-            "font-src 'self'",
-            "connect-src 'self'",
-            f"form-action 'self'{below}",
-            "base-uri 'none'",
-            "frame-ancestors 'none'",
-        ]
-    )
+    policy = [
+        "default-src 'none'",
+        f"script-src 'self'{also}",
+        f"style-src 'self'{also}",
+        "img-src 'self' data:",
+        "font-src 'self'",
+        "connect-src 'self'",
+        f"form-action 'self'{below}",
+        "base-uri 'none'",
+        "frame-ancestors 'none'",
+    ]
+    return {
+        "Content-Security-Policy": "; ".join(policy),
+        "Referrer-Policy": "same-origin",
+        "X-Content-Type-Options": "nosniff",
+    }
 
 
 class _Guarded:
-    """Mixed into a handler of the Hub: the strict headers, and a word for people when a form is too old."""
+    """Mixed into a handler of the Hub: the strict headers, and nothing kept by caches."""
 
     def set_default_headers(self: Any) -> None:
         super().set_default_headers()  # type: ignore[misc]
-        self.set_header("Content-Security-Policy", content_security_policy(self.subdomain_host, inline=False))
-        self.set_header("Referrer-Policy", "same-origin")
-        self.set_header("X-Content-Type-Options", "nosniff")
+        for name, value in headers(self.subdomain_host, inline=False).items():
+            self.set_header(name, value)
         self.set_header("Cache-Control", "no-store")
 
 
@@ -253,23 +256,26 @@ class ChangePassword(Page):
 
 
 class Enrolment(Page):
-    """Who waits to be admitted; instructors admit or refuse."""
+    """Who waits to be admitted; instructors admit or refuse, and help who forgot the password."""
 
     @web.authenticated
     async def get(self) -> None:
         self._only_instructors()
-        done = {
-            outcome: name
-            for outcome in ("admitted", "refused", "gone")
-            if USERNAME.fullmatch(name := self.get_query_argument(outcome, ""))
-        }
-        waiting = await self.authenticator.blocking(self.authenticator.accounts.pending)
-        await self.show("enrolment.html", waiting=waiting, done=done)
+        await self._show(
+            done={
+                outcome: name
+                for outcome in ("admitted", "refused", "gone")
+                if USERNAME.fullmatch(name := self.get_query_argument(outcome, ""))
+            }
+        )
 
     @web.authenticated
     async def post(self) -> None:
         self._only_instructors()
         username, action = self.get_body_argument("username"), self.get_body_argument("action")
+        if action == "link":
+            await self._make_link(username)
+            return
         accounts = self.authenticator.accounts
         actions = {"admit": (accounts.admit, "admitted"), "refuse": (accounts.refuse, "refused")}
         if action not in actions or not USERNAME.fullmatch(username):
@@ -277,10 +283,30 @@ class Enrolment(Page):
         work, outcome = actions[action]
         happened = await self.authenticator.blocking(work, username)
         if happened:
-            self.log.info("%s %s %s", self.current_user.name, outcome, username)
+            self.log.info("%s: %s %s", self.current_user.name, outcome, username)
         self.redirect(
             url_concat(self.hub.base_url + "enrolment", {outcome if happened else "gone": username}),
             status=303,
+        )
+
+    async def _make_link(self, username: str) -> None:
+        try:
+            token = await self.authenticator.blocking(self.authenticator.accounts.reset_link, username)
+        except AccountError as error:
+            await self._show(400, error=str(error))
+        else:
+            self.log.info("%s: made a password link for %s", self.current_user.name, username)
+            await self._show(link=link(self.authenticator.site, token), link_for=username)
+
+    async def _show(self, status: int = 200, done: dict[str, str] | None = None, **values: str) -> None:
+        site = self.authenticator.site
+        await self.show(
+            "enrolment.html",
+            status,
+            waiting=await self.authenticator.blocking(self.authenticator.accounts.pending),
+            code=ensure_enrolment_code(site).read_text(encoding="utf-8").strip(),
+            done=done or {},
+            **values,
         )
 
     def _only_instructors(self) -> None:

@@ -103,7 +103,7 @@ class Accounts:
         self._clock = clock
         self._rounds = bcrypt_rounds
         path = site.hub / "accounts.sqlite"
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         # SQLite makes its file with the umask of the process; this one, and so its journal, is for its owner
         # alone.
         os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
@@ -345,6 +345,12 @@ def ensure_instructor(site: Site, name: str = "instructor") -> Path:
         if name not in accounts.instructors():
             _set_generated_password(accounts, name, path)
     return path
+
+
+def instructors(site: Site) -> list[str]:
+    """Who belongs into the Hub's group of instructors."""
+    with closing(Accounts(site)) as accounts:
+        return accounts.instructors()
 
 
 def reset_instructor(site: Site, name: str = "instructor") -> Path:
