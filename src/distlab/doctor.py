@@ -28,6 +28,7 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.version import Version
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 Tier = Literal["gpu", "cpu", "none"]
@@ -331,7 +332,21 @@ def site_checks(root: Path) -> tuple[Check, ...]:
     for command, package in (("bwrap", "bubblewrap"), ("socat", "socat"), ("setpriv", "util-linux")):
         path = shutil.which(command)
         checks.append(Check(command, path or "missing", bool(path), True, "" if path else _apt(package)))
+    if all(check.ok for check in checks):
+        checks += _sandbox_checks()
     return tuple(checks)
+
+
+def _sandbox_checks() -> list[Check]:
+    """Can learners be kept apart here? Tries a real sandbox and a real control group."""
+    # The one look into the site's code from outside it, and only where the site is installed.
+    from distlab.course.sandbox import limits_problem, sandbox_problem
+
+    checks = []
+    for name, problem in (("Sandbox", sandbox_problem()), ("Limits", limits_problem())):
+        found = f"one learner at a time: {problem.what}" if problem else "works"
+        checks.append(Check(name, found, problem is None, False, problem.fix if problem else ""))
+    return checks
 
 
 def _packages_check(name: str, extra: str, packages: dict[str, str]) -> Check:
@@ -384,11 +399,15 @@ def show(report: Report, console: Console) -> None:
     for lab in report.labs:
         tiers.add_row(lab.lab, lab.title, lab.tier, lab.why)
     console.print(tiers)
-    checks = Table("", "What", "Found", "To fix", title="Checks", title_justify="left")
+    checks = Table("", "What", "Found", title="Checks", title_justify="left")
     for check in report.checks:
         mark = "[green]ok[/]" if check.ok else "[red]missing[/]" if check.needed else "[yellow]limits[/]"
-        checks.add_row(mark, check.name, check.found, check.fix)
+        checks.add_row(mark, check.name, escape(check.found))
     console.print(checks)
+    for check in report.checks:
+        if not check.ok:
+            # Unwrapped: a command is there to be copied.
+            console.print(f"To mend [bold]{check.name}[/]: {escape(check.fix)}", soft_wrap=True)
     if report.can_run:
         console.print("[green]The course can run on this machine.[/]")
     else:
