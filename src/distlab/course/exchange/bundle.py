@@ -75,6 +75,11 @@ class Entry:
     sha256: str
 
 
+def size(count: int) -> str:
+    """A number of bytes for a person."""
+    return f"{count / MIB:.2f} MiB" if count >= MIB else f"{count:,} bytes"
+
+
 def content_sha256(entries: Sequence[Entry]) -> str:
     """The SHA-256 of a whole folder: that of `sha256sum`'s output for its files, sorted by path."""
     lines = sorted(f"{entry.sha256}  {entry.path}\n" for entry in entries)
@@ -117,7 +122,7 @@ def check_entries(entries: Sequence[Entry], limits: UploadLimits) -> None:
         check_path(entry.path)
         if entry.bytes > limits.file_bytes:
             raise RefusedError(
-                f'"{entry.path}" has {entry.bytes / MIB:.1f} MiB; at most {limits.file_bytes / MIB:g} MiB '
+                f'"{entry.path}" has {size(entry.bytes)}; at most {size(limits.file_bytes)} '
                 "can be sent. Make it smaller or move it out of the folder.",
                 413,
             )
@@ -132,7 +137,7 @@ def check_entries(entries: Sequence[Entry], limits: UploadLimits) -> None:
     total = sum(entry.bytes for entry in entries)
     if total > limits.upload_bytes:
         raise RefusedError(
-            f"The folder has {total / MIB:.1f} MiB; at most {limits.upload_bytes / MIB:g} MiB can be sent. "
+            f"The folder has {size(total)}; at most {size(limits.upload_bytes)} can be sent. "
             "Move large files out of it.",
             413,
         )
@@ -271,15 +276,15 @@ class Bundle:
         self._content = tempfile.SpooledTemporaryFile(max_size=8 * MIB)  # noqa: SIM115 (closed in close)
         try:
             for path, source in files:
-                digest, size = hashlib.sha256(), 0
+                digest, length = hashlib.sha256(), 0
                 with source.open("rb") as stream:
                     while chunk := stream.read(CHUNK_BYTES):
                         digest.update(chunk)
-                        size += len(chunk)
+                        length += len(chunk)
                         self._content.write(chunk)
-                        if size > limits.file_bytes:
+                        if length > limits.file_bytes:
                             raise RefusedError(f'"{path}" grows while it is read; stop what writes it.', 413)
-                entries.append(Entry(path, size, digest.hexdigest()))
+                entries.append(Entry(path, length, digest.hexdigest()))
             check_entries(entries, limits)
         except BaseException:
             self._content.close()

@@ -8,6 +8,7 @@ In a config file:
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import os
 from pathlib import Path
@@ -142,10 +143,10 @@ class ExchangeReleaseFeedback(Exchange, abc.ExchangeReleaseFeedback):  # type: i
     def copy_files(self) -> None:
         assignment, course = self.assignment_id(), self.coursedir
         excluded = set(course.student_id_exclude.split(","))
-        feedback = Path(course.format_path(course.feedback_directory, "*", assignment))
+        everyone = glob.glob(course.format_path(course.feedback_directory, "*", assignment))
         failed = []
-        for folder in sorted(Path("/").glob(str(feedback.absolute()).lstrip("/"))):
-            student = folder.parent.name if folder.name == assignment else folder.name
+        for folder in sorted(map(Path, everyone)):
+            student = folder.parent.name
             if student in excluded or self.one_student() not in (None, student):
                 continue
             for html in sorted(folder.glob("*.html")):

@@ -25,7 +25,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import json
 import logging
 import os
@@ -43,8 +42,16 @@ from tornado.httpserver import HTTPServer
 from tornado.log import enable_pretty_logging
 from tornado.netutil import bind_unix_socket
 
-from distlab.course.exchange.bundle import MIB, Entry, Receiver, RefusedError, UploadLimits
+from distlab.course.exchange.bundle import (
+    MANIFEST_BYTES,
+    Entry,
+    Receiver,
+    RefusedError,
+    UploadLimits,
+    size,
+)
 from distlab.course.exchange.store import Stage, Store, disk_may_be_full, notebooks
+from distlab.course.service import die_with_parent
 from distlab.course.site import Site
 
 log = logging.getLogger(__name__)
@@ -52,9 +59,9 @@ log = logging.getLogger(__name__)
 LEARN, TEACH = "custom:exchange:learn", "custom:exchange:teach"
 ACCESS = "access:services!service=exchange"
 TOKEN_CACHE_S = 30
-DRAINED_UPLOADS = 8
-"""An upload up to this many times over the limit is read to its end and thrown away, so that its sender
-gets to read the answer; a longer one finds the connection closed."""
+DRAINED_UPLOADS = 2
+"""A refused upload of up to this many times the limit is read to its end and dropped, so that its sender gets
+to read why; a longer one finds the connection closed."""
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -216,12 +223,19 @@ class UploadHandler(Handler):
     counted = waited = storing = False
 
     async def prepare(self) -> None:
+        try:
+            await self.admit()
+        except RefusedError as fault:
+            self.fault = fault
+
+    async def admit(self) -> None:
+        """Find out who sends, whether they may, and wait for their turn; nothing of the body is read yet."""
         limits = self.store.limits
         await super().prepare()
         await self.check()
         length = self.request.headers.get("Content-Length", "")
-        if length.isdecimal() and int(length) > limits.upload_bytes + MIB:
-            raise RefusedError(f"The upload has more than {limits.upload_bytes / MIB:g} MiB.", 413)
+        if length.isdecimal() and int(length) > limits.upload_bytes + MANIFEST_BYTES:
+            raise RefusedError(f"The upload has more than {size(limits.upload_bytes)}.", 413)
         if self.exchange.uploads_of[self.user] >= limits.uploads_per_user:
             raise RefusedError("Your other uploads are still under way; wait until they are done.", 429)
         self.exchange.uploads_of[self.user] += 1
@@ -240,7 +254,7 @@ class UploadHandler(Handler):
         raise NotImplementedError
 
     def data_received(self, chunk: bytes) -> None:
-        # After a fault the rest is read and dropped: a sender reads no answer before all is sent.
+        # After a fault the rest is dropped: a sender reads no answer before all is sent.
         if self.receiver is None or self.fault is not None:
             return
         try:
@@ -250,24 +264,24 @@ class UploadHandler(Handler):
             self.fault = fault
 
     async def store_upload(self, work: Callable[[Stage, list[Entry]], R]) -> R:
-        """Run `work` on what arrived, if it arrived whole."""
-        assert self.stage is not None
-        assert self.receiver is not None
-        if self.fault is not None:
-            raise self.fault
-        entries = self.receiver.finish()
+        """Run `work` on what arrived, if it arrived whole; afterwards the stage is gone."""
         self.storing = True
         try:
-            return await self.on_disk(work, self.stage, entries)
+            if self.fault is not None:
+                raise self.fault
+            assert self.stage is not None
+            assert self.receiver is not None
+            return await self.on_disk(work, self.stage, self.receiver.finish())
         finally:
             self.storing = False
+            self.release_all()
 
     def on_finish(self) -> None:
         self.release_all()
 
     def on_connection_close(self) -> None:
         super().on_connection_close()
-        if not self.storing:  # else on_finish follows
+        if not self.storing:  # else `store_upload` does it
             self.release_all()
 
     def release_all(self) -> None:
@@ -393,54 +407,43 @@ def make_app(exchange: Exchange) -> web.Application:
     return web.Application([(path, handler, {"exchange": exchange}) for path, handler in routes])
 
 
-def die_with_parent() -> None:
-    """Ask Linux to end this process when the Hub that started it ends, however it ends."""
-    pr_set_pdeathsig = 1
-    ctypes.CDLL(None, use_errno=True).prctl(pr_set_pdeathsig, signal.SIGTERM)
-
-
 async def serve(config: ServiceConfig) -> None:
-    """Answer until told to stop, or until another process has taken the socket over."""
-    store = Store(config.folder, config.limits)
+    """Answer until SIGTERM or SIGINT."""
+    store = Store(config.folder.absolute(), config.limits)
     if stale := store.clear_stale():
         log.warning("Removed %d unfinished upload(s) of an earlier run", stale)
     server = HTTPServer(
         make_app(Exchange(store)),
-        max_body_size=DRAINED_UPLOADS * config.limits.upload_bytes,
+        max_body_size=DRAINED_UPLOADS * (config.limits.upload_bytes + MANIFEST_BYTES),
         body_timeout=config.limits.upload_s,
         idle_connection_timeout=config.limits.upload_s,
     )
     config.socket.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    # Any user of a sandbox may connect: the token decides. The directory is closed to everyone else.
-    server.add_socket(bind_unix_socket(str(config.socket), mode=0o666, backlog=512))
-    ours = os.stat(config.socket).st_ino
+    # A path of over 100 bytes does not fit into a socket's address: bound by a relative name. Any user of
+    # a sandbox may connect, for the token decides; the folder is closed to everyone else.
+    os.chdir(config.socket.parent)
+    socket = Path(config.socket.name)
+    server.add_socket(bind_unix_socket(str(socket), mode=0o666, backlog=512))
+    ours = socket.stat().st_ino
     if config.tcp:
         address, _, port = config.tcp.rpartition(":")
         server.listen(int(port), address)
-    log.info("Exchange in %s, listening on %s", config.folder, config.socket)
-
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-
-    def is_ours() -> bool:
-        try:
-            return os.stat(config.socket).st_ino == ours
-        except FileNotFoundError:
-            return False
-
-    while not stop.is_set() and is_ours():
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(stop.wait(), 2)
+    log.info("Exchange in %s, listening on %s", store.root, config.socket)
+    await stop.wait()
     server.stop()
     await server.close_all_connections()
-    if is_ours():
-        config.socket.unlink()
+    with contextlib.suppress(FileNotFoundError):
+        if socket.stat().st_ino == ours:  # else a later service listens there
+            socket.unlink()
 
 
 def main(config: ServiceConfig) -> None:
-    """Run the exchange until it is told to stop."""
-    die_with_parent()
+    """Run the exchange until it is told to stop, or the Hub that started it ends."""
+    if not config.tcp:  # in a container of its own it has no Hub for a parent
+        die_with_parent()
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     os.umask(0o077)

@@ -34,7 +34,6 @@ from pathlib import Path
 
 from distlab.course.exchange.bundle import (
     CHUNK_BYTES,
-    MIB,
     NO_LIMITS,
     Bundle,
     Entry,
@@ -43,6 +42,7 @@ from distlab.course.exchange.bundle import (
     content_sha256,
     find_files,
     replacing,
+    size,
     sync,
     sync_folder,
 )
@@ -217,8 +217,8 @@ class Store:
 
     def _quota(self, more_bytes: int) -> RefusedError:
         return RefusedError(
-            f"Your submissions together may have {self.limits.user_bytes / MIB:g} MiB"
-            + (f", and this one ({more_bytes / MIB:.1f} MiB) is too much. " if more_bytes else ". ")
+            f"Your submissions together may have {size(self.limits.user_bytes)}"
+            + (f", and this one has {size(more_bytes)}. " if more_bytes else ". ")
             + "Remove large outputs, or ask the instructor.",
             413,
         )
@@ -236,11 +236,11 @@ class Store:
     ) -> Receipt:
         self.check_may_submit(user, assignment)
         kept = self.submissions(user)
-        size = sum(entry.bytes for entry in entries)
-        if size + sum(receipt.bytes for receipt in kept) > self.limits.user_bytes:
-            raise self._quota(size)
+        total = sum(entry.bytes for entry in entries)
+        if total + sum(receipt.bytes for receipt in kept) > self.limits.user_bytes:
+            raise self._quota(total)
         time = self._time_after(r.timestamp for r in kept if r.assignment == assignment)
-        receipt = Receipt(user, assignment, time, content_sha256(entries), size, tuple(entries))
+        receipt = Receipt(user, assignment, time, content_sha256(entries), total, tuple(entries))
         written = {
             RECEIPT: json.dumps(asdict(receipt), indent=1, ensure_ascii=False),
             TIMESTAMP: time,
