@@ -9,6 +9,7 @@ the process that made it: `Group.to_dict` and `load` carry it across.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import shutil
@@ -67,12 +68,16 @@ class Group(ABC):
         """The command line that runs `argv` inside the group, in the same process."""
 
     @abstractmethod
+    def processes(self) -> list[int]:
+        """The ids of the living processes in the group."""
+
+    @abstractmethod
     def kill(self) -> None:
         """SIGKILL every process in the group, and wait until none is left."""
 
     @abstractmethod
     def remove(self) -> None:
-        """Remove the group; one that is gone already is no error."""
+        """Remove the group, with whatever is in it; one that is gone already is no error."""
 
     @abstractmethod
     def usage(self) -> Usage:
@@ -116,42 +121,45 @@ def _poll_until(done: Callable[[], bool], what: str) -> None:
         time.sleep(0.01)
 
 
-def _processes(folder: Path) -> list[int]:
-    try:
-        return [int(pid) for pid in (folder / "cgroup.procs").read_text().split()]
-    except (FileNotFoundError, OSError):
-        return []
+def _processes(folders: Sequence[Path]) -> list[int]:
+    """The living processes of the groups, each once."""
+    found: set[int] = set()
+    for folder in folders:
+        with contextlib.suppress(OSError):  # the group is gone
+            found.update(int(pid) for pid in (folder / "cgroup.procs").read_text().split())
+    return sorted(found)
 
 
-def _kill_all(folder: Path) -> None:
+def _kill(folders: Sequence[Path], pids_folder: Path) -> None:
     """Kill by process id, with new processes forbidden first so that a fork bomb cannot outrun it."""
-    if not folder.exists():
-        return
-    (folder / "pids.max").write_text("0")
+    with contextlib.suppress(OSError):
+        (pids_folder / "pids.max").write_text("0")
 
     def nobody_left() -> bool:
-        pids = _processes(folder)
+        pids = _processes(folders)
         for pid in pids:
-            try:
+            with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                continue
         return not pids
 
-    _poll_until(nobody_left, f"killing the processes of {folder}")
+    _poll_until(nobody_left, f"killing the processes of {pids_folder}")
 
 
-def _remove_folder(folder: Path) -> None:
+def _remove(folders: Sequence[Path], pids_folder: Path) -> None:
+    """Remove the groups, killing also what enters them meanwhile; whoever comes later cannot enter."""
+
     def removed() -> bool:
-        try:
-            folder.rmdir()
-        except FileNotFoundError:
-            return True
-        except OSError:
-            return False
+        for folder in folders:
+            try:
+                folder.rmdir()
+            except FileNotFoundError:
+                continue
+            except OSError:
+                _kill(folders, pids_folder)
+                return False
         return True
 
-    _poll_until(removed, f"removing {folder}")
+    _poll_until(removed, f"removing {pids_folder}")
 
 
 @dataclass(frozen=True)
@@ -197,12 +205,14 @@ class V1Group(Group):
         procs = " ".join(f"{folder}/cgroup.procs" for folder in self._folders())
         return ["/bin/sh", "-c", ENTER, "enter", procs, *argv]
 
+    def processes(self) -> list[int]:
+        return _processes(self._folders())
+
     def kill(self) -> None:
-        _kill_all(Path(self.pids))
+        _kill(self._folders(), Path(self.pids))
 
     def remove(self) -> None:
-        for folder in self._folders():
-            _remove_folder(folder)
+        _remove(self._folders(), Path(self.pids))
 
     def usage(self) -> Usage:
         memory, _, pids = self._folders()
@@ -249,11 +259,14 @@ class V2Group(Group):
     def enter(self, argv: Sequence[str]) -> list[str]:
         return ["/bin/sh", "-c", ENTER, "enter", f"{self.path}/cgroup.procs", *argv]
 
+    def processes(self) -> list[int]:
+        return _processes([Path(self.path)])
+
     def kill(self) -> None:
-        _kill_all(Path(self.path))
+        _kill([Path(self.path)], Path(self.path))
 
     def remove(self) -> None:
-        _remove_folder(Path(self.path))
+        _remove([Path(self.path)], Path(self.path))
 
     def usage(self) -> Usage:
         folder = Path(self.path)
@@ -272,7 +285,7 @@ class SystemdGroup(Group):
     user: bool
     memory_bytes: int
     cpus: float
-    processes: int
+    tasks: int
 
     kind: ClassVar[str] = "systemd"
 
@@ -297,7 +310,7 @@ class SystemdGroup(Group):
             "MemoryMax": str(self.memory_bytes),
             "MemorySwapMax": "0",
             "CPUQuota": f"{round(self.cpus * 100)}%",
-            "TasksMax": str(self.processes),
+            "TasksMax": str(self.tasks),
         }
         settings = [f"--property={name}={value}" for name, value in properties.items()]
         scope = ["systemd-run", self._manager(), "--scope", "--quiet", "--collect", f"--unit={self.unit}"]
@@ -307,10 +320,17 @@ class SystemdGroup(Group):
         command = ["systemctl", self._manager(), *arguments]
         return subprocess.run(command, capture_output=True, text=True, check=False).stdout
 
+    def processes(self) -> list[int]:
+        path = self._systemctl("show", "--property=ControlGroup", "--value", self.unit).strip()
+        return _processes([_v2_mount() / path.lstrip("/")]) if path else []
+
     def kill(self) -> None:
         self._systemctl("kill", "--signal=KILL", self.unit)
+        _poll_until(lambda: not self.processes(), f"killing the processes of {self.unit}")
 
     def remove(self) -> None:
+        # A stopped scope is forgotten; its limits were properties of its own.
+        self.kill()
         self._systemctl("stop", self.unit)
 
     def usage(self) -> Usage:

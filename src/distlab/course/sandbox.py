@@ -285,13 +285,15 @@ def sandbox_problem() -> Problem | None:
     if process.returncode == 0:
         return None
     return Problem(
-        f"bubblewrap cannot make a sandbox: {stderr.decode(errors='replace').strip()}", _userns_fix()
+        f"bubblewrap cannot make a sandbox: {stderr.decode(errors='replace').strip()}", userns_fix()
     )
 
 
-def _userns_fix() -> str:
+def userns_fix(settings: Path = Path("/proc/sys")) -> str:
+    """The command that lets a normal user make the namespaces that bubblewrap needs."""
+
     def setting(name: str) -> str:
-        path = Path("/proc/sys", name)
+        path = settings / name
         return path.read_text().strip() if path.exists() else ""
 
     if setting("kernel/apparmor_restrict_unprivileged_userns") == "1":

@@ -1,0 +1,151 @@
+"""Limits hold: against real control groups where this machine has writable ones, else on recorded texts."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from distlab.course import cgroup
+from distlab.course.cgroup import Limits, LimitsUnavailable, SystemdGroup, V1Group, V2Group
+from distlab.course.processes import ProcessId
+
+MIB = 2**20
+
+V1_MOUNTS = """\
+33 32 0:30 / /sys/fs/cgroup/memory rw,relatime - cgroup cgroup rw,memory
+34 32 0:31 / /sys/fs/cgroup/cpu,cpuacct rw,relatime shared:9 - cgroup cgroup rw,cpu,cpuacct
+35 32 0:32 /docker/abc /sys/fs/cgroup/pids rw,relatime - cgroup cgroup rw,pids
+41 31 0:38 / /sys/fs/cgroup/unified rw,relatime - cgroup2 cgroup2 rw
+"""
+
+
+@pytest.fixture
+def group(request):
+    """A real group of the kind that works here, gone after the test."""
+    try:
+        made = cgroup.create(f"test-{request.node.name}", Limits(128 * MIB, 0.5, 32))
+    except LimitsUnavailable as error:
+        pytest.skip(f"no writable control group: {error}")
+    yield made
+    made.kill()
+    made.remove()
+
+
+def run_in(group, code: str, **arguments) -> subprocess.CompletedProcess[str]:
+    command = group.enter([sys.executable, "-c", code])
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, **arguments)
+
+
+def test_own_groups_are_found_below_their_mounts():
+    own = {"memory": "/a/b", "cpu": "/", "cpuacct": "/", "pids": "/docker/abc/c", "": "/"}
+    assert cgroup.find_groups(V1_MOUNTS, own) == {
+        "memory": Path("/sys/fs/cgroup/memory/a/b"),
+        "cpu": Path("/sys/fs/cgroup/cpu,cpuacct"),
+        "cpuacct": Path("/sys/fs/cgroup/cpu,cpuacct"),
+        "pids": Path("/sys/fs/cgroup/pids/c"),
+        "": Path("/sys/fs/cgroup/unified"),
+    }
+
+
+def test_a_group_outside_what_is_mounted_is_not_used():
+    assert "pids" not in cgroup.find_groups(V1_MOUNTS, {"pids": "/docker/other"})
+
+
+def test_a_memory_hog_dies_and_a_modest_program_does_not(group):
+    hog = run_in(group, f"b = bytearray({256 * MIB}); print('survived')")
+    assert hog.returncode == -9
+    assert "survived" not in hog.stdout
+    modest = run_in(group, f"b = bytearray({32 * MIB}); print('survived')")
+    assert (modest.returncode, modest.stdout) == (0, "survived\n")
+    assert 32 * MIB < group.usage().memory_peak_bytes <= 128 * MIB
+
+
+def test_a_fork_bomb_is_bounded_and_killed_whole(group):
+    bomb = """
+import os, sys, time
+made = 0
+for _ in range(200):
+    try:
+        if os.fork() == 0:
+            time.sleep(600)
+    except BlockingIOError:
+        break
+    made += 1
+print(made, flush=True)
+time.sleep(600)
+"""
+    process = subprocess.Popen(group.enter([sys.executable, "-c", bomb]), stdout=subprocess.PIPE, text=True)
+    assert int(process.stdout.readline()) == 31
+    assert group.usage().processes == 32
+    me = ProcessId.of(process.pid)
+    group.kill()
+    assert process.wait(timeout=30) == -9
+    assert not me.alive()
+    assert group.processes() == []
+
+
+def test_the_cpu_quota_is_what_the_kernel_holds(group):
+    if not isinstance(group, V1Group):
+        pytest.skip("reads cgroup v1's files")
+    folder = Path(group.cpu)
+    quota, period = (int((folder / f"cpu.cfs_{name}_us").read_text()) for name in ("quota", "period"))
+    assert quota / period == 0.5
+
+
+def test_another_process_can_load_kill_and_remove_a_group(group):
+    command = group.enter(["/bin/sh", "-c", "echo inside; exec sleep 600"])
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "inside\n"
+    assert process.pid in group.processes()
+    again = cgroup.load(group.to_dict())
+    again.kill()
+    assert process.wait(timeout=30) == -9
+    again.remove()
+    again.remove()
+    if isinstance(group, V1Group):
+        assert not any(Path(path).exists() for path in (group.memory, group.cpu, group.pids))
+
+
+def test_v1_says_what_is_missing(monkeypatch):
+    monkeypatch.setattr(cgroup, "own_groups", lambda: {"memory": Path("/nowhere")})
+    with pytest.raises(LimitsUnavailable, match="no cgroup v1 tree for cpu, pids"):
+        V1Group.create("x", Limits(MIB, 1, 1))
+
+
+def test_v2_files_are_written_in_a_fake_tree(tmp_path):
+    """A fake tree: this shows what is written, not that a kernel obeys it."""
+    group = V2Group.create_in(tmp_path, "alice", Limits(512 * MIB, 1.5, 64))
+    folder = tmp_path / "distlab-alice"
+    assert (tmp_path / "cgroup.subtree_control").read_text() == "+memory +cpu +pids"
+    assert (folder / "memory.max").read_text() == str(512 * MIB)
+    assert (folder / "cpu.max").read_text() == "150000 100000"
+    assert (folder / "pids.max").read_text() == "64"
+    assert group.enter(["/bin/true"])[-2:] == [f"{folder}/cgroup.procs", "/bin/true"]
+    assert cgroup.load(group.to_dict()) == group
+
+
+@pytest.mark.parametrize(("user", "manager"), [(True, "--user"), (False, "--system")])
+def test_the_systemd_scope_carries_every_limit(user, manager):
+    """The command line alone: no systemd runs where this was written."""
+    group = SystemdGroup("distlab-alice.scope", user, 512 * MIB, 1.5, 64)
+    command = group.enter(["/bin/true", "x"])
+    assert command[:3] == ["systemd-run", manager, "--scope"]
+    assert command[-3:] == ["--", "/bin/true", "x"]
+    assert {
+        f"--property=MemoryMax={512 * MIB}",
+        "--property=MemorySwapMax=0",
+        "--property=CPUQuota=150%",
+        "--property=TasksMax=64",
+        "--unit=distlab-alice.scope",
+    } <= set(command)
+
+
+def test_delegated_controllers_are_read_from_the_users_manager(tmp_path):
+    folder = tmp_path / "user.slice/user-1000.slice/user@1000.service"
+    folder.mkdir(parents=True)
+    (folder / "cgroup.controllers").write_text("memory pids\n")
+    assert cgroup._delegated_controllers(tmp_path, 1000) == ["memory", "pids"]
+    assert cgroup._delegated_controllers(tmp_path, 1001) == []
