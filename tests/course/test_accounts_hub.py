@@ -306,19 +306,18 @@ def test_unknown_and_wrong_get_the_same_answer(hub: Hub) -> None:
 
 def test_hammering_the_instructor_locks_out_only_the_one_who_hammers(hub: Hub) -> None:
     at_home = hub.instructor("127.0.7.1")  # a browser in which the instructor signed in before
-    learner = hub.browser("127.0.7.1")
-    replies = [learner.sign_in("instructor", f"guess number {n}") for n in range(8)]
-    assert replies[-1].status_code == 429
-    assert int(replies[-1].headers["Retry-After"]) >= 1
-    assert "Too many failed attempts" in alert(replies[-1])
-    # Forged headers make no new source.
-    for header in ("X-Forwarded-For", "X-Real-Ip"):
-        forged = hub.browser("127.0.7.1", **{header: "203.0.113.9"})
-        assert forged.sign_in("instructor", "one more guess").status_code == 429
-    hub.instructor("127.0.7.2")
     at_home.get("/hub/logout")
     password = (hub.site.secrets / "instructor-password").read_text().strip()
+    learner = hub.browser("127.0.7.1")
+    while (reply := learner.sign_in("instructor", "a guess")).headers.get("Retry-After", "0") < "4":
+        assert reply.status_code in (403, 429)
+    assert "Too many failed attempts" in alert(reply)
+    # Forged headers make no new source, and the right password does not help before the wait is over.
+    for header in ("X-Forwarded-For", "X-Real-Ip"):
+        forged = hub.browser("127.0.7.1", **{header: "203.0.113.9"})
+        assert forged.sign_in("instructor", password).status_code == 429
     assert at_home.sign_in("instructor", password).status_code == 302
+    hub.instructor("127.0.7.2")
 
 
 # --- Rights
