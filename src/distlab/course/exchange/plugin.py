@@ -182,10 +182,10 @@ class ExchangeCollect(Exchange, abc.ExchangeCollect):  # type: ignore[misc]
         for receipt in self.client.submissions(self.one_student(), assignment):
             by_student.setdefault(receipt["user"], []).append(receipt)
         self.log.info("Processing %d submissions of %s", len(by_student), assignment)
-        due = self.due_date(assignment)
+        due = self.due_date(assignment) if self.before_duedate else None
         for student, receipts in by_student.items():
             receipt = receipts[-1]
-            if self.before_duedate and due is not None:
+            if due is not None:
                 in_time = [early for early in receipts if parse_utc(early["timestamp"]) <= due]
                 receipt = in_time[-1] if in_time else receipts[0]
             target = Path(course.format_path(course.submitted_directory, student, assignment))
