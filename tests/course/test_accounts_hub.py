@@ -28,7 +28,7 @@ PASSWORD = "correct horse battery"
 
 CONFIG = """
 from distlab.course.accounts.authenticator import CourseAuthenticator
-from distlab.course.accounts.pages import TEMPLATES, headers
+from distlab.course.accounts.pages import TEMPLATES, content_security_policy
 from distlab.course.accounts.store import instructors
 from distlab.course.site import INSTRUCTORS, Site
 site = Site.from_env()
@@ -43,7 +43,9 @@ c.JupyterHub.cookie_secret_file = str(site.hub / "cookie_secret")
 c.JupyterHub.authenticator_class = CourseAuthenticator
 c.CourseAuthenticator.site = site
 c.JupyterHub.template_paths = [str(TEMPLATES)]
-c.JupyterHub.tornado_settings = {"headers": headers(site.url, inline=True)}
+c.JupyterHub.tornado_settings = {
+    "headers": {"Content-Security-Policy": content_security_policy(site.url, inline=True)}
+}
 c.JupyterHub.load_groups = {INSTRUCTORS: {"users": instructors(site)}}
 c.JupyterHub.default_url = "/hub/home"
 """
@@ -309,7 +311,7 @@ def test_hammering_the_instructor_locks_out_only_the_one_who_hammers(hub: Hub) -
     at_home.get("/hub/logout")
     password = (hub.site.secrets / "instructor-password").read_text().strip()
     learner = hub.browser("127.0.7.1")
-    while (reply := learner.sign_in("instructor", "a guess")).headers.get("Retry-After", "0") < "4":
+    while int((reply := learner.sign_in("instructor", "a guess")).headers.get("Retry-After", "0")) < 4:
         assert reply.status_code in (403, 429)
     assert "Too many failed attempts" in alert(reply)
     # Forged headers make no new source, and the right password does not help before the wait is over.

@@ -19,8 +19,8 @@ from distlab.course.site import INSTRUCTORS, USERNAME
 TEMPLATES = Path(__file__).parents[1] / "templates"
 
 
-def headers(subdomain_host: str, inline: bool) -> dict[str, str]:
-    """The headers of a page of the Hub; it may load from the Hub itself and from no other host.
+def content_security_policy(subdomain_host: str, inline: bool) -> str:
+    """What a page of the Hub may load: from the Hub itself, nothing from another host.
 
     Args:
         subdomain_host: the site's address; a login may end at a learner's server on a host name below it, and
@@ -40,11 +40,7 @@ def headers(subdomain_host: str, inline: bool) -> dict[str, str]:
         "base-uri 'none'",
         "frame-ancestors 'none'",
     ]
-    return {
-        "Content-Security-Policy": "; ".join(policy),
-        "Referrer-Policy": "same-origin",
-        "X-Content-Type-Options": "nosniff",
-    }
+    return "; ".join(policy)
 
 
 class _Guarded:
@@ -52,8 +48,9 @@ class _Guarded:
 
     def set_default_headers(self: Any) -> None:
         super().set_default_headers()  # type: ignore[misc]
-        for name, value in headers(self.subdomain_host, inline=False).items():
-            self.set_header(name, value)
+        self.set_header("Content-Security-Policy", content_security_policy(self.subdomain_host, inline=False))
+        self.set_header("Referrer-Policy", "same-origin")
+        self.set_header("X-Content-Type-Options", "nosniff")
         self.set_header("Cache-Control", "no-store")
 
 
