@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -265,6 +266,22 @@ time.sleep(600)
     parent.send_signal(signal.SIGKILL)
     parent.wait()
     assert all(process.wait(30) for process in inside if process)
+
+
+@pytest.mark.parametrize("delay_ms", [0, 2, 5, 10, 15, 20, 30])
+def test_it_dies_with_a_parent_killed_at_any_moment_of_the_start(delay_ms):
+    starter = f"""
+from distlab.course.sandbox import Sandbox
+sandbox = Sandbox(argv=("/bin/sleep", "600"), user="alice", uid={UID})
+print("starting", flush=True)
+sandbox.popen().wait()
+"""
+    parent = subprocess.Popen([sys.executable, "-c", starter], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout.readline() == "starting\n"
+    time.sleep(delay_ms / 1000)  # where in the start the signal falls, not a wait for anything
+    parent.kill()
+    # The end of the pipe comes when the last process that holds it is gone.
+    assert parent.communicate(timeout=30)[0] == ""
 
 
 def test_temporary_folders_are_bounded():

@@ -11,8 +11,10 @@ host, without any capability; started by a normal user, as that user in a user n
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import uuid
@@ -49,6 +51,16 @@ GPU_FILES = ("/sys/bus/pci", "/sys/devices", "/sys/module/nvidia")
 
 PREFIX_PARTS = ("bin", "lib", "lib64", "include", "share/jupyter", "share/jupyterhub", "etc/jupyter")
 """What of a Python's prefix a sandbox sees."""
+
+BEGIN = """
+fd=$1; echo >&$fd; read -r _ <&$fd || exit 125; exec {fd}>&-
+cd -- "$2" || exit 125; shift 2; exec "$@"
+"""
+"""The last step before the program: say that all is set up, and begin only if the parent still lives.
+
+bubblewrap cannot see a parent that died before it asked the kernel to be told; such a sandbox would stay.
+The working folder is entered here, as its user: nobody else may enter a home.
+"""
 
 
 @dataclass(frozen=True)
@@ -91,20 +103,26 @@ class Sandbox:
     def popen(
         self, enter: Callable[[Sequence[str]], list[str]] = list, **arguments: Any
     ) -> subprocess.Popen[bytes]:
-        """Start the sandbox; it dies with the calling thread. `enter` is `cgroup.Group.enter`, if limited.
+        """Start the sandbox, and return once its program runs; it dies with the calling thread.
 
+        `enter` is `cgroup.Group.enter`, if limited; `arguments` are those of `subprocess.Popen`.
         The options travel through a descriptor: environment and paths are not in the process list.
         """
         data = {name: _memory_file(name, text.encode()) for name, text in self._etc().items()}
-        fds = [*data.values(), filter_fd := seccomp.program_fd()]
+        ours, theirs = socket.socketpair()
+        fds = [*data.values(), filter_fd := seccomp.program_fd(), begin_fd := theirs.detach()]
         try:
             options = [*self._options(data), "--seccomp", str(filter_fd)]
             fds.append(options_fd := _memory_file("options", b"\0".join(map(os.fsencode, options))))
-            command = [_program("bwrap"), "--args", str(options_fd), "--", *self._dropped()]
-            return subprocess.Popen(enter(command), pass_fds=(*fds, *self.inherited_fds), **arguments)
+            command = [_program("bwrap"), "--args", str(options_fd), "--", *self._begin(begin_fd)]
+            process = subprocess.Popen(enter(command), pass_fds=(*fds, *self.inherited_fds), **arguments)
         finally:
             for fd in fds:
                 os.close(fd)
+        with ours, contextlib.suppress(ConnectionError):
+            if ours.recv(1):  # nothing, if bubblewrap failed: its standard error says why
+                ours.sendall(b"\n")
+        return process
 
     def _options(self, data: Mapping[str, int]) -> list[str]:
         options = [
@@ -135,9 +153,9 @@ class Sandbox:
             options += ["--setenv", name, value]
         return options
 
-    def _dropped(self) -> list[str]:
-        # Only the program's own user may enter its home, so that nobody changes to it before.
-        program = ["/usr/bin/env", f"--chdir={self.cwd}", "--", *self.argv]
+    def _begin(self, fd: int) -> list[str]:
+        """From bubblewrap's rights to the program's."""
+        program = ["/bin/bash", "-c", BEGIN, "begin", str(fd), self.cwd, *self.argv]
         if os.geteuid() != 0:
             return program
         ids = [f"--reuid={self.uid}", f"--regid={self.uid}", "--clear-groups"]
