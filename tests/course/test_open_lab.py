@@ -33,6 +33,7 @@ class Learner:
 
     def open(self, lab: str = LAB, signed_in: bool = True) -> requests.Response:
         headers = {"Authorization": f"token {PASS}"} if signed_in else {}
+        self.http.cookies.clear()
         return self.http.get(
             f"{self.base}distlab/open", {"lab": lab}, headers=headers, allow_redirects=False, timeout=60
         )
