@@ -16,8 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 LOOPBACK_PROXY = "127.0.0.1"
-"""The one peer whose X-Forwarded-For is believed. Other forwarders on this machine bind to other
-addresses."""
+"""The one peer whose X-Forwarded-For is believed: the proxy, and the gate in front of the sandboxes."""
 
 
 @dataclass(frozen=True)
