@@ -24,6 +24,10 @@ COMMANDS = {
     "course pending": ("distlab.course.accounts.cli:pending_learners", "Who waits to be admitted"),
     "course refuse": ("distlab.course.accounts.cli:refuse_learner", "Delete a sign-up that waits"),
     "course reset-password": ("distlab.course.accounts.cli:reset_password", "Make a one-time password link"),
+    "course add-instructor": (
+        "distlab.course.accounts.cli:add_instructor",
+        "Make another instructor's account",
+    ),
     "course import-roster": ("distlab.course.accounts.cli:roster", "Admit learners from a CSV file"),
     "course export-learner": ("distlab.course.export:export_learner_copy", "Write the learners' repository"),
 }

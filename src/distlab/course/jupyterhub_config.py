@@ -8,6 +8,7 @@ from typing import Any
 
 from distlab.course.accounts.authenticator import CourseAuthenticator
 from distlab.course.accounts.pages import TEMPLATES, content_security_policy
+from distlab.course.accounts.store import instructors
 from distlab.course.book_server import book_handlers
 from distlab.course.site import INSTRUCTORS, Site
 
@@ -36,7 +37,7 @@ c.JupyterHub.custom_scopes = {
     LEARN: {"description": "Fetch labs, submit as oneself, read one's own feedback"},
     TEACH: {"description": "Release labs, collect submissions, return feedback"},
 }
-c.JupyterHub.load_groups = {INSTRUCTORS: {"users": ["instructor"]}}
+c.JupyterHub.load_groups = {INSTRUCTORS: {"users": instructors(site)}}
 c.JupyterHub.load_roles = [
     {"name": "user", "scopes": ["self", REACH, LEARN]},
     {"name": "teach", "scopes": [TEACH], "groups": [INSTRUCTORS]},

@@ -146,7 +146,6 @@ def prepare_folders(site: Site) -> None:
 
 def prepare(site: Site) -> None:
     """Bring everything that the Hub serves up to date: book, labs, the instructor's account."""
-    from distlab.course.accounts.files import ensure_enrolment_code
     from distlab.course.accounts.store import ensure_instructor
     from distlab.course.book import BookError, build_book
     from distlab.course.release import ReleaseError, release_all
@@ -159,7 +158,6 @@ def prepare(site: Site) -> None:
     except (BookError, ReleaseError) as error:
         raise SiteError(str(error)) from error
     ensure_instructor(site)
-    ensure_enrolment_code(site)
 
 
 def _start_hub(site: Site) -> subprocess.Popen[bytes]:
@@ -282,8 +280,9 @@ def _say_if_running(site: Site) -> bool:
 
 def _say_where(site: Site) -> None:
     console.print(f"\nThe course is on [bold]{site.url}[/]")
-    password = _short(site, site.secrets / "instructor-password")
-    console.print(f"Instructor: user [bold]instructor[/], password in {password}")
+    password = site.secrets / "instructor-password"
+    if password.exists():  # until the instructor chose another
+        console.print(f"Instructor: user [bold]instructor[/], password in {_short(site, password)}")
     console.print(f"Learners sign up with the code in {_short(site, site.secrets / 'enrolment-code')}\n")
 
 
