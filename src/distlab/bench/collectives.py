@@ -160,18 +160,18 @@ def _prepared(operation: Op, elements: int) -> Callable[[], object]:
         case _:
             raise ValueError(f"operation is {operation!r}; it must be one of {', '.join(OPERATIONS)}.")
     run()
-    check(operation, buffer, expected)
+    check(operation, rank, buffer, expected)
     buffer.zero_()  # sums of zeros stay zero however often the operation runs
     return run
 
 
-def check(operation: str, delivered: Tensor, expected: Tensor) -> None:
+def check(operation: str, rank: int, delivered: Tensor, expected: Tensor) -> None:
     """Raise WrongDataError, naming the first element that differs."""
     differs = (delivered.cpu() != expected).nonzero()
     if len(differs):
         i = int(differs[0])
         raise WrongDataError(
-            f"{operation} delivered {float(delivered[i])} at element {i} of rank {dist.get_rank()}; "
+            f"{operation} delivered {float(delivered[i])} at element {i} of rank {rank}; "
             f"it must be {float(expected[i])}."
         )
 

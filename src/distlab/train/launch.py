@@ -149,24 +149,27 @@ def launch(
 def _first_failure(folder: Path, failures: dict[int, ProcessFailure], world_size: int) -> LaunchError:
     """Say which rank failed first, and how.
 
-    A rank that dies silently (killed, out of memory, `os._exit`) makes its peers raise "connection closed":
-    it is the cause. Otherwise it is the rank whose exception came first on the shared monotonic clock.
+    A rank that dies without a word (killed, out of memory, `os._exit`) makes its peers raise "connection
+    closed": it is the cause. Else it is the rank whose exception came first on the clock they share. A rank
+    that ended by SIGTERM was most likely ended by the agent, because of another.
     """
     raised: dict[int, Failure] = {}
     for rank in range(world_size):
         path = folder / FAILURE.format(rank)
         if path.exists():
             raised[rank] = pickle.loads(path.read_bytes())
-    for rank, failure in sorted(failures.items()):
-        if rank not in raised:
-            code = failure.exitcode
-            how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with code {code}"
-            hint = " The system may have run out of memory." if code == -signal.SIGKILL else ""
-            return LaunchError(f"Rank {rank} of {world_size} {how} before it returned.{hint}", rank)
+    silent = {rank: failure.exitcode for rank, failure in failures.items() if rank not in raised}
+    rank = min(silent, key=lambda r: silent[r] == -signal.SIGTERM, default=-1)
+    if silent and (silent[rank] != -signal.SIGTERM or not raised):
+        code = silent[rank]
+        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with code {code}"
+        hint = " The system may have run out of memory." if code == -signal.SIGKILL else ""
+        return LaunchError(f"Rank {rank} of {world_size} {how} before it returned.{hint}", rank)
     rank = min(raised, key=lambda r: raised[r].monotonic_ns)
-    failure_ = raised[rank]
+    first = raised[rank]
+    hint = "\nIt waited for a rank that did not take part in this collective." if first.timed_out else ""
     return LaunchError(
-        f"Rank {rank} of {world_size} failed: {failure_.summary}\n\n{failure_.traceback}", rank
+        f"Rank {rank} of {world_size} failed: {first.summary}{hint}\n\n{first.traceback}", rank
     )
 
 

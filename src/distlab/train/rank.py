@@ -24,6 +24,7 @@ JOB = "job.pkl"
 RESULT = "result-{}.pkl"
 FAILURE = "failure-{}.pkl"
 
+JOIN_S = 120
 PR_SET_PDEATHSIG = 1
 
 
@@ -49,6 +50,11 @@ class Failure:
     monotonic_ns: int
     summary: str
     traceback: str
+
+    @property
+    def timed_out(self) -> bool:
+        """Did a collective give up? gloo and NCCL say so in words alone."""
+        return "timed out waiting" in self.summary.lower()
 
 
 def main(folder: Path) -> int:
@@ -88,7 +94,10 @@ def _call(job: Job) -> object:
 
     if job.backend == "nccl":
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    dist.init_process_group(job.backend, timeout=timedelta(seconds=job.timeout_s))
+    # Ranks of a busy machine start seconds apart: joining gets a time of its own.
+    dist.init_process_group(job.backend, timeout=timedelta(seconds=JOIN_S))
+    assert dist.group.WORLD is not None
+    dist.group.WORLD.set_timeout(timedelta(seconds=job.timeout_s))
     function, args = pickle.loads(job.call)
     result = function(*args)
     with contextlib.suppress(Exception):

@@ -1,0 +1,201 @@
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+import torch.distributed as dist
+
+from distlab.train.launch import LaunchError, backend_for, cores, launch
+
+
+def _report(word: str) -> tuple[str, int, int, float, int]:
+    total = torch.tensor(float(dist.get_rank() + 1))
+    dist.all_reduce(total)
+    print(f"{word} from {dist.get_rank()}")
+    print(f"aside from {dist.get_rank()}", file=sys.stderr)
+    return word, dist.get_rank(), os.getpid(), float(total), torch.get_num_threads()
+
+
+def _fail_on_rank_1() -> None:
+    if dist.get_rank() == 1:
+        raise ValueError("rank 1 cannot go on")
+    dist.barrier()  # rank 0 fails here, later, because rank 1 is gone
+
+
+def _die_on_rank_1(how: str) -> None:
+    if dist.get_rank() == 1:
+        os._exit(7) if how == "exit" else os.kill(os.getpid(), signal.SIGKILL)
+    dist.barrier()
+
+
+def _leave_rank_1_waiting() -> None:
+    if dist.get_rank() == 0:
+        threading.Event().wait()
+    dist.barrier()
+
+
+def _unpicklable() -> object:
+    return threading.Lock()
+
+
+def _wait_forever(folder: str) -> None:
+    Path(folder, f"rank-{dist.get_rank()}").write_text(str(os.getpid()))
+    dist.barrier()
+    threading.Event().wait()
+
+
+def _world_size() -> int:
+    return dist.get_world_size()
+
+
+def _children() -> list[psutil.Process]:
+    return psutil.Process().children(recursive=True)
+
+
+def test_results_come_by_rank_from_processes_of_their_own(capfd: pytest.CaptureFixture[str]) -> None:
+    results = launch(_report, 3, "hello", threads_per_rank=1)
+    assert [rank for _, rank, *_ in results] == [0, 1, 2]
+    assert {word for word, *_ in results} == {"hello"}
+    assert len({os.getpid(), *(process for _, _, process, *_ in results)}) == 4
+    assert [total for *_, total, _ in results] == [6.0, 6.0, 6.0]
+    assert [threads for *_, threads in results] == [1, 1, 1]
+    out, err = capfd.readouterr()
+    for rank in range(3):
+        assert f"[rank {rank}] hello from {rank}\n[rank {rank}] aside from {rank}\n" in "".join(
+            line for line in out.splitlines(keepends=True) if line.startswith(f"[rank {rank}]")
+        )
+    assert "W1" not in err
+    assert _children() == []
+
+
+def test_twice_in_a_row_and_with_world_size_1() -> None:
+    assert launch(_world_size, 1) == [1]
+    assert launch(_world_size, 2) == [2, 2]
+
+
+def test_threads_default_to_a_fair_share_of_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    [(*_, threads)] = launch(_report, 1, "hello")
+    assert threads == cores()
+
+
+def test_notebook_functions_with_closures_travel() -> None:
+    offset = 10
+    namespace: dict[str, object] = {"__name__": "__main__"}
+    source = """
+        import torch.distributed as dist
+        SCALE = 3
+        def scaled(x):
+            return SCALE * x
+        def in_cell(x):
+            return scaled(x) + dist.get_rank()
+    """
+    exec(textwrap.dedent(source), namespace)
+    in_cell = namespace["in_cell"]
+    assert callable(in_cell)
+    assert launch(in_cell, 2, 5) == [15, 16]
+    assert launch(lambda x: x + offset, 1, 5) == [15]
+
+
+def test_a_failure_shows_the_first_ranks_own_traceback() -> None:
+    with pytest.raises(LaunchError) as caught:
+        launch(_fail_on_rank_1, 2)
+    assert caught.value.rank == 1
+    message = str(caught.value)
+    assert message.startswith("Rank 1 of 2 failed: ValueError: rank 1 cannot go on\n")
+    assert 'raise ValueError("rank 1 cannot go on")' in message
+    assert "_fail_on_rank_1" in message
+    assert "distlab/train/rank.py" not in message  # frames of ours say nothing about the fault
+    assert _children() == []
+
+
+@pytest.mark.parametrize(("how", "said"), [("exit", "exited with code 7"), ("kill", "was killed by SIGKILL")])
+def test_a_rank_that_dies_without_a_word_is_named(how: str, said: str) -> None:
+    with pytest.raises(LaunchError, match=f"Rank 1 of 2 {said}") as caught:
+        launch(_die_on_rank_1, 2, how)
+    assert caught.value.rank == 1
+    assert _children() == []
+
+
+def test_a_collective_that_a_rank_misses_ends_in_time() -> None:
+    with pytest.raises(LaunchError, match="did not take part") as caught:
+        launch(_leave_rank_1_waiting, 2, timeout_s=2)
+    assert caught.value.rank == 1
+    assert _children() == []
+
+
+def test_a_result_that_cannot_travel_is_an_error_of_its_rank() -> None:
+    with pytest.raises(LaunchError, match="Rank 0 of 1 failed: TypeError: cannot pickle"):
+        launch(_unpicklable, 1)
+
+
+def test_bad_arguments() -> None:
+    with pytest.raises(ValueError, match="world_size is 0"):
+        launch(_world_size, 0)
+    if backend_for(64) != "nccl":
+        with pytest.raises(ValueError, match="needs one GPU per rank: 64 ranks"):
+            launch(_world_size, 64, backend="nccl")
+
+
+def test_signal_handlers_are_as_before() -> None:
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    launch(_world_size, 1)
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_no_rank_outlives_an_interrupted_or_killed_launcher(number: int, tmp_path: Path) -> None:
+    script = f"from distlab.train.launch import launch; launch(_wait_forever, 2, {str(tmp_path)!r})"
+    launcher = subprocess.Popen(
+        [sys.executable, "-c", f"from tests.train.test_launch import _wait_forever; {script}"],
+        cwd=Path(__file__).parents[2],
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    paths = [tmp_path / "rank-0", tmp_path / "rank-1"]
+    _wait_until(lambda: all(path.exists() and path.read_text() for path in paths))
+    ranks = [psutil.Process(int(path.read_text())) for path in paths]
+    launcher.send_signal(number)
+    assert launcher.wait(timeout=60) != 0
+    gone, alive = psutil.wait_procs(ranks, timeout=60)
+    assert len(gone) == 2
+    assert alive == []
+
+
+def _wait_until(condition: object, timeout_s: float = 60.0) -> None:
+    assert callable(condition)
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "the ranks did not start"
+        time.sleep(0.05)
+
+
+def test_in_a_network_of_its_own_without_names(tmp_path: Path) -> None:
+    """A sandbox has a private loopback, and perhaps no /etc/hosts that knows the machine's name."""
+    empty = tmp_path / "hosts"
+    empty.write_text("")
+    sandbox = ["bwrap", "--unshare-all", "--bind", "/", "/", "--dev", "/dev", "--proc", "/proc"]
+    sandbox += ["--ro-bind", str(empty), "/etc/hosts", "--die-with-parent"]
+    if shutil.which("bwrap") is None or subprocess.run([*sandbox, "true"], check=False).returncode:
+        pytest.skip("bubblewrap cannot make a sandbox here")
+    code = "print(launch(_world_size, 2))"
+    imports = "from distlab.train.launch import launch; from tests.train.test_launch import _world_size"
+    done = subprocess.run(
+        [*sandbox, sys.executable, "-c", f"{imports}; {code}"],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.stdout.splitlines()[-1:] == ["[2, 2]"], done.stderr
