@@ -1,4 +1,4 @@
-"""A small lab with everything that a lab has, and its solutions, for the tests of release, grading and export."""
+"""A small lab with everything that a lab has, for the tests of release, grading and export."""
 
 from __future__ import annotations
 

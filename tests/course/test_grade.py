@@ -63,7 +63,8 @@ def steal(lines):
 shell.input_transformers_post.append(steal)
 """
 
-XSS_MARKDOWN = """<script>alert('XSS')</script> <img src=x onerror="alert('XSS')"> [link](javascript:alert('XSS'))
+XSS_MARKDOWN = """<script>alert('XSS')</script> <img src=x onerror="alert('XSS')">
+[link](javascript:alert('XSS'))
 <svg onload="alert('XSS')"></svg> <iframe srcdoc="<script>alert('XSS')</script>"></iframe>
 <a href="data:text/html,<script>alert('XSS')</script>">data</a> <form action="/"><button>press</button></form>
 ![remote](https://tracker.example/pixel.png) <div style="background:url(https://tracker.example/a)">styled</div>
@@ -71,12 +72,13 @@ $$<script>alert('XSS')</script>$$
 """
 XSS_CODE = """
 from IPython.display import HTML, SVG, Javascript, Markdown, display
-display(HTML("<script>alert('XSS')</script>"), Javascript("alert('XSS')"), Markdown("<script>alert('XSS')</script>"))
+script = "<script>alert('XSS')</script>"
+display(HTML(script), Javascript("alert('XSS')"), Markdown(script))
 display(SVG("<svg xmlns='http://www.w3.org/2000/svg' onload=\\"alert('XSS')\\"></svg>"))
 print("<script>alert('XSS')</script>")
 class Mime:
     def _repr_mimebundle_(self, **kw):
-        return {"image/png": "\\"><script>alert('XSS')</script>", "text/plain": "<script>alert('XSS')</script>"}
+        return {"image/png": "\\">" + script, "text/plain": script}
 display(Mime())
 """
 

@@ -5,10 +5,11 @@ What a cell is stands in its `nbgrader` metadata; what learners must not see sta
     ### BEGIN SOLUTION        ### BEGIN HIDDEN TESTS
     ### END SOLUTION          ### END HIDDEN TESTS
 
-nbgrader is lenient here: it drops an END without a BEGIN, takes a whole cell where the markers are missing, and
-writes a hidden test into the learner's notebook where the marker is misspelt. So everything is checked first.
+nbgrader is lenient here: it drops an END without a BEGIN, takes a whole cell where the markers are missing,
+and writes a hidden test into the learner's notebook where the marker is misspelt. So all is checked first.
 """
 
+# mypy: disable-error-code="no-untyped-call"
 from __future__ import annotations
 
 import ast
@@ -18,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jupytext
+import jupytext  # type: ignore[import-untyped]
 import yaml
 from nbformat.notebooknode import NotebookNode
 
@@ -59,7 +60,7 @@ def read_lab(path: Path) -> NotebookNode:
     except (OSError, UnicodeDecodeError) as error:
         raise LabError(f"{path}: cannot be read as a text notebook: {error}") from error
     try:
-        notebook = jupytext.reads(text, fmt="md")
+        notebook: NotebookNode = jupytext.reads(text, fmt="md")
     except Exception as error:  # jupytext, YAML, JSON and nbformat each raise their own
         raise LabError(f"{path}: not a jupytext Markdown notebook: {_first_line(error)}") from error
     places = _places(path, text, notebook.cells)
@@ -82,14 +83,26 @@ def is_hidden(source: str) -> bool:
     return BEGIN_HIDDEN in source
 
 
+def hidden_lines(source: str) -> list[str]:
+    """The lines between hidden test markers, without indentation."""
+    lines, inside = [], False
+    for line in source.split("\n"):
+        match = MARKER.fullmatch(line)
+        if match:
+            inside = match.groups() == ("BEGIN", "HIDDEN TESTS")
+        elif inside:
+            lines.append(line.strip())
+    return lines
+
+
 def hidden_messages(source: str) -> set[str]:
-    """The messages that a hidden test can fail with: the string literals of its asserts and AssertionErrors."""
+    """The messages that a hidden test can fail with: the plain strings of its asserts and AssertionErrors."""
     messages = set()
     for node in ast.walk(ast.parse(source)):
         message: ast.expr | None = None
         if isinstance(node, ast.Assert):
             message = node.msg
-        elif _is_assertion_error(node) and isinstance(node, ast.Call) and node.args:
+        elif isinstance(node, ast.Call) and _is_assertion_error(node) and node.args:
             message = node.args[0]
         if isinstance(message, ast.Constant) and isinstance(message.value, str):
             messages.add(message.value)
@@ -99,7 +112,7 @@ def hidden_messages(source: str) -> set[str]:
 def _check_cell(cell: NotebookNode, place: Place) -> None:
     if cell.cell_type == "raw":
         raise place.error(
-            "raw cells are not used in labs; a notebook's header of the Markdown format stands under `jupyter:`"
+            "labs have no raw cells (in the Markdown format a notebook's header stands under `jupyter:`)"
         )
     for key in cell.metadata:
         if key not in CELL_KEYS:
@@ -118,8 +131,8 @@ def _check_cell(cell: NotebookNode, place: Place) -> None:
         _check_hidden(cell, meta, place)
 
 
-def _check_metadata(cell: NotebookNode, place: Place) -> NotebookNode:
-    meta = cell.metadata.nbgrader
+def _check_metadata(cell: NotebookNode, place: Place) -> dict[str, Any]:
+    meta: dict[str, Any] = cell.metadata.nbgrader
     if not isinstance(meta, dict):
         raise place.error(f"nbgrader metadata must be a mapping, not {meta!r}")
     for key in meta:
@@ -162,8 +175,8 @@ def _check_markers(cell: NotebookNode, place: Place) -> set[str]:
         if match is None:
             if LIKE_MARKER.search(line) and line.lstrip().startswith("#"):
                 raise place.error(
-                    f"{line.strip()!r} looks like a marker; markers are '### BEGIN SOLUTION', '### END SOLUTION', "
-                    "'### BEGIN HIDDEN TESTS', '### END HIDDEN TESTS'",
+                    f"{line.strip()!r} looks like a marker; markers are '### BEGIN SOLUTION', "
+                    "'### END SOLUTION', '### BEGIN HIDDEN TESTS', '### END HIDDEN TESTS'",
                     number,
                 )
             # nbgrader looks for the bare words anywhere in a line.
@@ -185,7 +198,7 @@ def _check_markers(cell: NotebookNode, place: Place) -> set[str]:
     return kinds
 
 
-def _check_hidden(cell: NotebookNode, meta: NotebookNode, place: Place) -> None:
+def _check_hidden(cell: NotebookNode, meta: dict[str, Any], place: Place) -> None:
     """A hidden test fills its cell (feedback can then omit it), and says what is wrong without any value."""
     if cell.cell_type != "code" or not meta["grade"] or meta["solution"]:
         raise place.error("hidden tests belong into a code cell that is `grade: true` and no solution")
@@ -201,24 +214,24 @@ def _check_hidden(cell: NotebookNode, meta: NotebookNode, place: Place) -> None:
     except SyntaxError as error:
         raise place.error(f"not plain Python: {error.msg}", (error.lineno or 1) - 1) from error
     for node in ast.walk(tree):
-        message = None
+        message: ast.expr | None = None
         if isinstance(node, ast.Assert):
             message = node.msg
-        elif _is_assertion_error(node):
-            message = node.args[0] if isinstance(node, ast.Call) and node.args else None
+        elif isinstance(node, ast.Call) and _is_assertion_error(node):
+            message = node.args[0] if node.args else None
         else:
             continue
         if not (
             isinstance(message, ast.Constant) and isinstance(message.value, str) and message.value.strip()
         ):
             raise place.error(
-                "a hidden test's assertion needs a message that is a plain string (learners see it, and nothing else)",
+                "a hidden test's assertion needs a message that is a plain string (all that learners see)",
                 node.lineno - 1,
             )
 
 
-def _is_assertion_error(node: ast.AST) -> bool:
-    return isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "AssertionError"
+def _is_assertion_error(call: ast.Call) -> bool:
+    return isinstance(call.func, ast.Name) and call.func.id == "AssertionError"
 
 
 def _places(path: Path, text: str, cells: list[NotebookNode]) -> list[Place]:

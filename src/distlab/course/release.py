@@ -2,10 +2,12 @@
 
 distlab course check-labs [--write]     are labs/ in step with solutions/?
 
-`solutions/<lab-id>/lab.md` is the single source. From it come `labs/<lab-id>/<lab-id>.ipynb` (committed), and on a
-site nbgrader's `source/`, `release/` and gradebook in the course directory, and the assignment at the exchange.
+`solutions/<lab-id>/lab.md` is the single source. From it come `labs/<lab-id>/<lab-id>.ipynb` (committed), and
+on a site nbgrader's `source/`, `release/` and gradebook in the course directory, and the assignment at the
+exchange.
 """
 
+# mypy: disable-error-code="no-untyped-call"
 from __future__ import annotations
 
 import hashlib
@@ -19,12 +21,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import nbformat
-import nbgrader
+import nbgrader  # type: ignore[import-untyped]
 from nbformat.notebooknode import NotebookNode
-from nbgrader.converters import GenerateAssignment
-from nbgrader.converters.base import NbGraderException
-from nbgrader.coursedir import CourseDirectory
-from nbgrader.utils import setenv
+from nbgrader.converters import GenerateAssignment  # type: ignore[import-untyped]
+from nbgrader.converters.base import NbGraderException  # type: ignore[import-untyped]
+from nbgrader.coursedir import CourseDirectory  # type: ignore[import-untyped]
+from nbgrader.utils import setenv  # type: ignore[import-untyped]
 from traitlets.config import Config
 
 from distlab.course import labsource
@@ -67,8 +69,13 @@ def learner_notebook(root: Path, lab_id: str) -> bytes:
 
 
 def check_labs_in_step(root: Path) -> list[str]:
-    """What differs between `labs/` and what `solutions/` would make, one line each; empty if nothing does."""
-    differences = []
+    """What differs between `labs/` and what `solutions/` would make, one line each; empty if nothing does.
+
+    In a learner's copy, which has no `solutions/`, there is nothing to compare.
+    """
+    differences: list[str] = []
+    if not (root / "solutions").is_dir():
+        return differences
     labs = lab_ids(root)
     for lab_id in labs:
         path = learner_path(root, lab_id)
@@ -114,8 +121,8 @@ def check_labs(root: Path = Path("."), write: bool = False) -> int:
 def release_all(site: Site) -> list[str]:
     """Release every lab whose source changed since it was last released; returns their ids.
 
-    Each lab goes into the course directory and its gradebook, then to the exchange. Raises `ReleaseError` for the
-    first lab that cannot be released; the labs before it are released, it and the ones after it are as they were.
+    Each lab goes into the course directory and its gradebook, then to the exchange. Raises `ReleaseError` for
+    the first lab that cannot be released; those before it are released, it and those after are as they were.
     """
     site.course.mkdir(mode=0o700, parents=True, exist_ok=True)
     for name in ("source", "release", "gradebook.db", "released.json"):
@@ -163,7 +170,7 @@ def _read(root: Path, lab_id: str) -> NotebookNode:
 
 
 def _generate(course: Path, lab_id: str, source: NotebookNode, db: Path) -> Path:
-    """Write `source/` and let nbgrader make `release/` and fill the gradebook; returns the learner's notebook."""
+    """Let nbgrader make `release/` and fill the gradebook; returns the path of the learner's notebook."""
     path = course / "source" / lab_id / f"{lab_id}.ipynb"
     path.parent.mkdir(parents=True)
     path.write_text(nbformat.writes(source) + "\n", encoding="utf-8")

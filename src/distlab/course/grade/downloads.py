@@ -1,14 +1,16 @@
 """A Jupyter server extension for instructors: formgrader hands out submitted files as downloads.
 
-nbgrader serves the files beside a submitted notebook as they are: an HTML file of a learner's would run its scripts as
-the instructor who opens it. Images in a page are shown all the same.
+nbgrader serves the files beside a submitted notebook as they are: an HTML file of a learner's would run its
+scripts as the instructor who opens it. Images in a page are shown all the same.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from nbgrader.server_extensions.formgrader.handlers import SubmissionFilesHandler
+from nbgrader.server_extensions.formgrader.handlers import (  # type: ignore[import-untyped]
+    SubmissionFilesHandler,
+)
 
 
 def _jupyter_server_extension_points() -> list[dict[str, str]]:

@@ -2,12 +2,14 @@
 
 python -m distlab.course.grade.driver
 
-Answers in lines of JSON on standard output: `{"ready": true}` once the kernel runs. Then reads lines of JSON on
-standard input: first `{"files": {name: base64}}`, then `{"source": code}` per cell, each answered with
-`{"outputs": [...], "execution_count": n}`, or `{"died": true}` when the kernel is gone. The runner sends a cell only when the one before it is done, so that no cell
-can see those that follow. Everything here runs as the learner's code does: the runner trusts none of it.
+Answers in lines of JSON on standard output: `{"ready": true}` once the kernel runs. Then reads lines of JSON
+on standard input: first `{"files": {name: base64}}`, then `{"source": code}` per cell, each answered with
+`{"outputs": [...], "execution_count": n}`, or `{"died": true}` when the kernel is gone. The runner sends a
+cell only when the one before it is done, so that no cell can see those that follow. Everything here runs as
+the learner's code does: the runner trusts none of it.
 """
 
+# mypy: disable-error-code="no-untyped-call"
 from __future__ import annotations
 
 import base64
@@ -51,7 +53,7 @@ def main() -> None:
 
 
 def _write_files(files: dict[str, str]) -> None:
-    """The learner's own files, only now: none of them can stand in for a module that the kernel starts with."""
+    """The learner's own files, only now: none can stand in for a module that the kernel starts with."""
     for name, content in files.items():
         path = Path(name)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -85,4 +87,4 @@ def _shorten(output: nbformat.NotebookNode) -> nbformat.NotebookNode:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

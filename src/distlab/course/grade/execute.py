@@ -2,11 +2,12 @@
 
     c.Autograde.autograde_preprocessors = ["distlab.course.grade.execute.SandboxExecute", ...]
 
-Only outputs and execution counts come back. Hidden tests run last, after everything that a learner's page shows, so
-that no shown output can hold their text. A cell that did not finish carries an error: a test that did not finish is
-worth 0 points, whatever was defined before.
+Only outputs and execution counts come back. Hidden tests run last, after everything that a learner's page
+shows, so that no shown output can hold their text. A cell that did not finish carries an error: a test that
+did not finish is worth 0 points, whatever was defined before.
 """
 
+# mypy: disable-error-code="no-untyped-call"
 from __future__ import annotations
 
 import base64
@@ -19,8 +20,8 @@ from typing import Any
 
 from nbformat import from_dict
 from nbformat.notebooknode import NotebookNode
-from nbgrader import utils
-from nbgrader.preprocessors import NbGraderPreprocessor
+from nbgrader import utils  # type: ignore[import-untyped]
+from nbgrader.preprocessors import NbGraderPreprocessor  # type: ignore[import-untyped]
 from traitlets import Float, Unicode
 
 from distlab.course.grade.runner import MAX_FILES, MAX_FILES_BYTES
@@ -33,7 +34,7 @@ NOT_FINISHED = "NotFinished"
 SOCKET_ENV = "DISTLAB_GRADER_SOCKET"
 
 
-class GraderUnavailable(Exception):
+class GraderUnavailable(Exception):  # noqa: N818 - what nbgrader prints before the message
     """The grading service does not answer, or cannot make a sandbox: nothing was graded."""
 
 
@@ -95,8 +96,8 @@ class SandboxExecute(NbGraderPreprocessor):  # type: ignore[misc]
 def _settle(cell: NotebookNode) -> None:
     """Leave in a test's outputs only what nbgrader's rules for points should see.
 
-    nbgrader takes any text on stderr (a library's warning) for a failure, and any result for a number of points: one
-    that is too large stops grading for the whole submission.
+    nbgrader takes any text on stderr (a library's warning) for a failure, and any result for a number of
+    points: one that is too large stops grading for the whole submission.
     """
     kept = []
     points = float(cell.metadata.nbgrader.points)
@@ -116,9 +117,7 @@ def _settle(cell: NotebookNode) -> None:
 
 
 def _not_finished(message: str) -> NotebookNode:
-    return from_dict(
-        {"output_type": "error", "ename": NOT_FINISHED, "evalue": message, "traceback": [message]}
-    )
+    return NotebookNode(output_type="error", ename=NOT_FINISHED, evalue=message, traceback=[message])
 
 
 def _own_files(folder: Path) -> tuple[dict[str, str], str]:

@@ -3,16 +3,17 @@
     c.GenerateFeedback.preprocessors = [GetGrades, "distlab.course.grade.pages.OmitHiddenTests", ...]
     c.HTMLExporter.filters = {"markdown2html": "distlab.course.grade.pages.safe_markdown"}
 
-nbgrader's templates put rendered Markdown into the page unsanitised, and nbconvert renders `javascript:` links: so
-what is sanitised is the rendered HTML, the last step before the page.
+nbgrader's templates put rendered Markdown into the page unsanitised, and nbconvert renders `javascript:`
+links: so what is sanitised is the rendered HTML, the last step before the page.
 """
 
+# mypy: disable-error-code="no-untyped-call"
 from __future__ import annotations
 
 import builtins
 from typing import Any
 
-import bleach
+import bleach  # type: ignore[import-untyped]
 from jinja2 import pass_context
 from jinja2.runtime import Context
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
@@ -74,8 +75,8 @@ EXCEPTION_NAMES = {
 class OmitHiddenTests(Preprocessor):
     """Leave of a hidden test its name, its points, and which of its author's messages it failed with.
 
-    What a sandbox says about a failure is the learner's code speaking: its text is shown only where it is, word for
-    word, a message in the test's own source, and an exception's name only where Python has one of that name.
+    What a sandbox says about a failure is the learner's code speaking: its text is shown only where it is,
+    word for word, a message in the test's own source, an exception's name only where it is one of Python's.
     """
 
     enabled = Bool(True).tag(config=True)

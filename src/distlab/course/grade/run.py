@@ -1,7 +1,8 @@
 """Run the cells of one notebook in a fresh sandbox, and say how it ended.
 
-The sandbox holds the learner's files and the cell that runs, nothing else: no network, no tests before their turn, no
-gradebook. It ends with the run, and everything in it. What it sends back is data, cleaned and bounded.
+The sandbox holds the learner's files and the cell that runs, nothing else: no network, no tests before their
+turn, no gradebook. It ends with the run, and all that is in it. What it sends back is data, cleaned and
+bounded.
 """
 
 from __future__ import annotations
@@ -20,7 +21,6 @@ from typing import Any
 from nbformat.notebooknode import NotebookNode
 
 from distlab.course import cgroup
-from distlab.course.grade.driver import WORK
 from distlab.course.grade.outputs import clean_outputs, count_or_none
 from distlab.course.sandbox import MIB, Sandbox, base_env, python_mounts
 
@@ -30,7 +30,7 @@ GRADER_UID = 199_998
 OK, TIMEOUT, MEMORY, DIED, OUTPUT = "ok", "timeout", "memory", "died", "output"
 
 
-class SandboxFailed(Exception):
+class SandboxFailed(Exception):  # noqa: N818 - a state of the machine
     """The sandbox did not start: a matter of this machine, not of the submission."""
 
 
@@ -68,7 +68,7 @@ class Run:
 def run_cells(sources: list[str], files: dict[str, str], limits: Limits) -> Run:
     """Run `sources` one after the other beside `files` (name to base64).
 
-    Raises `SandboxFailed` where this machine cannot make the sandbox or its limits. Everything else is a verdict.
+    Raises `SandboxFailed` where this machine cannot make the sandbox or its limits; all else is a verdict.
     """
     try:
         group = cgroup.create(
@@ -93,8 +93,8 @@ def run_cells(sources: list[str], files: dict[str, str], limits: Limits) -> Run:
 
 def _sandbox(limits: Limits) -> Sandbox:
     uid = GRADER_UID if os.geteuid() == 0 else os.geteuid()
-    # Labs read NBGRADER_EXECUTION to choose the smaller scale that grading uses, as under nbgrader itself.
-    env = {**base_env("grader", "/tmp"), "NBGRADER_EXECUTION": "autograde"}
+    # Labs declare a smaller scale for grading and take it where this says so.
+    env = {**base_env("grader", "/tmp"), "DISTLAB_SCALE": "grading"}
     return Sandbox(
         argv=(sys.executable, "-P", "-m", "distlab.course.grade.driver"),
         user="grader",
@@ -146,7 +146,7 @@ def _converse(
 
 def _message(verdict: str, limits: Limits) -> str:
     return {
-        TIMEOUT: f"The run was stopped here: a cell may take {limits.cell_s:g} s, all of them {limits.wall_s:g} s.",
+        TIMEOUT: f"The run was stopped here: a cell may take {limits.cell_s:g} s, all {limits.wall_s:g} s.",
         MEMORY: f"The run ended here: it needed more than {limits.memory_bytes // MIB} MiB of memory.",
         DIED: "The run ended here: the kernel died.",
         OUTPUT: f"The run was stopped here: it printed more than {limits.output_bytes // MIB} MiB.",
@@ -163,7 +163,9 @@ class _Pipe:
     """Lines of JSON to and from the driver, with deadlines, and a bound on all that it may send."""
 
     def __init__(self, process: subprocess.Popen[bytes], max_bytes: int) -> None:
-        assert process.stdin and process.stdout and process.stderr
+        assert process.stdin
+        assert process.stdout
+        assert process.stderr
         self._in, self._out, self._err = process.stdin, process.stdout, process.stderr
         self._left = max_bytes
         self._buffer = b""

@@ -2,8 +2,9 @@
 
 python -m distlab.course.grade.runner
 
-Managed by the Hub. Listens on `grader.sock` alone, in a folder that only instructors' sandboxes see. Nothing but the
-text of cells and the learner's own files comes here, nothing but outputs goes back: marks are made by who asked.
+Managed by the Hub. Listens on `grader.sock` alone, in a folder that only instructors' sandboxes see. Nothing
+but the text of cells and the learner's own files comes here, nothing but outputs goes back: marks are made by
+who asked.
 
     POST /run   {"cells": [source, ...], "files": {name: base64}, "limits": {"cell_s": 60, "wall_s": 300}}
     200         {"verdict": "ok", "message": "", "cells": [{"outputs": [...], "execution_count": 1}, ...]}
@@ -70,7 +71,7 @@ class RunHandler(RequestHandler):
 
 
 def parse_request(body: bytes, limits: Limits) -> tuple[list[str], dict[str, str], Limits]:
-    """Cells, files and limits of a request; it can ask for less time than the service gives, never for more."""
+    """Cells, files and limits of a request; it can ask for less time than the service gives, not for more."""
     try:
         request = json.loads(body)
     except (ValueError, RecursionError) as error:

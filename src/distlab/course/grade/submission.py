@@ -1,13 +1,15 @@
 """Make a submitted notebook into one that can be graded, whatever was sent.
 
-A submission is text from a stranger: its metadata decides nothing. Cells are recognised by their `grade_id` alone;
-what they are, their points and the text of locked ones come from the gradebook. Cells that learners deleted come
-back, copies and invented ids lose theirs. nbgrader's own steps (DeduplicateIds, OverwriteCells) stop at metadata of
-an unexpected shape, so that one forged cell would leave a submission without marks.
+A submission is text from a stranger: its metadata decides nothing. Cells are recognised by their `grade_id`
+alone; what they are, their points and the text of locked ones come from the gradebook. Cells that learners
+deleted come back, copies and invented ids lose theirs. nbgrader's own steps (DeduplicateIds, OverwriteCells)
+stop at metadata of an unexpected shape, so that one forged cell would leave a submission without marks.
 """
 
+# mypy: disable-error-code="no-untyped-call"
 from __future__ import annotations
 
+import copy
 import io
 import json
 from pathlib import Path
@@ -17,8 +19,8 @@ import nbformat
 from nbconvert.exporters import NotebookExporter
 from nbformat.notebooknode import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
-from nbgrader.api import Gradebook
-from nbgrader.preprocessors import NbGraderPreprocessor
+from nbgrader.api import Gradebook  # type: ignore[import-untyped]
+from nbgrader.preprocessors import NbGraderPreprocessor  # type: ignore[import-untyped]
 
 from distlab.course.grade.outputs import IMAGES, clean_outputs, count_or_none
 from distlab.course.labsource import SCHEMA_VERSION
@@ -34,11 +36,11 @@ UNREADABLE = (
 
 
 class SubmissionExporter(NotebookExporter):
-    """Reads a notebook as data: a broken one becomes an empty one that says so, and is then graded as such."""
+    """Reads a notebook as data: a broken one becomes an empty one that says so, and is graded as such."""
 
     def from_filename(
         self, filename: str, resources: dict[str, Any] | None = None, **kw: Any
-    ) -> tuple[str, dict[str, Any]]:
+    ) -> tuple[Any, dict[str, Any]]:
         path = Path(filename)
         with path.open("rb") as file:
             content = file.read(MAX_NOTEBOOK_BYTES + 1)
@@ -46,14 +48,14 @@ class SubmissionExporter(NotebookExporter):
         resources = dict(resources or {})
         resources["metadata"] = {"name": path.stem, "path": str(path.parent)}
         # The base class reads from a stream; nothing of the original text is left in it.
-        result: tuple[str, dict[str, Any]] = self.from_file(
+        result: tuple[Any, dict[str, Any]] = self.from_file(
             io.StringIO(nbformat.writes(notebook)), resources=resources, **kw
         )
         return result
 
 
 class RestoreCells(NbGraderPreprocessor):  # type: ignore[misc]
-    """Give every cell of the assignment its own metadata, points and locked text, and bring missing ones back."""
+    """Give every cell of the assignment its own metadata and locked text, and bring missing ones back."""
 
     def preprocess(self, nb: NotebookNode, resources: dict[str, Any]) -> tuple[NotebookNode, dict[str, Any]]:
         names = resources["nbgrader"]
@@ -83,8 +85,8 @@ def parse_notebook(content: bytes) -> NotebookNode:
 def restore(submitted: list[NotebookNode], assignment: list[NotebookNode]) -> list[NotebookNode]:
     """The submitted cells with those of the assignment in their own form, none missing, none twice.
 
-    A missing cell comes after the assignment's cell that stands before it in the source. Of cells that share an id
-    the last one counts, as in nbgrader.
+    A missing cell comes after the assignment's cell that stands before it in the source. Of cells that share
+    an id the last one counts, as in nbgrader.
     """
     known = {cell.metadata.nbgrader.grade_id: cell for cell in assignment}
     cells: list[NotebookNode] = []
@@ -107,8 +109,7 @@ def restore(submitted: list[NotebookNode], assignment: list[NotebookNode]) -> li
 
 def _as_assigned(cell: NotebookNode | None, original: NotebookNode) -> NotebookNode:
     """The assignment's cell, with the submitted source where learners may write."""
-    restored = NotebookNode(json.loads(json.dumps(original)))
-    restored = nbformat.from_dict(restored)
+    restored = copy.deepcopy(original)
     if cell is not None and not original.metadata.nbgrader.locked:
         restored.source = cell.source
         if original.cell_type == "markdown" and "attachments" in cell:
@@ -161,7 +162,7 @@ def _clean_cell(raw: dict[str, Any]) -> NotebookNode:
     source = source if isinstance(source, str) else ""
     source = source.encode("utf-8", "replace").decode("utf-8")[:MAX_SOURCE]
     if raw.get("cell_type") == "code":
-        cell = new_code_cell(source)
+        cell: NotebookNode = new_code_cell(source)
         cell.outputs = clean_outputs(raw.get("outputs"))
         cell.execution_count = count_or_none(raw.get("execution_count"))
     else:
@@ -198,7 +199,7 @@ def _unreadable(reason: str) -> NotebookNode:
 
 
 def _notebook() -> NotebookNode:
-    notebook = new_notebook()
+    notebook: NotebookNode = new_notebook()
     notebook.metadata = nbformat.from_dict(
         {
             "kernelspec": {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"},

@@ -1,1 +1,1 @@
-"""Jupyter's configuration for the two kinds of servers; `learner/` and `instructor/` are named by JUPYTER_CONFIG_PATH."""
+"""Jupyter's configuration for the two kinds of servers: JUPYTER_CONFIG_PATH names one of the two folders."""

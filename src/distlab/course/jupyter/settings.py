@@ -1,7 +1,7 @@
 """What the configuration files in `learner/` and `instructor/` set; each calls one function from here.
 
-The environment must carry TRAITLETS_APPLICATION_RAISE_CONFIG_FILE_ERROR=1: without it nbgrader logs a configuration
-that does not load, and goes on without.
+The environment must carry TRAITLETS_APPLICATION_RAISE_CONFIG_FILE_ERROR=1: without it nbgrader logs a
+configuration that does not load, and goes on without.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-import nbgrader
+import nbgrader  # type: ignore[import-untyped]
 from nbformat.notebooknode import NotebookNode
 
 from distlab.course.exchange import plugin
