@@ -26,7 +26,6 @@ from nbformat.notebooknode import NotebookNode
 from nbgrader.converters import GenerateAssignment  # type: ignore[import-untyped]
 from nbgrader.converters.base import NbGraderException  # type: ignore[import-untyped]
 from nbgrader.coursedir import CourseDirectory  # type: ignore[import-untyped]
-from nbgrader.utils import setenv  # type: ignore[import-untyped]
 from traitlets.config import Config
 
 from distlab.course import labsource
@@ -65,7 +64,7 @@ def learner_notebook(root: Path, lab_id: str) -> bytes:
     """
     source = _read(root, lab_id)
     with tempfile.TemporaryDirectory(prefix="distlab-lab-") as folder:
-        return _generate(Path(folder), lab_id, source, db=Path(folder) / "gradebook.db").read_bytes()
+        return _generate(Path(folder), lab_id, source, db=None).read_bytes()
 
 
 def check_labs_in_step(root: Path) -> list[str]:
@@ -169,23 +168,42 @@ def _read(root: Path, lab_id: str) -> NotebookNode:
         raise ReleaseError(str(error)) from error
 
 
-def _generate(course: Path, lab_id: str, source: NotebookNode, db: Path) -> Path:
-    """Let nbgrader make `release/` and fill the gradebook; returns the path of the learner's notebook."""
+def _generate(course: Path, lab_id: str, source: NotebookNode, db: Path | None) -> Path:
+    """Let nbgrader make `release/` and fill the gradebook `db`; returns the path of the learner's notebook."""
     path = course / "source" / lab_id / f"{lab_id}.ipynb"
     path.parent.mkdir(parents=True)
     path.write_text(nbformat.writes(source) + "\n", encoding="utf-8")
-    directory = CourseDirectory(
-        root=str(course), course_id=COURSE_ID, assignment_id=lab_id, db_url=f"sqlite:///{db}"
-    )
-    converter = GenerateAssignment(coursedir=directory, config=Config())
+    directory = CourseDirectory(root=str(course), course_id=COURSE_ID, assignment_id=lab_id)
+    config = Config()
+    if db is None:
+        config.SaveCells.enabled = False
+        config.GenerateAssignment.no_database = True
+    else:
+        directory.db_url = f"sqlite:///{db}"
+    converter = GenerateAssignment(coursedir=directory, config=config)
     # For a new gradebook nbgrader calls the program `alembic`, which lies beside this Python.
     path_with_alembic = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
-    with _errors_of(converter.log) as errors, setenv(PATH=path_with_alembic):
+    with _errors_of(converter.log) as errors, _environment(PATH=path_with_alembic):
         try:
             converter.start()
         except NbGraderException as error:
             raise ReleaseError(f"{lab_id}: nbgrader refused it: {_cause(errors) or error}") from error
     return course / "release" / lab_id / f"{lab_id}.ipynb"
+
+
+@contextmanager
+def _environment(**variables: str) -> Iterator[None]:
+    """Set environment variables for a while (nbgrader's own `setenv` loses those that were set before)."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 @contextmanager
