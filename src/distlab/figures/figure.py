@@ -20,7 +20,7 @@ class Figure:
     caption: str
 
     def _repr_html_(self) -> str:
-        caption = f"<figcaption>{escape(self.caption)}</figcaption>"
+        caption = f'<figcaption style="font-weight:400">{escape(self.caption)}</figcaption>'
         return f'<figure class="distlab-figure">{self.svg}{caption}</figure>'
 
     def __repr__(self) -> str:

@@ -39,10 +39,12 @@ def plot(
     log_y: bool = False,
     y_from: float | None = None,
     level: tuple[float, str] | None = None,
+    level_side: Literal["left", "right"] = "left",
 ) -> Figure:
     """Lines and points over two axes. `x` and `y` name the axes with their units.
 
-    Each series has a colour, a dash and a marker of its own. `level` draws a horizontal line with a label.
+    Each series has a colour, a dash and a marker of its own. `level` draws a horizontal line with a label
+    at `level_side`.
     """
     import matplotlib
 
@@ -71,7 +73,12 @@ def plot(
         if level:
             axes.axhline(level[0], color=_INK, lw=1, ls=":")
             axes.annotate(
-                level[1], (0.01, level[0]), xycoords=("axes fraction", "data"), va="bottom", fontsize=9
+                level[1],
+                (0.01 if level_side == "left" else 0.99, level[0]),
+                xycoords=("axes fraction", "data"),
+                ha=level_side,
+                va="bottom",
+                fontsize=9,
             )
         if log_x:
             axes.set_xscale("log")
