@@ -121,16 +121,16 @@ def pipeline_slots(stages: int, microbatches: int) -> list[list[str]]:
 def pipeline(stages: int, microbatches: int) -> Figure:
     """Stages down, time across; empty slots are the bubble."""
     slots = pipeline_slots(stages, microbatches)
-    width = 386 / len(slots[0])
+    width = 376 / len(slots[0])
     pen = Pen(440, 26 * stages + 44)
     for stage, row in enumerate(slots):
         y = 8 + stage * 26
-        pen.text(42, y + 16, f"stage {stage}", anchor="end", size=12)
+        pen.text(52, y + 16, f"stage {stage}", anchor="end", size=12)
         t = 0
         while t < len(row):
             label = row[t]
             span = 2 if label.startswith("B") else 1
-            x = 48 + t * width
+            x = 58 + t * width
             if label:
                 colour = GREEN if label.startswith("B") else BLUE
                 pen.rect(x, y, span * width - 1, 22, colour, rounded=1, opacity=0.3)
@@ -138,10 +138,10 @@ def pipeline(stages: int, microbatches: int) -> Figure:
             t += span if label else 1
     busy = sum(bool(s) for row in slots for s in row) / (stages * len(slots[0]))
     y = 8 + stages * 26 + 20
-    pen.rect(48, y - 11, 14, 12, BLUE, opacity=0.3)
-    pen.text(68, y, "forward", anchor="start", size=12)
-    pen.rect(128, y - 11, 14, 12, GREEN, opacity=0.3)
-    pen.text(148, y, "backward", anchor="start", size=12)
+    pen.rect(58, y - 11, 14, 12, BLUE, opacity=0.3)
+    pen.text(78, y, "forward", anchor="start", size=12)
+    pen.rect(138, y - 11, 14, 12, GREEN, opacity=0.3)
+    pen.text(158, y, "backward", anchor="start", size=12)
     pen.text(434, y, f"busy {busy:.0%}, bubble {1 - busy:.0%}", anchor="end", size=12, bold=True)
     assert abs(busy - pipeline_efficiency(stages, microbatches)) < 1e-9
     return pen.figure(
