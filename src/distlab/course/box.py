@@ -46,6 +46,8 @@ from distlab.course.site import (
 GRACE_S = 5.0
 """How long a server may take to shut its kernels down before it is killed."""
 
+LAST_WORDS_S = 2.0
+
 LOG_BYTES = 5 * 2**20
 LOG_BYTES_PER_S = 2**20
 """A server that floods its log is slowed down to this, and keeps the last two times LOG_BYTES."""
@@ -80,12 +82,14 @@ class Spec:
     limits: cgroup.Limits | None = None
     protected: bool = True
 
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
     @classmethod
-    def read(cls, folder: Path) -> Spec:
-        raw = json.loads((folder / "spec.json").read_text())
-        limits = cgroup.Limits(**raw.pop("limits")) if raw["limits"] else raw.pop("limits")
-        mounts = tuple(Mount(**mount) for mount in raw.pop("mounts"))
-        return cls(**{**raw, "argv": tuple(raw["argv"])}, mounts=mounts, limits=limits)
+    def from_dict(cls, raw: dict[str, Any]) -> Spec:
+        limits = cgroup.Limits(**raw["limits"]) if raw["limits"] else None
+        mounts = tuple(Mount(**mount) for mount in raw["mounts"])
+        return cls(**{**raw, "argv": tuple(raw["argv"]), "mounts": mounts, "limits": limits})
 
 
 @dataclass(frozen=True)
@@ -108,7 +112,7 @@ def launch(folder: Path, spec: Spec) -> subprocess.Popen[bytes]:
     """Start the supervisor of `folder` (made anew); its standard output brings the line of JSON."""
     stop(folder)
     folder.mkdir(mode=0o700)
-    _write(folder / "spec.json", dataclasses.asdict(spec))
+    _write(folder / "spec.json", spec.to_dict())
     inherited = ("DBUS_SESSION_BUS_ADDRESS", "HOME", "LANG", "PATH", "XDG_RUNTIME_DIR")
     log = os.open(spec.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600)
     try:
@@ -169,7 +173,7 @@ class Box:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.spec = Spec.read(folder)
+        self.spec = Spec.from_dict(json.loads((folder / "spec.json").read_text()))
         self.group: cgroup.Group | None = None
         self.process: subprocess.Popen[bytes] | None = None
         self.stop_fd = -1
@@ -238,11 +242,14 @@ class Box:
             _report({"port": port})
             handle = os.pidfd_open(self.process.pid)
             loop.add_reader(handle, ended.set)
-            log = asyncio.create_task(self._log())
+            log = asyncio.create_task(self.copy_log())
             await ended.wait()
             loop.remove_reader(handle)
             await self._stop_kindly()
-            log.cancel()
+            self.process.kill()
+            # Its last words; the pipe ends once all that could write to it is dead.
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(log, LAST_WORDS_S)
         finally:
             self._clean_up()
         return self.process.returncode
@@ -272,7 +279,7 @@ class Box:
             self.group.remove()
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    async def _log(self) -> None:
+    async def copy_log(self) -> None:
         """Copy what the server prints into its log, bounded in size and speed."""
         assert self.process is not None
         handler = logging.handlers.RotatingFileHandler(self.spec.log, maxBytes=LOG_BYTES, backupCount=1)

@@ -9,6 +9,9 @@ from collections.abc import Awaitable, Callable
 
 Connect = Callable[[], Awaitable[tuple[asyncio.StreamReader, asyncio.StreamWriter]]]
 CHUNK_BYTES = 65536
+RESTART_S = 20.0
+RETRY_S = 0.2
+"""A Hub that restarts is away for seconds: whoever asks it meanwhile waits so long instead of failing."""
 
 
 async def relay(connect: Connect, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -35,9 +38,19 @@ async def relay(connect: Connect, reader: asyncio.StreamReader, writer: asyncio.
     far_writer.close()
 
 
+async def open_unix(path: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """Connect to `path`, which a service that restarts may be about to make anew."""
+    for _ in range(round(RESTART_S / RETRY_S)):
+        try:
+            return await asyncio.open_unix_connection(path)
+        except (FileNotFoundError, ConnectionRefusedError):
+            await asyncio.sleep(RETRY_S)
+    return await asyncio.open_unix_connection(path)
+
+
 async def tcp_to_unix(port: int, path: str) -> int:
     """Relay from `port` of the loopback (0: a free one) to the Unix socket `path`; returns the port."""
-    connect = functools.partial(asyncio.open_unix_connection, path)
+    connect = functools.partial(open_unix, path)
     server = await asyncio.start_server(functools.partial(relay, connect), "127.0.0.1", port)
     bound: int = server.sockets[0].getsockname()[1]
     return bound

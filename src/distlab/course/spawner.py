@@ -75,6 +75,14 @@ class SandboxSpawner(Spawner):  # type: ignore[misc]  # jupyterhub has no types
     def _default_cpu_limit(self) -> float:
         return float(min(2, os.cpu_count() or 1))
 
+    @default("poll_interval")
+    def _default_poll_interval(self) -> int:
+        return 5  # seconds: a look at /proc
+
+    @default("http_timeout")
+    def _default_http_timeout(self) -> int:
+        return self.start_timeout
+
     # Addresses inside the sandbox: its loopback is its own.
     @default("ip")
     def _default_ip(self) -> str:
