@@ -27,6 +27,7 @@ SCOPES = {
     "teacher": [LEARN, TEACH, REACH],
     "stranger": [LEARN, TEACH],  # without access to the service
     "guest": [REACH],
+    **{f"learner-{number}": [LEARN, REACH] for number in range(20)},
 }
 NOTEBOOK = {"nbformat": 4, "nbformat_minor": 5, "metadata": {}, "cells": []}
 
@@ -144,6 +145,15 @@ class Rig:
         self.process.send_signal(number)
         self.process.wait(30)
         self._reader.join()
+
+    def reset(self) -> None:
+        """As at the beginning: running, and with nothing stored."""
+        assert self.process is not None
+        if self.process.poll() is not None:
+            self.start()
+        for folder in ("outbound", "releases", "inbound", "feedback"):
+            for path in (self.store / folder).iterdir():
+                path.unlink() if path.is_symlink() or path.is_file() else shutil.rmtree(path)
 
     def client(self, user: str) -> Client:
         return Client(self.url, token(user))

@@ -83,10 +83,17 @@ class Person:
         return self.home / LAB
 
 
-@pytest.fixture
-def rig(tmp_path: Path) -> Iterator[Rig]:
-    with running(tmp_path) as rig:
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
+    with running(tmp_path_factory.mktemp("exchange")) as rig:
         yield rig
+
+
+@pytest.fixture
+def rig(shared: Rig) -> Rig:
+    """A running exchange with nothing stored."""
+    shared.reset()
+    return shared
 
 
 @pytest.fixture

@@ -10,7 +10,6 @@ checked against its digest as it arrives.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
@@ -48,13 +47,15 @@ class UploadLimits:
     """Largest single file."""
     upload_bytes: int = 64 * MIB
     """All files of one upload together."""
-    files: int = 500
+    files: int = 200
     """Files in one upload."""
+    notebooks: int = 20
+    """Notebooks at the top of one upload."""
     user_bytes: int = 1024 * MIB
     """All kept submissions of one user together."""
-    submissions: int = 200
+    submissions: int = 100
     """Kept submissions of one user to one assignment."""
-    uploads: int = 16
+    uploads: int = 32
     """Uploads received at a time; more wait for their turn."""
     uploads_per_user: int = 2
     """Uploads of one user at a time, waiting ones included; more are refused."""
@@ -326,21 +327,3 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-@contextlib.contextmanager
-def replacing(target: Path) -> Iterator[IO[bytes]]:
-    """A file to write that takes `target`'s place, on the disk, when the block ends well, else vanishes."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(prefix=".new-", dir=target.parent)
-    try:
-        with open(descriptor, "wb") as stream:
-            yield stream
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(name, target)
-        sync(target.parent)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(name)
-        raise

@@ -113,7 +113,7 @@ class ExchangeSubmit(Exchange, abc.ExchangeSubmit):  # type: ignore[misc]
         self.compare_notebooks(assignment, {path for path, _ in files})
         receipt = self.client.submit(assignment, files, self.one_student())
         self.log.info("Submitted as: %s %s %s", COURSE_ID, assignment, receipt["timestamp"])
-        self.log.info("Receipt: %d file(s), sha256 %s", len(receipt["files"]), receipt["sha256"])
+        self.log.info("Receipt: %d file(s), sha256 %s", receipt["files"], receipt["sha256"])
 
     def compare_notebooks(self, assignment: str, sent: set[str]) -> None:
         """Warn about notebooks that were released and are missing; with `strict`, refuse."""

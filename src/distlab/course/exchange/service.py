@@ -199,12 +199,8 @@ class SubmissionsHandler(Handler):
 
     def _list(self, user: str | None, assignment: str | None) -> list[dict[str, object]]:
         return [
-            {
-                **asdict(receipt),
-                "notebooks": receipt.notebooks,
-                "feedback": self.store.feedback_sha256(receipt),
-            }
-            for receipt in self.store.submissions(user, assignment)
+            {**asdict(receipt), "feedback": self.store.feedback_sha256(folder)}
+            for folder, receipt in self.store.submissions(user, assignment).items()
         ]
 
 
@@ -365,21 +361,24 @@ class FeedbackHandler(UploadHandler):
         self.need(LEARN)
         if user != self.user:
             raise RefusedError(f"{self.user} may see only their own feedback.", 403)
-        path = await self.on_disk(self.store.feedback_file, user, assignment, timestamp, notebook)
         try:
-            content = await self.on_disk(path.read_bytes)
+            content = await self.on_disk(self._read, user, assignment, timestamp, notebook)
         except FileNotFoundError:
             raise RefusedError(f"There is no feedback on {ascii(notebook)[:80]} yet.", 404) from None
         self.set_header("Content-Type", "application/octet-stream")
         self.set_header("Content-Disposition", "attachment")
         await self.finish(content)
 
+    def _read(self, user: str, assignment: str, timestamp: str, notebook: str) -> bytes:
+        submission = self.store.submission(user, assignment, timestamp)
+        return self.store.feedback_file(submission, notebook).read_bytes()
+
     async def put(self, assignment: str, user: str, timestamp: str, notebook: str) -> None:
         def put(stage: Stage, entries: list[Entry]) -> None:
             if [entry.path for entry in entries] != ["feedback.html"]:
                 raise RefusedError('Feedback is one file named "feedback.html".')
-            path = self.store.feedback_file(user, assignment, timestamp, notebook)
-            self.store.put_feedback(path, stage.content / "feedback.html")
+            submission = self.store.submission(user, assignment, timestamp)
+            self.store.put_feedback(stage, "feedback.html", submission, notebook)
 
         await self.store_upload(put)
         log.info("%s put feedback on %s of %s at %s", self.user, assignment, user, timestamp)
@@ -404,7 +403,16 @@ def make_app(exchange: Exchange) -> web.Application:
         (f"/api/feedback/{part}/{part}/{part}/{part}", FeedbackHandler),
         (".*", NothingHandler),
     )
-    return web.Application([(path, handler, {"exchange": exchange}) for path, handler in routes])
+    return web.Application(
+        [(path, handler, {"exchange": exchange}) for path, handler in routes], log_function=log_request
+    )
+
+
+def log_request(handler: web.RequestHandler) -> None:
+    """Without the query, in which somebody may have put a token."""
+    request, who = handler.request, getattr(handler, "user", "?")
+    time_ms = 1000 * request.request_time()
+    log.info("%d %s %s %s %.0f ms", handler.get_status(), who, request.method, request.path, time_ms)
 
 
 async def serve(config: ServiceConfig) -> None:

@@ -27,13 +27,12 @@ import secrets
 import shutil
 import tempfile
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from distlab.course.exchange.bundle import (
-    CHUNK_BYTES,
     NO_LIMITS,
     Bundle,
     Entry,
@@ -41,7 +40,6 @@ from distlab.course.exchange.bundle import (
     UploadLimits,
     content_sha256,
     find_files,
-    replacing,
     size,
     sync,
     sync_folder,
@@ -63,7 +61,8 @@ FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 class Receipt:
     """What the exchange took: whose, for what, when (UTC, by the exchange's clock), and exactly which bytes.
 
-    `sha256` is `content_sha256` of `files`; `bytes` their sum.
+    `sha256` is `content_sha256` of its `files`, `bytes` their sum, `notebooks` the names, without ending, of
+    those at its top.
     """
 
     user: str
@@ -71,11 +70,8 @@ class Receipt:
     timestamp: str
     sha256: str
     bytes: int
-    files: tuple[Entry, ...]
-
-    @property
-    def notebooks(self) -> list[str]:
-        return notebooks(self.files)
+    files: int
+    notebooks: tuple[str, ...]
 
 
 def notebooks(entries: Sequence[Entry]) -> list[str]:
@@ -177,7 +173,7 @@ class Store:
     def release(self, stage: Stage, assignment: str, entries: Sequence[Entry], *, replace: bool) -> None:
         """Make the stage's content the released version of `assignment`."""
         check_assignment(assignment)
-        check_content(entries)
+        check_content(entries, self.limits)
         with disk_may_be_full(f'the release of "{assignment}"'), self._commit:
             link = self.outbound / assignment
             if link.is_symlink() and not replace:
@@ -205,7 +201,7 @@ class Store:
         """Refuse early what `submit` would refuse whatever the files."""
         check_user(user)
         self.assignment(assignment)
-        kept = self.submissions(user)
+        kept = self.submissions(user).values()
         if sum(receipt.assignment == assignment for receipt in kept) >= self.limits.submissions:
             raise RefusedError(
                 f'You have submitted "{assignment}" {self.limits.submissions} times, which is the limit. '
@@ -225,7 +221,7 @@ class Store:
 
     def submit(self, stage: Stage, user: str, assignment: str, entries: Sequence[Entry]) -> Receipt:
         """Keep the stage's content as one more submission of `user`."""
-        check_content(entries)
+        check_content(entries, self.limits)
         with disk_may_be_full("your submission"):
             sync_folder(stage.content)  # the slow part, before the lock
             with self._commit:
@@ -235,12 +231,13 @@ class Store:
         self, stage: Stage, user: str, assignment: str, entries: Sequence[Entry]
     ) -> Receipt:
         self.check_may_submit(user, assignment)
-        kept = self.submissions(user)
+        kept = self.submissions(user).values()
         total = sum(entry.bytes for entry in entries)
         if total + sum(receipt.bytes for receipt in kept) > self.limits.user_bytes:
             raise self._quota(total)
         time = self._time_after(r.timestamp for r in kept if r.assignment == assignment)
-        receipt = Receipt(user, assignment, time, content_sha256(entries), total, tuple(entries))
+        names = tuple(notebooks(entries))
+        receipt = Receipt(user, assignment, time, content_sha256(entries), total, len(entries), names)
         written = {
             RECEIPT: json.dumps(asdict(receipt), indent=1, ensure_ascii=False),
             TIMESTAMP: time,
@@ -258,7 +255,7 @@ class Store:
         return receipt
 
     @staticmethod
-    def _time_after(earlier: Iterator[str] | Sequence[str]) -> str:
+    def _time_after(earlier: Iterable[str]) -> str:
         """Now, or a microsecond after the latest of `earlier` where the clock was set back."""
         now = datetime.now(UTC).replace(tzinfo=None)
         latest = max(earlier, default="")
@@ -266,17 +263,17 @@ class Store:
             now = max(now, datetime.strptime(latest, TIME_FORMAT) + timedelta(microseconds=1))
         return now.strftime(TIME_FORMAT)
 
-    def submissions(self, user: str | None = None, assignment: str | None = None) -> list[Receipt]:
-        """The receipts of all submissions, or of one user's, or to one assignment; oldest first."""
+    def submissions(self, user: str | None = None, assignment: str | None = None) -> dict[Path, Receipt]:
+        """Folder and receipt of all submissions, or of one user's, or to one assignment; oldest first."""
         found = []
         for name in os.listdir(self.inbound):
             owner, lab, *_ = name.split("+")
             if user in (None, owner) and assignment in (None, lab):
                 try:
-                    found.append(_read_receipt(self.inbound / name))
+                    found.append((self.inbound / name, read_receipt(self.inbound / name)))
                 except (OSError, ValueError, TypeError, KeyError):
                     log.warning("Submission %r has no readable receipt; it is not listed.", name)
-        return sorted(found, key=lambda receipt: (receipt.timestamp, receipt.user, receipt.assignment))
+        return dict(sorted(found, key=lambda item: (item[1].timestamp, item[0])))
 
     def submission(self, user: str, assignment: str, timestamp: str) -> Path:
         """The folder of one submission."""
@@ -289,9 +286,6 @@ class Store:
                     return self.inbound / name
         raise RefusedError(f'{user} has no submission of "{assignment}" at {ascii(timestamp)[:60]}.', 404)
 
-    def read_receipt(self, folder: Path) -> Receipt:
-        return _read_receipt(folder)
-
     def content(self, folder: Path) -> Bundle:
         """A stored folder's own files, ready to send."""
         files, _ = find_files(folder, lambda directory, _: OWN_FILES if directory == str(folder) else ())
@@ -299,37 +293,38 @@ class Store:
 
     # Feedback
 
-    def feedback_file(self, user: str, assignment: str, timestamp: str, notebook: str) -> Path:
-        """Where the feedback on one notebook of one submission lies; it need not be there yet."""
-        folder = self.submission(user, assignment, timestamp)
-        if notebook not in _read_receipt(folder).notebooks:
+    def feedback_file(self, submission: Path, notebook: str) -> Path:
+        """Where the feedback on one notebook of a submission (its folder) lies; it need not be there yet."""
+        if notebook not in read_receipt(submission).notebooks:
             raise RefusedError(f"That submission has no notebook {ascii(notebook)[:80]}.", 404)
-        secret = (folder / SECRET).read_text(encoding="ascii")
+        secret = (submission / SECRET).read_text(encoding="ascii")
         # nbgrader's own naming (nbgrader.utils.notebook_hash); MD5 guards nothing here.
         digest = hashlib.md5((secret + notebook).encode(), usedforsecurity=False).hexdigest()
         return self.feedback / f"{digest}.html"
 
-    def put_feedback(self, path: Path, content: Path) -> None:
-        """Make `content` the feedback at `path` (from `feedback_file`), in place of an older one."""
-        with disk_may_be_full("the feedback"), content.open("rb") as source, replacing(path) as target:
-            shutil.copyfileobj(source, target, CHUNK_BYTES)
+    def put_feedback(self, stage: Stage, name: str, submission: Path, notebook: str) -> None:
+        """Make the stage's file `name` the feedback on a notebook, in place of an older one."""
+        path = self.feedback_file(submission, notebook)
+        with disk_may_be_full("the feedback"):
+            sync(stage.content / name)
+            os.replace(stage.content / name, path)
+            sync(self.feedback)
 
-    def feedback_sha256(self, receipt: Receipt) -> dict[str, str]:
+    def feedback_sha256(self, submission: Path) -> dict[str, str]:
         """For each notebook of a submission that has feedback, the feedback's SHA-256."""
         found = {}
-        for notebook in receipt.notebooks:
-            path = self.feedback_file(receipt.user, receipt.assignment, receipt.timestamp, notebook)
+        for notebook in read_receipt(submission).notebooks:
+            path = self.feedback_file(submission, notebook)
             with contextlib.suppress(FileNotFoundError):
                 found[notebook] = _file_sha256(path, path.stat().st_mtime_ns)
         return found
 
 
 @functools.lru_cache(maxsize=20_000)
-def _read_receipt(folder: Path) -> Receipt:
+def read_receipt(submission: Path) -> Receipt:
     """A submission's receipt, which never changes once stored."""
-    data = json.loads((folder / RECEIPT).read_text(encoding="utf-8"))
-    data["files"] = tuple(Entry(**item) for item in data["files"])
-    return Receipt(**data)
+    data = json.loads((submission / RECEIPT).read_text(encoding="utf-8"))
+    return Receipt(**{**data, "notebooks": tuple(data["notebooks"])})
 
 
 @functools.lru_cache(maxsize=10_000)
@@ -338,10 +333,13 @@ def _file_sha256(path: Path, _mtime_ns: int) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def check_content(entries: Sequence[Entry]) -> None:
+def check_content(entries: Sequence[Entry], limits: UploadLimits) -> None:
     """Refuse a folder that is no lab's, or that has a file which the exchange itself writes."""
-    if not notebooks(entries):
+    count = len(notebooks(entries))
+    if count == 0:
         raise RefusedError("The folder has no notebook at its top, so nothing was stored.")
+    if count > limits.notebooks:
+        raise RefusedError(f"The folder has {count} notebooks; at most {limits.notebooks} can be sent.", 413)
     for entry in entries:
         if entry.path.split("/")[0].casefold() in OWN_FILES:
             raise RefusedError(f'The exchange itself writes a file named "{entry.path}"; rename yours.')
