@@ -176,9 +176,7 @@ def _publish(built: Path, folder: Path, key: str) -> None:
     fresh = Path(tempfile.mkdtemp(prefix=f"{key}-", dir=builds))
     link = folder / "html"
     try:
-        shutil.copytree(
-            built, fresh, dirs_exist_ok=True, ignore=shutil.ignore_patterns(".buildinfo", ".doctrees")
-        )
+        shutil.copytree(built, fresh, dirs_exist_ok=True, ignore=_not_for_readers)
         fresh.chmod(0o755)
         check_pages(fresh)
     except BaseException:
@@ -193,6 +191,12 @@ def _publish(built: Path, folder: Path, key: str) -> None:
     for old in builds.iterdir():
         if old not in (fresh, before):
             shutil.rmtree(old, ignore_errors=True)
+
+
+def _not_for_readers(folder: str, names: list[str]) -> set[str]:
+    """Sphinx's notes, and the templates that the theme leaves among its static files."""
+    static = "_static" in Path(folder).parts
+    return {name for name in names if name.startswith(".") or (static and name.endswith(".html"))}
 
 
 def _published_key(link: Path) -> str:

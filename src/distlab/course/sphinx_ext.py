@@ -74,8 +74,7 @@ def open_lab_button(lab: str) -> str:
     url = html.escape(OPEN_LAB_URL.format(lab=lab))
     return (
         '<p class="open-lab">'
-        f'<a class="open-lab-button" href="{url}" rel="nofollow">Open the lab'
-        f'<span class="visually-hidden">: {name}</span></a>'
+        f'<a class="open-lab-button" href="{url}" rel="nofollow" aria-label="Open the lab: {name}">Open the lab</a>'
         f'<span class="open-lab-note">{name} opens in your own JupyterLab. '
         "You sign in first if you have not.</span>"
         "</p>\n"
