@@ -448,3 +448,12 @@ def test_answers_are_json(rig: Rig) -> None:
         answer = connection.getresponse()
         assert answer.status == 404
         assert json.loads(answer.read()) == {"message": "The exchange has nothing at /nowhere."}
+
+
+def test_it_can_listen_on_a_port_too(tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with running(tmp_path, "--tcp", f"127.0.0.1:{port}") as rig:
+        assert Client(f"http://127.0.0.1:{port}", token("alice")).assignments() == []
+        assert rig.client("alice").assignments() == []
