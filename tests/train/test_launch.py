@@ -7,7 +7,6 @@ import subprocess
 import sys
 import textwrap
 import threading
-import time
 from pathlib import Path
 
 import psutil
@@ -48,9 +47,9 @@ def _unpicklable() -> object:
     return threading.Lock()
 
 
-def _wait_forever(folder: str) -> None:
-    Path(folder, f"rank-{dist.get_rank()}").write_text(str(os.getpid()))
+def _wait_forever() -> None:
     dist.barrier()
+    print("pid", os.getpid())
     threading.Event().wait()
 
 
@@ -154,30 +153,24 @@ def test_signal_handlers_are_as_before() -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
-def test_no_rank_outlives_an_interrupted_or_killed_launcher(number: int, tmp_path: Path) -> None:
-    script = f"from distlab.train.launch import launch; launch(_wait_forever, 2, {str(tmp_path)!r})"
+def test_no_rank_outlives_an_interrupted_or_killed_launcher(number: int) -> None:
+    imports = "from distlab.train.launch import launch; from tests.train.test_launch import _wait_forever"
     launcher = subprocess.Popen(
-        [sys.executable, "-c", f"from tests.train.test_launch import _wait_forever; {script}"],
+        [sys.executable, "-u", "-c", f"{imports}; launch(_wait_forever, 2)"],
         cwd=Path(__file__).parents[2],
+        stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
+        text=True,
         start_new_session=True,
     )
-    paths = [tmp_path / "rank-0", tmp_path / "rank-1"]
-    _wait_until(lambda: all(path.exists() and path.read_text() for path in paths))
-    ranks = [psutil.Process(int(path.read_text())) for path in paths]
-    launcher.send_signal(number)
-    assert launcher.wait(timeout=60) != 0
+    assert launcher.stdout is not None
+    with launcher.stdout:
+        ranks = [psutil.Process(int(launcher.stdout.readline().split("pid")[1])) for _ in range(2)]
+        launcher.send_signal(number)
+        assert launcher.wait(timeout=60) != 0
     gone, alive = psutil.wait_procs(ranks, timeout=60)
     assert len(gone) == 2
     assert alive == []
-
-
-def _wait_until(condition: object, timeout_s: float = 60.0) -> None:
-    assert callable(condition)
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, "the ranks did not start"
-        time.sleep(0.05)
 
 
 def test_in_a_network_of_its_own_without_names(tmp_path: Path) -> None:

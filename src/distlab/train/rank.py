@@ -92,10 +92,11 @@ def _call(job: Job) -> object:
     import torch
     import torch.distributed as dist
 
-    if job.backend == "nccl":
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    gpu = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if job.backend == "nccl" else None
+    if gpu is not None:
+        torch.cuda.set_device(gpu)
     # Ranks of a busy machine start seconds apart: joining gets a time of its own.
-    dist.init_process_group(job.backend, timeout=timedelta(seconds=JOIN_S))
+    dist.init_process_group(job.backend, timeout=timedelta(seconds=JOIN_S), device_id=gpu)
     assert dist.group.WORLD is not None
     dist.group.WORLD.set_timeout(timedelta(seconds=job.timeout_s))
     function, args = pickle.loads(job.call)
