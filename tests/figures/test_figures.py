@@ -17,6 +17,7 @@ def drawn() -> list[Figure]:
         diagrams.placement([["a", "a", "", "b"], ["b", "b", "", ""]], "caption", "alt"),
         timelines.ring_all_reduce(4),
         timelines.buckets(0.1, [25.0] * 4, [0.02, 0.03, 0.04, 0.04]),
+        timelines.buckets(0.284, [25.0] * 199, [0.0023] * 199),
         timelines.pipeline(4, 8),
         timelines.hang(4, 2, ["7", "8", "9"]),
         plot(
@@ -70,6 +71,11 @@ def test_marks_stay_on_the_canvas() -> None:
 def test_caption_and_alt_text_cannot_inject_markup() -> None:
     html = Figure("<svg/>", "a", "<script>alert(1)</script>")._repr_html_()
     assert "<script>" not in html
+
+
+def test_a_bucket_timeline_says_what_the_model_computes() -> None:
+    # The wire starts with the first of 4 buckets (25 ms) and is busy for 4 x 40 ms: 85 ms after the pass.
+    assert "exposed 85 ms" in timelines.buckets(0.100, [1.0] * 4, [0.040] * 4).svg
 
 
 @pytest.mark.parametrize("world_size", [2, 3, 4, 8])

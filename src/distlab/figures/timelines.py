@@ -60,44 +60,46 @@ def ring_all_reduce(world_size: int = 4) -> Figure:
 
 
 def buckets(backward_s: float, bucket_bytes: Sequence[float], all_reduce_s: Sequence[float]) -> Figure:
-    """Backward pass above, all-reduces of the buckets below, the exposed rest marked."""
+    """Backward pass above, all-reduces of the buckets below, the exposed rest marked.
+
+    Buckets too thin for a number are drawn as one block.
+    """
     spans = bucket_timeline(backward_s, bucket_bytes, all_reduce_s)
     end = max(backward_s, spans[-1].end_s)
     pen = Pen(440, 172)
     left, scale = 70, 362 / end
     pen.text(62, 43, "backward", anchor="end")
     pen.text(62, 89, "wire", anchor="end")
-    made = 0.0
-    total = sum(bucket_bytes)
-    for i, (size, span) in enumerate(zip(bucket_bytes, spans, strict=True)):
-        start, stop = backward_s * made / total, backward_s * (made + size) / total
-        pen.rect(left + start * scale, 24, (stop - start) * scale, 30, BLUE, rounded=0)
-        made += size
-        width = (span.end_s - span.start_s) * scale
-        pen.rect(
-            left + span.start_s * scale,
-            70,
-            width,
-            30,
-            RED,
-            rounded=0,
-            dash=span.start_s >= backward_s * 0.999,
-        )
-        if width > 12:
-            pen.text(left + span.start_s * scale + width / 2, 90, str(i))
-        if (stop - start) * scale > 12:
-            pen.text(left + (start + stop) / 2 * scale, 44, str(i))
+    total, made = sum(bucket_bytes), 0.0
+    thin = min(min(all_reduce_s), backward_s * min(bucket_bytes) / total) * scale < 9
+    if thin:
+        start, split = left + spans[0].start_s * scale, left + backward_s * scale
+        pen.rect(left, 24, backward_s * scale, 30, BLUE, rounded=0)
+        pen.rect(start, 70, split - start, 30, RED, rounded=0)
+        pen.rect(split, 70, (spans[-1].end_s - backward_s) * scale, 30, RED, rounded=0, dash=True)
+        note = f"{len(spans)} buckets, too thin to be told apart"
+    else:
+        for i, (size, span) in enumerate(zip(bucket_bytes, spans, strict=True)):
+            x = left + backward_s * made / total * scale
+            made += size
+            width = backward_s * size / total * scale
+            pen.rect(x, 24, width, 30, BLUE, rounded=0)
+            pen.text(x + width / 2, 44, str(i), size=min(13, width))
+            x, width = left + span.start_s * scale, (span.end_s - span.start_s) * scale
+            pen.rect(x, 70, width, 30, RED, rounded=0, dash=span.start_s >= backward_s * 0.999)
+            pen.text(x + width / 2, 90, str(i), size=min(13, width))
+        note = "number: bucket, in the order in which gradients appear"
     x = left + backward_s * scale
     pen.line(x, 14, x, 122, dash=True)
-    pen.text(x, 12, f"{backward_s * 1e3:.1f} ms", size=12)
+    pen.text(x, 12, f"{backward_s * 1e3:.0f} ms", size=12)
     exposed = spans[-1].end_s - backward_s
     pen.line(x, 116, left + end * scale, 116, width=3, colour=RED)
-    pen.text(min(436, left + end * scale), 136, f"exposed {exposed * 1e3:.1f} ms", anchor="end", bold=True)
-    pen.text(220, 164, "number: bucket, in the order in which gradients appear", size=12)
+    pen.text(min(436, left + end * scale), 136, f"exposed {exposed * 1e3:.0f} ms", anchor="end", bold=True)
+    pen.text(220, 164, note, size=12)
     return pen.figure(
-        f"Timeline: the backward pass takes {backward_s * 1e3:.1f} ms and makes {len(spans)} buckets. "
+        f"Timeline: the backward pass takes {backward_s * 1e3:.0f} ms and makes {len(spans)} buckets. "
         f"Each bucket's all-reduce starts once it is full and the wire is free. The last ends "
-        f"{exposed * 1e3:.1f} ms after the backward pass.",
+        f"{exposed * 1e3:.0f} ms after the backward pass.",
         "Overlap of backward pass and gradient all-reduce, as the bucket model computes it. Dashed: after "
         "the backward pass, so every millisecond of it is exposed.",
     )
