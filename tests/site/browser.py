@@ -11,7 +11,7 @@ from playwright.sync_api import Page, expect, sync_playwright
 
 from distlab.course.site import Site
 
-PATIENCE_MS = 90_000
+PATIENCE_MS = 180_000
 """For what starts processes: a learner's server, a grading run."""
 
 CHROMIUM_FLAGS = (
@@ -98,6 +98,14 @@ class Person:
         cell.locator(".cm-content").click()
         self.page.keyboard.press("Shift+Enter")
         expect(cell.locator(".jp-InputPrompt")).to_have_text(re.compile(r"\[\d+\]"), timeout=PATIENCE_MS)
+
+    def run_all_cells(self) -> None:
+        """Run the whole notebook, and wait until its kernel has nothing left to do."""
+        kernel = self.page.locator("#jp-main-statusbar").get_by_text(re.compile(r"Python 3 .*\| "))
+        expect(kernel).to_contain_text("Idle", timeout=PATIENCE_MS)
+        self.menu("Run", "Run All Cells")
+        expect(kernel).to_contain_text("Busy", timeout=PATIENCE_MS)
+        expect(kernel).to_contain_text("Idle", timeout=PATIENCE_MS)
 
     def menu(self, *path: str) -> None:
         """Choose from JupyterLab's menu bar, e.g. `menu("Run", "Run All Cells")`."""

@@ -15,7 +15,7 @@ COURSE_ID = "distlab"
 USERNAME = re.compile(r"[a-z][a-z0-9-]{0,29}(?<!-)")
 """A user name is also a host name label (`alice.localhost`) and a folder name."""
 
-LAB_ID = re.compile(r"mod-\d+-lab-\d+")
+LAB_ID = re.compile(r"mod-[0-9]+-lab-[0-9]+")
 
 INSTRUCTORS = "instructors"
 """The Hub group whose members see the course directory and grade."""

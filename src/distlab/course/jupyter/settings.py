@@ -28,7 +28,8 @@ TEMPLATES = [
 ]
 
 EXTENSIONS = {
-    "nbgrader.server_extensions.assignment_list": True,
+    "nbgrader.server_extensions.assignment_list": False,
+    "distlab.course.exchange.assignment_list": True,  # the same, with errors in one sentence
     "nbgrader.server_extensions.validate_assignment": True,
     "nbgrader.server_extensions.formgrader": False,
     "nbgrader.server_extensions.course_list": False,
