@@ -79,7 +79,7 @@ class SandboxExecute(NbGraderPreprocessor):  # type: ignore[misc]
         )
         limits = {"cell_s": self.cell_s, "wall_s": self.wall_s}
         body = json.dumps({"cells": sources, "files": files, "limits": limits})
-        connection = _UnixConnection(path)
+        connection = UnixConnection(path)
         try:
             connection.request("POST", "/run", body, {"Content-Type": "application/json"})
             response = connection.getresponse()
@@ -135,7 +135,7 @@ def _own_files(folder: Path) -> tuple[dict[str, str], str]:
     return files, ""
 
 
-class _UnixConnection(http.client.HTTPConnection):
+class UnixConnection(http.client.HTTPConnection):
     """HTTP over a Unix socket. Reached through its folder: a socket's address holds about 100 bytes only."""
 
     def __init__(self, path: str) -> None:

@@ -10,22 +10,17 @@ import os
 from pathlib import Path
 from typing import Any
 
-import nbgrader  # type: ignore[import-untyped]
-from nbformat.notebooknode import NotebookNode
+from nbgrader.preprocessors import Execute  # type: ignore[import-untyped]
 
 from distlab.course.exchange import plugin
 from distlab.course.grade.execute import SOCKET_ENV
+from distlab.course.grade.formgrader import TEMPLATES
 from distlab.course.site import INSIDE_COURSE
 
 COURSE_ENV = "DISTLAB_COURSE"
 """Where the course directory lies, if not at INSIDE_COURSE: for an operator outside the sandboxes."""
 
 INSIDE_GRADER_SOCKET = "/run/grader/grader.sock"
-
-TEMPLATES = [
-    str(Path(__file__).parents[1] / "grade" / "templates"),
-    str(Path(nbgrader.__file__).parent / "server_extensions" / "formgrader" / "templates"),
-]
 
 EXTENSIONS = {
     "nbgrader.server_extensions.assignment_list": False,
@@ -68,15 +63,14 @@ def learner_nbgrader(c: Any) -> None:
     """nbgrader as learners have it: fetch, submit, list, feedback through the exchange; validate."""
     plugin.configure(c)
     c.Execute.timeout = VALIDATE_CELL_S
-    c.Execute.on_cell_complete = stderr_is_no_failure
+    stderr_is_no_failure()
 
 
 def instructor_server(c: Any) -> None:
     """An instructor's server: formgrader over the course directory."""
     c.ServerApp.jpserver_extensions = {
         **EXTENSIONS,
-        "nbgrader.server_extensions.formgrader": True,
-        "distlab.course.grade.downloads": True,
+        "distlab.course.grade.formgrader": True,
     }
     c.ServerApp.root_dir = str(course_directory())
     c.ServerApp.tornado_settings = {"headers": {"Content-Security-Policy": INSTRUCTOR_CSP}}
@@ -88,7 +82,7 @@ def instructor_nbgrader(c: Any) -> None:
     plugin.configure(c)
     c.CourseDirectory.root = str(course_directory())
     c.Execute.timeout = VALIDATE_CELL_S
-    c.Execute.on_cell_complete = stderr_is_no_failure
+    stderr_is_no_failure()
 
     c.Autograde.exporter_class = "distlab.course.grade.submission.SubmissionExporter"
     c.Autograde.sanitize_preprocessors = [
@@ -121,9 +115,21 @@ def course_directory() -> Path:
     return Path(os.environ.get(COURSE_ENV, INSIDE_COURSE))
 
 
-def stderr_is_no_failure(cell: NotebookNode, cell_index: int) -> None:
-    """nbgrader takes any text on stderr for a failed test: a library's warning, a backend's greeting."""
-    for output in cell.get("outputs", []):
+def stderr_is_no_failure() -> None:
+    """nbgrader's Validate takes any text on stderr for a failed test: a library's warning, a backend's greeting.
+
+    It offers no setting for this: its preprocessors are fixed, and the one that runs cells overrides the hook
+    that nbclient has for it.
+    """
+    Execute.on_cell_executed = _on_cell_executed
+
+
+_nbgraders_on_cell_executed = Execute.on_cell_executed
+
+
+def _on_cell_executed(execute: Execute, **arguments: Any) -> None:
+    _nbgraders_on_cell_executed(execute, **arguments)
+    for output in arguments["cell"].outputs:
         if output.output_type == "stream" and output.name == "stderr":
             output.name = "stdout"
 

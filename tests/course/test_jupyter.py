@@ -1,0 +1,225 @@
+"""The configuration of learners' and instructors' servers, in real Jupyter servers and the real nbgrader."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from bs4 import BeautifulSoup
+from nbformat.v4 import new_code_cell, new_notebook
+from nbgrader import __version__ as nbgrader_version
+from nbgrader.api import Gradebook
+
+from distlab.course import spawner
+from distlab.course.grade.execute import UnixConnection
+from distlab.course.jupyter import settings
+from distlab.course.release import release_all
+from distlab.course.sandbox import availability
+from distlab.course.site import COURSE_ID, Site
+from tests.course.grading_rig import auto_scores, grading_service, instructor_env
+from tests.course.small_lab import LAB_ID, Submission, write_lab
+from tests.course.test_grade import XSS_CODE, XSS_MARKDOWN
+
+TOKEN = "token-of-this-test"
+
+
+class Server:
+    """A running Jupyter server, on a Unix socket."""
+
+    def __init__(self, socket: Path) -> None:
+        self.socket = socket
+
+    def ask(self, method: str, path: str, body: object = None) -> tuple[int, dict[str, str], str]:
+        connection = UnixConnection(str(self.socket))
+        try:
+            headers = {"Authorization": f"token {TOKEN}", "Host": "localhost"}
+            connection.request(method, path, None if body is None else json.dumps(body), headers)
+            response = connection.getresponse()
+            return response.status, dict(response.getheaders()), response.read().decode()
+        finally:
+            connection.close()
+
+    def answers(self) -> bool:
+        try:
+            return self.status("/api/status") == 200
+        except OSError:
+            return False
+
+    def get(self, path: str) -> str:
+        status, _, body = self.ask("GET", path)
+        assert status == 200, (path, status, body[:500])
+        return body
+
+    def status(self, path: str) -> int:
+        return self.ask("GET", path)[0]
+
+
+@contextmanager
+def jupyter_server(env: dict[str, str], folder: Path) -> Iterator[Server]:
+    server = Server(folder / "jupyter.sock")
+    options = [f"--ServerApp.sock={server.socket}", f"--IdentityProvider.token={TOKEN}", "--allow-root"]
+    with (folder / "log").open("w") as log:
+        process = subprocess.Popen(
+            ["jupyter", "server", *options, "--no-browser"], env=env, cwd=env["HOME"], stdout=log, stderr=log
+        )
+    try:
+        deadline = time.monotonic() + 120
+        while not server.answers():
+            assert process.poll() is None, (folder / "log").read_text()
+            assert time.monotonic() < deadline, (folder / "log").read_text()
+            time.sleep(0.1)
+        assert "Traceback" not in (folder / "log").read_text()
+        yield server
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
+    """A site with a released lab and a hostile submission."""
+    site = Site(tmp_path_factory.mktemp("site"))
+    write_lab(site.root)
+    release_all(site)
+    submission = Submission(site.course / "release" / LAB_ID / f"{LAB_ID}.ipynb").honest()
+    submission.add(XSS_CODE).answer("explain", XSS_MARKDOWN).add(XSS_MARKDOWN, cell_type="markdown")
+    submission.submit(site.course, "mallory", evil_dot_html="<script>alert('XSS')</script>")
+    return site
+
+
+@pytest.fixture(scope="module")
+def learner(site: Site, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    folder = tmp_path_factory.mktemp("learner")
+    with jupyter_server(instructor_env(site, folder / "home", "learner"), folder) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def instructor(site: Site, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    folder = tmp_path_factory.mktemp("instructor")
+    with (
+        grading_service(site),
+        jupyter_server(instructor_env(site, folder / "home"), folder) as server,
+    ):
+        yield server
+
+
+def page_config(server: Server) -> dict[str, Any]:
+    page = BeautifulSoup(server.get("/lab"), "html.parser")
+    config = page.find("script", id="jupyter-config-data")
+    assert config is not None
+    loaded: dict[str, Any] = json.loads(config.get_text())
+    return loaded
+
+
+def test_a_learners_server_has_the_learners_extensions_alone(learner: Server) -> None:
+    assert json.loads(learner.get(f"/nbgrader_version?version={nbgrader_version}")) == {"success": True}
+    assert learner.status("/distlab/open?lab=no-lab") == 400
+    assert "success" in json.loads(learner.get(f"/assignments?course_id={COURSE_ID}"))
+    for path in ("/formgrader", "/formgrader/api/status", "/formgraders"):
+        assert learner.status(path) == 404
+
+
+@pytest.mark.parametrize("kind", ["learner", "instructor"])
+def test_jupyterlab_asks_no_other_host_and_shows_no_popups(kind: str, request: pytest.FixtureRequest) -> None:
+    config = page_config(request.getfixturevalue(kind))
+    assert config["news"] == {"disabled": True}
+    disabled = config["disabledExtensions"]
+    assert "@jupyterlab/apputils-extension:announcements" in disabled
+    assert "@jupyterlab/extensionmanager-extension" in disabled
+    assert config["extensionManager"]["can_install"] is False
+
+
+def test_the_lab_shows_the_menus_of_its_user(learner: Server, instructor: Server) -> None:
+    authoring = {"@jupyter/nbgrader:formgrader", "@jupyter/nbgrader:create-assignment"}
+    assert authoring <= set(page_config(learner)["disabledExtensions"])
+    assert not authoring & set(page_config(instructor)["disabledExtensions"])
+
+
+def test_validate_does_not_take_a_warning_for_a_failure(learner: Server, site: Site) -> None:
+    test = new_code_cell("import sys\nprint('a warning', file=sys.stderr)\nassert 1 == 1")
+    meta = {"grade": True, "solution": False, "locked": True, "points": 1, "schema_version": 3, "task": False}
+    test.metadata["nbgrader"] = {**meta, "grade_id": "t"}
+    wrong = new_code_cell("assert 1 == 2, 'wrong'")
+    wrong.metadata["nbgrader"] = {**meta, "grade_id": "w"}
+    for name, cells, failed in (("right", [test], 0), ("wrong", [test, wrong], 1)):
+        notebook = new_notebook(cells=cells)
+        notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3"}
+        model = {"type": "notebook", "format": "json", "content": notebook}
+        assert learner.ask("PUT", f"/api/contents/{name}.ipynb", model)[0] == 201
+        status, _, body = learner.ask("POST", "/assignments/validate", {"path": f"{name}.ipynb"})
+        assert status == 200
+        assert json.loads(body)["success"] is True
+        result = json.loads(body)["value"]
+        assert len(result.get("failed", [])) == failed, result
+
+
+def test_formgrader_grades_in_the_sandbox_and_shows_no_script(instructor: Server, site: Site) -> None:
+    if availability():
+        pytest.skip("needs sandboxes with limits")
+    assert [lab["name"] for lab in json.loads(instructor.get("/formgrader/api/assignments"))] == [LAB_ID]
+    status, _, body = instructor.ask("POST", f"/formgrader/api/submission/{LAB_ID}/mallory/autograde")
+    assert status == 200
+    assert json.loads(body)["success"], json.loads(body)
+    assert auto_scores(site, "mallory")["hidden_triple"] == 5
+
+    with Gradebook(f"sqlite:///{site.course / 'gradebook.db'}", COURSE_ID) as gradebook:
+        submission = gradebook.find_submission_notebook(LAB_ID, LAB_ID, "mallory").id
+    status, headers, html = instructor.ask("GET", f"/formgrader/submissions/{submission}/")
+    assert status == 200
+    assert headers["Content-Security-Policy"] == settings.INSTRUCTOR_CSP
+    page = BeautifulSoup(html, "html.parser")
+    shown = page.find(id="notebook-container")
+    assert shown is not None
+    assert "hidden_double" in shown.get_text()
+    assert not shown.find_all(["script", "iframe", "object", "embed", "form", "svg", "link", "base", "style"])
+    for element in shown.find_all(True):
+        assert not [name for name in element.attrs if name.startswith("on") or name == "srcdoc"]
+        assert "url" not in element.attrs.get("style", "")
+        assert not element.attrs.get("href", "").lower().startswith(("javascript:", "data:"))
+    for element in page.find_all(["script", "link", "img", "iframe"]):
+        assert not element.attrs.get("src", element.attrs.get("href", "")).startswith(
+            ("http:", "https:", "//")
+        )
+
+    status, headers, _ = instructor.ask("GET", f"/formgrader/submissions/{submission}/evil.html")
+    assert status == 200
+    assert headers["Content-Disposition"] == "attachment"
+    assert "sandbox" in headers["Content-Security-Policy"]
+    for path in ("files", "nbconvert/html"):
+        name = "evil.html" if path == "files" else f"{LAB_ID}.ipynb"
+        _, headers, _ = instructor.ask("GET", f"/{path}/submitted/mallory/{LAB_ID}/{name}")
+        assert "sandbox" in headers["Content-Security-Policy"], path
+
+
+def test_nbgraders_command_of_a_learner_speaks_to_the_exchange(site: Site, tmp_path: Path) -> None:
+    env = instructor_env(site, tmp_path / "home", "learner")
+    done = subprocess.run(
+        ["nbgrader", "list"], env=env, cwd=env["HOME"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert "DISTLAB_EXCHANGE_URL" in done.stderr
+
+
+def test_a_broken_configuration_is_an_error(site: Site, tmp_path: Path) -> None:
+    env = instructor_env(site, tmp_path / "home")
+    broken = tmp_path / "config"
+    broken.mkdir()
+    (broken / "nbgrader_config.py").write_text("raise ValueError('broken on purpose')")
+    env["JUPYTER_CONFIG_PATH"] = str(broken)
+    done = subprocess.run(
+        ["nbgrader", "list"], env=env, cwd=env["HOME"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode != 0
+    assert "broken on purpose" in done.stderr
+
+
+def test_the_grading_service_is_where_the_spawner_mounts_it() -> None:
+    assert f"{spawner.INSIDE_GRADER_SOCKETS}/grader.sock" == settings.INSIDE_GRADER_SOCKET
+    assert Path(settings.__file__).parent == spawner.CONFIGS
