@@ -182,12 +182,12 @@ def test_a_wrong_configuration_is_named(tiny: TinyBook, file: str, text: str | N
     else:
         path.write_text(text)
     with pytest.raises(BookError, match=message) as caught:
-        check_config(tiny.site.root, "book")
+        check_config(tiny.site.root)
     assert "\n" not in str(caught.value)
 
 
 def test_the_pages_of_the_table_of_contents(tiny: TinyBook) -> None:
-    assert check_config(tiny.site.root, "book") == ["index", "two"]
+    assert check_config(tiny.site.root) == ["index", "two"]
 
 
 @pytest.mark.parametrize(

@@ -27,10 +27,16 @@ from pathlib import Path
 
 from rich.console import Console
 
-from distlab.course.book_check import BookError, check_config, check_pages
+from distlab.course.book_check import (
+    CELL_CACHE_VARIABLE,
+    SOURCE_FOLDER,
+    BookError,
+    check_config,
+    check_pages,
+    known_labs,
+)
 from distlab.course.site import Site
-from distlab.course.sphinx_ext import CELL_CACHE_VARIABLE, SOURCE_FOLDER, known_labs
-from distlab.doctor import hardware, installed
+from distlab.doctor import hardware
 
 console = Console(stderr=True, highlight=False)
 
@@ -69,7 +75,7 @@ class Keys:
             json.dumps(
                 [
                     sys.version,
-                    sorted(installed().items()),
+                    _environment(),
                     machine.cpu,
                     machine.cores,
                     [g.name for g in machine.gpus],
@@ -107,13 +113,13 @@ def build_book(site: Site, force: bool = False) -> Path:
         published = site.book / "html"
         if not force and _published_key(published) == keys.book:
             return published
-        pages = check_config(site.root, SOURCE_FOLDER)
-        # While this stands, what Sphinx made before serves again, and only changed pages are read.
-        work, work_key = site.book / "work", _digest(keys.pages, *sorted(pages))
+        # While this key stands, what Sphinx made before serves again, and only changed pages are read.
+        work, work_key = site.book / "work", _digest(keys.pages, _read(site.root / "_toc.yml"))
         if force or _read(work / "key") != work_key:
+            check_config(site.root)
             shutil.rmtree(work, ignore_errors=True)
-        work.mkdir(exist_ok=True)
-        _write(work / "key", work_key)
+            work.mkdir()
+            _write(work / "key", work_key)
         with _cell_cache(keys.cells, fresh=force) as cells:
             try:
                 _jupyter_book(site, work, cells)
@@ -122,7 +128,7 @@ def build_book(site: Site, force: bool = False) -> Path:
                 shutil.rmtree(work, ignore_errors=True)
                 raise
         _publish(work / "_build" / "html", site.book, keys.book)
-    console.print(f"The book is built: {len(pages)} pages in {time.monotonic() - started:.1f} s.")
+    console.print(f"The book is built in {time.monotonic() - started:.1f} s.")
     return published
 
 
@@ -176,7 +182,9 @@ def _publish(built: Path, folder: Path, key: str) -> None:
     fresh = Path(tempfile.mkdtemp(prefix=f"{key}-", dir=builds))
     link = folder / "html"
     try:
-        shutil.copytree(built, fresh, dirs_exist_ok=True, ignore=_not_for_readers)
+        shutil.copytree(
+            built, fresh, dirs_exist_ok=True, ignore=_not_for_readers, copy_function=_copy_or_link
+        )
         fresh.chmod(0o755)
         check_pages(fresh)
     except BaseException:
@@ -197,6 +205,14 @@ def _not_for_readers(folder: str, names: list[str]) -> set[str]:
     """Sphinx's notes, and the templates that the theme leaves among its static files."""
     static = "_static" in Path(folder).parts
     return {name for name in names if name.startswith(".") or (static and name.endswith(".html"))}
+
+
+def _copy_or_link(source: str, target: str) -> None:
+    # MathJax, most of the files, is only ever replaced as a whole.
+    if f"{os.sep}_static{os.sep}mathjax{os.sep}" in source:
+        os.link(source, target)
+    else:
+        shutil.copy2(source, target)
 
 
 def _published_key(link: Path) -> str:
@@ -245,6 +261,12 @@ def _forget_old_caches(base: Path, keep: str) -> None:
         with contextlib.suppress(BlockingIOError), _locked(base / f"{seal.stem}.lock", wait=False):
             seal.unlink(missing_ok=True)
             shutil.rmtree(base / seal.stem, ignore_errors=True)
+
+
+def _environment() -> list[str]:
+    """What is installed, as `name-version.dist-info`."""
+    folders = {Path(entry) for entry in sys.path if entry}
+    return sorted(path.name for folder in folders for path in folder.glob("*.dist-info"))
 
 
 # --- files ---

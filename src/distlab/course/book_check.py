@@ -1,4 +1,4 @@
-"""Checks of the book's configuration before a build, and of its pages after one."""
+"""What the book is made from, and checks: of its configuration before a build, of its pages after one."""
 
 from __future__ import annotations
 
@@ -9,6 +9,14 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import yaml
+
+from distlab.course.site import LAB_ID
+
+SOURCE_FOLDER = "book"
+"""Where the pages lie, below the folder of `_config.yml` and `_toc.yml`."""
+
+CELL_CACHE_VARIABLE = "DISTLAB_BOOK_CELL_CACHE"
+"""Environment variable: the folder in which executed cells are kept (default: Jupyter Book's own)."""
 
 PAGE_SUFFIXES = (".md", ".ipynb")
 
@@ -32,7 +40,13 @@ class BookError(Exception):
     """What is wrong with the book, naming the file, and what to do."""
 
 
-def check_config(root: Path, source_folder: str) -> list[str]:
+def known_labs(root: Path) -> list[str]:
+    """The ids of the labs in the repository at `root`, learners' copies included, sorted."""
+    folders = (path for name in ("labs", "solutions") for path in (root / name).glob("*/"))
+    return sorted({path.name for path in folders if LAB_ID.fullmatch(path.name)})
+
+
+def check_config(root: Path) -> list[str]:
     """Check `_config.yml` and `_toc.yml`, and return the pages that the latter lists.
 
     Raises:
@@ -62,9 +76,9 @@ def check_config(root: Path, source_folder: str) -> list[str]:
     except (MalformedError, KeyError, TypeError, AttributeError) as error:
         raise BookError(f"_toc.yml: {_one_line(str(error))}") from None
     for page in pages:
-        if not any((root / source_folder / f"{page}{suffix}").is_file() for suffix in PAGE_SUFFIXES):
+        if not any((root / SOURCE_FOLDER / f"{page}{suffix}").is_file() for suffix in PAGE_SUFFIXES):
             raise BookError(
-                f"_toc.yml lists the page {page!r}, but {source_folder}/{page}.md does not exist: "
+                f"_toc.yml lists the page {page!r}, but {SOURCE_FOLDER}/{page}.md does not exist: "
                 "write it, or take it off the list."
             )
     return pages

@@ -23,11 +23,8 @@ from sphinx.config import Config
 from sphinx.errors import ConfigError
 from sphinx.util.docutils import SphinxDirective
 
+from distlab.course.book_check import CELL_CACHE_VARIABLE, SOURCE_FOLDER, known_labs
 from distlab.course.site import LAB_ID
-
-SOURCE_FOLDER = "book"
-CELL_CACHE_VARIABLE = "DISTLAB_BOOK_CELL_CACHE"
-"""Environment variable: the folder in which executed cells are kept (default: Jupyter Book's own)."""
 
 MATHJAX_PARTS = ("tex-mml-chtml.js", "a11y", "input/tex", "output/chtml", "sre", "ui")
 """What of MathJax's `es5` folder a page can ask for: TeX in, HTML out, and the tools of its menu."""
@@ -59,12 +56,6 @@ class OpenLab(SphinxDirective):
                 f"there are: {', '.join(known) or 'none'}"
             )
         return [nodes.raw("", open_lab_button(lab), format="html")]
-
-
-def known_labs(root: Path) -> list[str]:
-    """The ids of the labs in the repository at `root`, learners' copies included, sorted."""
-    folders = (path for name in ("labs", "solutions") for path in (root / name).glob("*/"))
-    return sorted({path.name for path in folders if LAB_ID.fullmatch(path.name)})
 
 
 def open_lab_button(lab: str) -> str:
