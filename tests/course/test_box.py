@@ -22,10 +22,11 @@ import pytest
 from distlab.course import box, cgroup
 from distlab.course.box import Box, Spec, State
 from distlab.course.cgroup import Limits
+from distlab.course.homes import FIRST_UID
 from distlab.course.processes import ProcessId
 from distlab.course.sandbox import MIB, Mount, availability, base_env, python_mounts
 
-UID = os.geteuid() or 200_001
+UID = os.geteuid() or FIRST_UID + 1
 
 SERVER = """
 import http.server, json, os, subprocess, sys, urllib.request
@@ -268,8 +269,11 @@ def test_the_log_is_private_and_bounded(folder, spec, tmp_path, monkeypatch):
     flooded.process = subprocess.Popen(
         [sys.executable, "-c", "for i in range(20000): print('line', i)"], stdout=subprocess.PIPE
     )
-    os.umask(0o077)
-    asyncio.run(flooded.copy_log())
+    before = os.umask(0o077)  # as `main` sets it
+    try:
+        asyncio.run(flooded.copy_log())
+    finally:
+        os.umask(before)
     flooded.process.wait()
     logs = sorted(path.name for path in tmp_path.glob("alice.log*"))
     assert logs == ["alice.log", "alice.log.1"]

@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from distlab.course import sandbox as sandbox_module
+from distlab.course.homes import FIRST_UID
 from distlab.course.processes import ProcessId
 from distlab.course.sandbox import (
     MIB,
@@ -34,7 +35,7 @@ SYSTEM_CALLS = {
     "x86_64": {"unshare": 272, "keyctl": 250},
     "aarch64": {"unshare": 97, "keyctl": 219},
 }
-UID = os.geteuid() or 200_001
+UID = os.geteuid() or FIRST_UID + 1
 
 
 @pytest.fixture(autouse=True)

@@ -6,8 +6,12 @@ import os
 import stat
 from pathlib import Path
 
-FIRST_UID = 200_000
-"""As root, the server of the Hub's user N runs as uid FIRST_UID + N; no account has these numbers."""
+FIRST_UID = 1_900_000_000
+"""As root, the server of the Hub's user N runs as uid FIRST_UID + N.
+
+No account has these numbers, and none can become one: Linux gives each account a range of 65,536 further uids
+from 100,000 on (/etc/subuid, up to 600,100,000), and systemd's containers end at 1,879,048,191.
+"""
 
 INSTRUCTOR_UID = FIRST_UID - 1
 """All instructors' servers run as this one, as they share the course directory."""

@@ -25,6 +25,7 @@ from typing import Any
 
 import distlab
 from distlab.course import cgroup, seccomp
+from distlab.course.homes import FIRST_UID
 
 MIB = 2**20
 
@@ -54,12 +55,14 @@ PREFIX_PARTS = ("bin", "lib", "lib64", "include", "share/jupyter", "share/jupyte
 
 BEGIN = """
 fd=$1; echo >&$fd; read -r _ <&$fd || exit 125; exec {fd}>&-
+ulimit -c 0; echo 500 > /proc/self/oom_score_adj
 cd -- "$2" || exit 125; shift 2; exec "$@"
 """
 """The last step before the program: say that all is set up, and begin only if the parent still lives.
 
 bubblewrap cannot see a parent that died before it asked the kernel to be told; such a sandbox would stay.
-The working folder is entered here, as its user: nobody else may enter a home.
+The working folder is entered here, as its user: nobody else may enter a home. A host that runs out of
+memory shall kill a sandbox before the Hub.
 """
 
 
@@ -261,6 +264,8 @@ def base_env(user: str, home: str) -> dict[str, str]:
         "LANG": "C.UTF-8",
         "LOGNAME": user,
         "PATH": f"{sys.prefix}/bin:/usr/local/bin:/usr/bin:/bin",
+        # Ray takes a share of the whole host's memory, which /dev/shm here cannot hold; then it writes to disk.
+        "RAY_DEFAULT_OBJECT_STORE_MAX_MEMORY_BYTES": str(256 * MIB),
         "SHELL": "/bin/bash",
         "TMPDIR": "/tmp",
         "USER": user,
@@ -296,7 +301,7 @@ def sandbox_problem() -> Problem | None:
         os.close(seccomp.program_fd())
     except OSError as error:
         return Problem(f"system calls cannot be filtered: {error}", "sudo apt-get install -y libseccomp2")
-    uid = os.geteuid() or 65534
+    uid = os.geteuid() or FIRST_UID
     trial = Sandbox(argv=("/usr/bin/true",), user="trial", uid=uid)
     process = trial.popen(stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     _, stderr = process.communicate(timeout=60)

@@ -18,6 +18,7 @@ from typing import Any
 
 from jupyterhub.spawner import Spawner  # type: ignore[import-untyped]
 from jupyterhub.utils import url_path_join, wait_for_http_server  # type: ignore[import-untyped]
+from tornado.web import HTTPError
 from traitlets import Instance, Integer, default
 
 from distlab.course import box
@@ -40,11 +41,14 @@ INSIDE_GRADER_SOCKETS = "/run/grader"
 CONFIGS = Path(__file__).with_name("jupyter")
 
 
-class SpawnRefused(RuntimeError):  # noqa: N818 - what the user reads
-    """A server that cannot be started; JupyterHub shows the message to its user."""
+ASK = "The operator finds the reason and what helps in the Hub's log, or with `distlab doctor`."
+
+
+class SpawnRefused(HTTPError):  # noqa: N818 - what the user reads
+    """A server that cannot be started; JupyterHub shows the message to its user (503)."""
 
     def __init__(self, message: str) -> None:
-        super().__init__(message)
+        super().__init__(503, "%s", message)
         self.jupyterhub_message = message
 
 
@@ -81,7 +85,7 @@ class SandboxSpawner(Spawner):  # type: ignore[misc]  # jupyterhub has no types
 
     @default("http_timeout")
     def _default_http_timeout(self) -> int:
-        return self.start_timeout
+        return int(self.start_timeout)
 
     # Addresses inside the sandbox: its loopback is its own.
     @default("ip")
@@ -174,7 +178,8 @@ class SandboxSpawner(Spawner):  # type: ignore[misc]  # jupyterhub has no types
         """What to run, after the home is there. Raises `SpawnRefused`."""
         name = str(self.user.name)
         if no_sandbox and os.geteuid() == 0:
-            raise SpawnRefused(f"No server runs as root without a sandbox. {no_sandbox.advice}")
+            self.log.error("No server of root's runs without a sandbox. %s", no_sandbox.advice)
+            raise SpawnRefused(f"This machine can make no sandbox for your server. {ASK}")
         for problem in filter(None, (no_sandbox, no_limits)):
             self._admit_unprotected(problem)
         uid = uid_for(self.user.id, self.instructor)
@@ -214,10 +219,10 @@ class SandboxSpawner(Spawner):  # type: ignore[misc]  # jupyterhub has no types
         Instructors are not counted.
         """
         name = self.user.name
-        if not self.instructor and (learner := claim_single_learner(self.site, name)) != name:
+        if not self.instructor and claim_single_learner(self.site, name) != name:
+            self.log.error("Refused a second learner, %s. %s", name, problem.advice)
             raise SpawnRefused(
-                "This machine cannot keep learners apart, so that it serves one alone, and "
-                f"{learner} came first. {problem.advice}"
+                f"This machine cannot keep learners apart, so that it serves one alone, and another came first. {ASK}"
             )
         self.log.warning("THE SERVER OF %s IS NOT FULLY PROTECTED. %s", name, problem.advice)
 
