@@ -27,6 +27,9 @@ from distlab.course.sandbox import MIB, Sandbox, base_env, python_mounts
 GRADER_UID = 199_998
 """Who learner code is while it is graded, where the site runs as root. No account has this number."""
 
+STARTERS_ENV = ("PATH", "XDG_RUNTIME_DIR", "DBUS_SESSION_BUS_ADDRESS")
+"""What the programs that make the sandbox need of the environment (systemd-run finds its manager by it)."""
+
 OK, TIMEOUT, MEMORY, DIED, OUTPUT = "ok", "timeout", "memory", "died", "output"
 
 
@@ -79,7 +82,13 @@ def run_cells(sources: list[str], files: dict[str, str], limits: Limits) -> Run:
         raise SandboxFailed(f"no limits can be set for learner code: {error}") from error
     try:
         process = _sandbox(limits).popen(
-            group.enter, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0
+            group.enter,
+            # Inside, bubblewrap's own environment can be read; the service's holds its token of the Hub.
+            env={name: os.environ[name] for name in STARTERS_ENV if name in os.environ},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            bufsize=0,
         )
         with process:
             try:
