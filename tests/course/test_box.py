@@ -161,6 +161,13 @@ answer = [urllib.request.urlopen(f"http://127.0.0.1:{port}/x").read().decode() f
     assert box.supervisor(folder) == ProcessId.of(running.process.pid)
 
 
+def test_files_in_the_home_do_not_take_the_place_of_modules(folder, spec, tmp_path):
+    for name in ("asyncio.py", "socket.py", "distlab.py"):
+        (tmp_path / "home" / name).write_text("raise SystemExit('planted')")
+    argv = (spec.argv[0], "-P", *spec.argv[1:])
+    assert Running(folder, Spec(**{**spec.__dict__, "argv": argv})).run("answer = 1") == 1
+
+
 @pytest.mark.parametrize("how", ["stop", "stop now", "SIGTERM", "SIGINT", "server ends"])
 def test_nothing_is_left_however_it_ends(folder, spec, how):
     running = Running(folder, spec)

@@ -117,7 +117,7 @@ def launch(folder: Path, spec: Spec) -> subprocess.Popen[bytes]:
     log = os.open(spec.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600)
     try:
         return subprocess.Popen(
-            [sys.executable, "-m", "distlab.course.box", str(folder)],
+            [sys.executable, "-P", "-m", "distlab.course.box", str(folder)],
             env={name: os.environ[name] for name in inherited if name in os.environ},
             cwd="/",
             stdin=subprocess.DEVNULL,
@@ -194,7 +194,7 @@ class Box:
         listener.listen(128)
         stop_read, self.stop_fd = os.pipe()
         fds = (listener.fileno(), stop_read)
-        start = (sys.executable, "-m", "distlab.course.inside", *map(str, fds))
+        start = (sys.executable, "-P", "-m", "distlab.course.inside", *map(str, fds))
         sandbox = Sandbox(
             argv=(*start, *self.spec.argv),
             user=self.spec.user,
