@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from distlab.course import book
@@ -156,6 +161,40 @@ def test_a_failed_build_leaves_the_old_book(tiny: TinyBook, page: str, named: st
             build_book(tiny.site)
     assert tiny.page("index.html") == "the old book"
     assert os.listdir(tiny.site.book / "builds") == ["old-1"]
+
+
+def test_an_interrupted_build_leaves_nothing_behind(tiny: TinyBook) -> None:
+    tiny.write("var/book/builds/old-1/index.html", "the old book")
+    (tiny.site.book / "html").symlink_to("builds/old-1")
+    tiny.write("book/index.md", INDEX.replace("print(", "file.close(); import time; time.sleep(600); print("))
+    command = [sys.executable, "-m", "distlab.cli", "course", "book"]
+    build = subprocess.Popen(
+        command, env=os.environ | tiny.site.env(), stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    while not tiny.runs:
+        assert build.poll() is None
+        time.sleep(0.05)
+    children = psutil.Process(build.pid).children(recursive=True)
+    assert len(children) >= 2, "Sphinx and its kernel"
+    os.killpg(build.pid, signal.SIGINT)
+    assert build.wait(timeout=60) == 130
+    _, alive = psutil.wait_procs(children, timeout=60)
+    assert not alive
+    assert tiny.page("index.html") == "the old book"
+    assert os.listdir(tiny.site.book / "builds") == ["old-1"]
+    tiny.write("book/index.md", INDEX)
+    build_book(tiny.site)
+    assert "six times seven is 42" in tiny.page("index.html")
+
+
+def test_a_book_that_cannot_be_written_is_one_clear_error(tiny: TinyBook) -> None:
+    tiny.write("var/book/builds/old-1/index.html", "the old book")
+    (tiny.site.book / "html").symlink_to("builds/old-1")
+    # The publishing copy meets a folder that cannot take it.
+    (tiny.site.book / "html.new").mkdir()
+    with pytest.raises(BookError, match=r"the book cannot be written: .*html\.new"):
+        build_book(tiny.site)
+    assert tiny.page("index.html") == "the old book"
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -127,7 +128,10 @@ def build_book(site: Site, force: bool = False) -> Path:
                 # Sphinx does not warn again about a page that it has read: the next build starts afresh.
                 shutil.rmtree(work, ignore_errors=True)
                 raise
-        _publish(work / "_build" / "html", site.book, keys.book)
+        try:
+            _publish(work / "_build" / "html", site.book, keys.book)
+        except OSError as error:
+            raise BookError(f"the book cannot be written: {error}; the book from before stands.") from error
     console.print(f"The book is built in {time.monotonic() - started:.1f} s.")
     return published
 
@@ -161,7 +165,8 @@ def _jupyter_book(site: Site, work: Path, cells: Path) -> None:
                 elif _PROBLEM.search(line) and _KERNEL_NOISE not in line:
                     problems.append(line.replace(f"{site.root}/", ""))
         except BaseException:
-            process.terminate()
+            # As Ctrl-C does: Sphinx then stops its kernels.
+            process.send_signal(signal.SIGINT)
             raise
     if process.returncode != 0:
         shown = list(dict.fromkeys(problems)) or [
