@@ -83,6 +83,10 @@ class SandboxSpawner(Spawner):  # type: ignore[misc]  # jupyterhub has no types
     def _default_poll_interval(self) -> int:
         return 5  # seconds: a look at /proc
 
+    @default("start_timeout")
+    def _default_start_timeout(self) -> int:
+        return 180  # seconds: a class that starts together shares a few cores
+
     @default("http_timeout")
     def _default_http_timeout(self) -> int:
         return int(self.start_timeout)
