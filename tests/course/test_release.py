@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import sqlite3
 from pathlib import Path
 
@@ -22,6 +24,8 @@ from distlab.course.release import (
 )
 from distlab.course.site import COURSE_ID, Site
 from tests.course.small_lab import CANARIES, HEADER, LAB, LAB_ID, write_lab
+
+ROOT = Path(__file__).parents[2]
 
 
 def test_the_learners_notebook_has_neither_solutions_nor_hidden_tests(tmp_path: Path) -> None:
@@ -267,16 +271,42 @@ def test_cells_cannot_change_once_there_are_submissions(tmp_path: Path) -> None:
     assert released_state(site) == before
 
 
-def test_a_link_in_the_course_directory_is_not_followed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["source", f"release/{LAB_ID}"])
+def test_a_link_in_the_course_directory_is_not_followed(tmp_path: Path, name: str) -> None:
     site = Site(tmp_path / "repository")
     write_lab(site.root)
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
-    site.course.mkdir(parents=True)
-    (site.course / "source").symlink_to(elsewhere)
+    (site.course / name).parent.mkdir(parents=True)
+    (site.course / name).symlink_to(elsewhere)
     with pytest.raises(ReleaseError, match="is a link"):
         release_all(site)
     assert list(elsewhere.iterdir()) == []
+
+
+def test_a_full_disk_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    site = Site(tmp_path)
+    write_lab(tmp_path)
+    release_all(site)
+    before = released_state(site)
+    write_lab(tmp_path, LAB.replace("# A small lab", "# Changed"))
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(ReleaseError, match="disk is full"):
+        release_all(site)
+    monkeypatch.undo()
+    after = released_state(site)
+    assert {name: after[name] for name in before if name != "gradebook"} == {
+        name: content for name, content in before.items() if name != "gradebook"
+    }
+
+
+@pytest.mark.skipif(not (ROOT / "solutions").is_dir(), reason="a learner's copy has no solutions")
+def test_the_committed_notebooks_are_in_step() -> None:
+    assert check_labs_in_step(ROOT) == []
 
 
 def test_a_folder_with_another_name_is_refused(tmp_path: Path) -> None:

@@ -124,27 +124,34 @@ def release_all(site: Site) -> list[str]:
     the first lab that cannot be released; those before it are released, it and those after are as they were.
     """
     site.course.mkdir(mode=0o700, parents=True, exist_ok=True)
-    for name in ("source", "release", "gradebook.db", "released.json"):
-        # Instructors' servers write in this folder: nothing there may lead these writes elsewhere.
-        if (site.course / name).is_symlink():
-            raise ReleaseError(f"{site.course / name} is a link; it must be a file or folder of its own")
+    _refuse_links(site)
     released = _released(site)
     done = []
-    for lab_id in lab_ids(site.root):
-        digest = _digest(source_path(site.root, lab_id))
-        if (
-            released.get(lab_id) == digest
-            and (site.course / "release" / lab_id / f"{lab_id}.ipynb").is_file()
-        ):
-            continue
-        _release(site, lab_id)
-        released[lab_id] = digest
-        write_file(site.course / "released.json", json.dumps(released, indent=1, sort_keys=True).encode())
-        done.append(lab_id)
-    if os.geteuid() == 0 and done:
-        # What root made belongs to whom the directory belongs: the instructors' servers, once there was one.
-        give(site.course, site.course.stat().st_uid)
+    try:
+        for lab_id in lab_ids(site.root):
+            digest = _digest(source_path(site.root, lab_id))
+            notebook = site.course / "release" / lab_id / f"{lab_id}.ipynb"
+            if released.get(lab_id) == digest and notebook.is_file():
+                continue
+            _release(site, lab_id)
+            released[lab_id] = digest
+            write_file(site.course / "released.json", json.dumps(released, indent=1, sort_keys=True).encode())
+            done.append(lab_id)
+    except OSError as error:
+        raise ReleaseError(f"the labs could not be released: {error}") from error
+    finally:
+        if os.geteuid() == 0:
+            # What root made belongs to whom the folder belongs: the instructors' servers, once there was one.
+            give(site.course, site.course.stat().st_uid)
     return done
+
+
+def _refuse_links(site: Site) -> None:
+    """Instructors' servers write in the course directory: nothing there may lead our writes elsewhere."""
+    for name in ("released.json", "gradebook.db", "source", "release", "source/*", "release/*"):
+        for path in site.course.glob(name):
+            if path.is_symlink():
+                raise ReleaseError(f"{path} is a link; it must be a file or folder of its own")
 
 
 def _release(site: Site, lab_id: str) -> None:
