@@ -112,6 +112,7 @@ def test_only_what_changed_is_done_again(tiny: TinyBook) -> None:
 
     tiny.write("book/two.md", TWO + "\nOne more sentence.\n")
     tiny.write("src/distlab/course/site_code.py", "SITE = 1\n")
+    tiny.write("book/_static/look.css", "p { color: black }\n")
     build_book(tiny.site)
     assert "One more sentence" in tiny.page("two.html")
     assert tiny.runs == 1, "a cell ran again because another page, or the site's code, changed"
@@ -119,6 +120,10 @@ def test_only_what_changed_is_done_again(tiny: TinyBook) -> None:
     tiny.write("src/distlab/library.py", "ANSWER = 43\n")
     build_book(tiny.site)
     assert tiny.runs == 2, "the library changed, and the cell's old output was kept"
+
+    before = book.Keys.of(tiny.site.root)
+    tiny.write("book/recorded.csv", "size,time\n1,2\n")
+    assert book.Keys.of(tiny.site.root).cells != before.cells, "cells may read this file"
 
     build_book(tiny.site, force=True)
     assert tiny.runs == 3, "a forced build kept an old output"

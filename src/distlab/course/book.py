@@ -43,8 +43,8 @@ console = Console(stderr=True, highlight=False)
 
 CELL_CACHES_KEPT = 4
 PROBLEMS_SHOWN = 5
-PROSE = {".md", ".bib", ".css", ".js", ".svg"}
-"""What of the book's folder no cell reads; everything else there counts as data that cells may read."""
+PROSE = {".md", ".bib"}
+"""What of the book's folder no cell reads, nor what lies in `_static`; all else there counts as cells' data."""
 
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 _PROGRESS = re.compile(
@@ -83,7 +83,7 @@ class Keys:
                 ]
             ),
             *_contents(root, (path for path in code if course not in path.parents)),
-            *_contents(root, (path for path in _files(book) if path.suffix not in PROSE)),
+            *_contents(root, (path for path in _files(book) if _is_data(path.relative_to(book)))),
         )
         locks = [*(root / "requirements").glob("*.txt"), root / "package-lock.json", root / "_config.yml"]
         pages = _digest(
@@ -94,6 +94,10 @@ class Keys:
         )
         sources = [*_files(book), *(path for path in [root / "_toc.yml"] if path.is_file())]
         return cls(cells, pages, _digest(pages, *_contents(root, sources)))
+
+
+def _is_data(path: Path) -> bool:
+    return path.suffix not in PROSE and path.parts[0] != "_static"
 
 
 def build_book(site: Site, force: bool = False) -> Path:
