@@ -39,6 +39,8 @@ from distlab.course.book_check import (
 from distlab.course.site import Site
 from distlab.doctor import hardware
 
+__all__ = ["BookError", "build_book"]
+
 console = Console(stderr=True, highlight=False)
 
 CELL_CACHES_KEPT = 4
