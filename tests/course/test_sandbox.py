@@ -302,11 +302,12 @@ for folder in ("/tmp", "/dev/shm"):
 
 def test_two_gloo_ranks_reduce_inside(home):
     (home / "ranks.py").write_text(
-        "import torch, torch.distributed as dist\n"
+        "import os, torch, torch.distributed as dist\n"
         "dist.init_process_group('gloo')\n"
         "x = torch.tensor([dist.get_rank() + 1.0])\n"
         "dist.all_reduce(x)\n"
-        "print('sum', x.item(), 'of', dist.get_world_size(), flush=True)\n"
+        # One write: torchrun runs ranks unbuffered, and both share a pipe.
+        "os.write(1, f'sum {x.item()} of {dist.get_world_size()}\\n'.encode())\n"
         "dist.destroy_process_group()\n"
     )
     command = [
