@@ -71,6 +71,8 @@ c.JupyterHub.tornado_settings = {
 # --- Each learner's server in a sandbox of its own
 c.JupyterHub.spawner_class = "distlab.course.spawner.SandboxSpawner"
 c.Spawner.default_url = "/lab"
+# A configuration file that does not load stops the server, instead of being logged and left out.
+c.Spawner.environment = {"TRAITLETS_APPLICATION_RAISE_CONFIG_FILE_ERROR": "1"}
 
 # --- The book, public, at `/`
 c.JupyterHub.extra_handlers = book_handlers(site)
