@@ -329,7 +329,7 @@ def site_checks(root: Path) -> tuple[Check, ...]:
     for name in ("configurable-http-proxy", "mathjax"):
         version = _npm_version(root, name)
         checks.append(Check(name, version or "missing", bool(version), True, "" if version else "npm ci"))
-    for command, package in (("bwrap", "bubblewrap"), ("socat", "socat"), ("setpriv", "util-linux")):
+    for command, package in (("bwrap", "bubblewrap"), ("setpriv", "util-linux")):
         path = shutil.which(command)
         checks.append(Check(command, path or "missing", bool(path), True, "" if path else _apt(package)))
     if all(check.ok for check in checks):

@@ -61,8 +61,8 @@ def test_a_killed_hub_loses_no_kernel_and_down_leaves_nothing(tmp_path: Path) ->
 
         hub = running_hub(site)
         assert hub is not None
-        hub.kill()
-        hub.wait()
+        hub.send(signal.SIGKILL)
+        assert hub.wait(10)
         again = distlab(site, "course", "up", "--detach")
         assert again.returncode == 0, again.stderr
         assert learner.execute(kernel, "print(answer)") == "42\n"

@@ -46,7 +46,7 @@ class HubAPI(RequestHandler):
             return
         self.set_status(answer.code, answer.reason or responses.get(answer.code, "Unknown"))
         self.set_header("Content-Type", answer.headers.get("Content-Type", "application/json"))
-        for name in ("Location", "Retry-After"):
+        for name in ("Location", "Retry-After", "X-JupyterHub-Version"):
             if name in answer.headers:
                 self.set_header(name, answer.headers[name])
         if answer.code not in (204, 304):

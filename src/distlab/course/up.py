@@ -8,6 +8,7 @@ servers running, and the next `up` takes them over again.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import fcntl
 import json
 import os
@@ -18,11 +19,13 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 from rich.console import Console
 
+from distlab.course.processes import ProcessId
 from distlab.course.site import Site
 
 console = Console(stderr=True, highlight=False)
@@ -52,13 +55,13 @@ def up(detach: bool = False) -> int:
 def down() -> int:
     """Stop the site and everything that belongs to it."""
     site = Site.from_env()
-    hub = running_hub(site)
-    if hub is not None:
-        hub.terminate()
-        with contextlib.suppress(psutil.NoSuchProcess):
-            hub.wait(timeout=STARTUP_S)
+    state = _state(site)
+    if state is not None:
+        state.hub.send(signal.SIGTERM)
+        for process in (state.hub, state.up):  # `up` sweeps too, and must not find a newer site there
+            process.wait(STARTUP_S)
     swept = sweep(site)
-    console.print("The site is stopped." if hub or swept else "The site is not running.")
+    console.print("The site is stopped." if state or swept else "The site is not running.")
     return 0
 
 
@@ -78,15 +81,28 @@ def book(force: bool = False) -> int:
     return 0
 
 
-def running_hub(site: Site) -> psutil.Process | None:
+@dataclass(frozen=True)
+class State:
+    """What runs: the Hub, the `up` that waits for it, and the address."""
+
+    hub: ProcessId
+    up: ProcessId
+    url: str
+
+
+def _state(site: Site) -> State | None:
+    """The state that the last `up` left; its processes may be gone."""
+    try:
+        raw = json.loads((site.run / "hub.json").read_text())
+    except FileNotFoundError:
+        return None
+    return State(ProcessId(**raw["hub"]), ProcessId(**raw["up"]), raw["url"])
+
+
+def running_hub(site: Site) -> ProcessId | None:
     """The Hub of this installation, if it runs."""
-    with contextlib.suppress(OSError, ValueError, KeyError, psutil.NoSuchProcess):
-        state = json.loads((site.run / "hub.json").read_text())
-        process = psutil.Process(state["pid"])
-        # A start time is computed from the boot time, which a clock adjustment moves a little.
-        if abs(process.create_time() - state["started"]) < 2:
-            return process
-    return None
+    state = _state(site)
+    return state.hub if state and state.hub.alive() else None
 
 
 def _detached(site: Site) -> int:
@@ -133,15 +149,14 @@ def _foreground(site: Site) -> int:
 
 
 def prepare_folders(site: Site) -> None:
-    """Make `var/` and its private folders."""
-    site.var.mkdir(parents=True, exist_ok=True)
-    site.var.chmod(0o711)
-    for folder in (site.hub, site.secrets, site.run, site.log, site.boxes, site.course, site.exchange):
-        folder.mkdir(mode=0o700, exist_ok=True)
-    # Sandboxes mount these two, and their users must be able to pass through them to the sockets.
-    for folder in (site.site_sockets, site.grader_sockets):
-        folder.mkdir(mode=0o711, exist_ok=True)
-    site.homes.mkdir(mode=0o711, exist_ok=True)
+    """Make `var/` and its folders, with their modes whatever the umask is."""
+    private = (site.hub, site.secrets, site.run, site.log, site.boxes, site.course, site.exchange)
+    # The users of sandboxes pass through these, and list none of them.
+    passable = (site.var, site.site_sockets, site.grader_sockets, site.homes)
+    for mode, folders in ((0o711, passable[:1]), (0o700, private), (0o711, passable[1:])):
+        for folder in folders:
+            folder.mkdir(parents=True, exist_ok=True)
+            folder.chmod(mode)
 
 
 def prepare(site: Site) -> None:
@@ -181,8 +196,11 @@ def _start_hub(site: Site) -> subprocess.Popen[bytes]:
             start_new_session=True,
             env=environment,
         )
-    started = psutil.Process(hub.pid).create_time()
-    (site.run / "hub.json").write_text(json.dumps({"pid": hub.pid, "started": started, "url": site.url}))
+    hub_id, up_id = ProcessId.of(hub.pid), ProcessId.of(os.getpid())
+    if hub_id and up_id:
+        fresh = site.run / "hub.json.new"
+        fresh.write_text(json.dumps(dataclasses.asdict(State(hub_id, up_id, site.url))))
+        fresh.replace(site.run / "hub.json")
     deadline = time.monotonic() + STARTUP_S
     try:
         with console.status("Starting the Hub"):
@@ -270,11 +288,12 @@ def _only_one(site: Site) -> Iterator[None]:
 
 
 def _say_if_running(site: Site) -> bool:
-    hub = running_hub(site)
-    if hub is None:
+    state = _state(site)
+    if state is None or not state.hub.alive():
         return False
-    url = json.loads((site.run / "hub.json").read_text())["url"]
-    console.print(f"The site already runs on [bold]{url}[/] (process {hub.pid}); `make down` stops it.")
+    console.print(
+        f"The site already runs on [bold]{state.url}[/] (process {state.hub.pid}); `make down` stops it."
+    )
     return True
 
 

@@ -22,9 +22,10 @@ from nbformat.notebooknode import NotebookNode
 
 from distlab.course import cgroup
 from distlab.course.grade.outputs import clean_outputs, count_or_none
+from distlab.course.homes import FIRST_UID
 from distlab.course.sandbox import MIB, Sandbox, base_env, python_mounts
 
-GRADER_UID = 199_998
+GRADER_UID = FIRST_UID - 2
 """Who learner code is while it is graded, where the site runs as root. No account has this number."""
 
 STARTERS_ENV = ("PATH", "XDG_RUNTIME_DIR", "DBUS_SESSION_BUS_ADDRESS")
