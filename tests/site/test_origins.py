@@ -68,6 +68,12 @@ def test_a_learners_page_cannot_act_with_the_instructors_session(site: Site) -> 
 
 def kernels(page: Page, server: str) -> int:
     """How many kernels run on the instructor's server, asked with the instructor's own session."""
-    return int(
-        page.evaluate("async url => (await (await fetch(url)).json()).length", f"{server}/api/kernels")
+    running = page.evaluate(
+        """async url => {
+            const token = document.cookie.match(/(?:^|; )_xsrf=([^;]*)/)[1];
+            return await (await fetch(url, {headers: {"X-XSRFToken": token}})).json();
+        }""",
+        f"{server}/api/kernels",
     )
+    assert isinstance(running, list), running
+    return len(running)
