@@ -17,6 +17,8 @@ import tempfile
 from fnmatch import fnmatch
 from pathlib import Path
 
+from tyro.conf import Positional
+
 from distlab.course.labsource import LabError, hidden_lines, is_hidden, read_lab
 from distlab.course.release import lab_ids, source_path
 
@@ -60,7 +62,7 @@ def export_learner(root: Path, target: Path) -> int:
     return len(names)
 
 
-def export_learner_copy(target: Path, root: Path = Path(".")) -> int:
+def export_learner_copy(target: Positional[Path], root: Path = Path(".")) -> int:
     """Write the repository as learners may have it, without solutions, hidden tests and answer keys.
 
     Args:

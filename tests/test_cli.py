@@ -1,0 +1,62 @@
+"""The `distlab` command: what it offers, what it says to a wrong word, and that the documents name it rightly."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from distlab.cli import COMMANDS, main
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+DOCUMENTS = [REPOSITORY / "README.md", *sorted((REPOSITORY / "book").rglob("*.md"))]
+
+
+def run(*args: str) -> int:
+    with pytest.raises(SystemExit) as ended:
+        main(list(args))
+    return int(ended.value.code or 0)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_explains_itself(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(*name.split(), "--help") == 0
+    assert f"usage: distlab {name}" in capsys.readouterr().out
+
+
+def test_alone_it_lists_its_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run() == 0
+    listed = capsys.readouterr().out
+    assert all(f"  {name} " in listed for name in COMMANDS)
+
+
+def test_a_wrong_word_is_an_error_that_names_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("course", "admt") == 2
+    error = capsys.readouterr().err
+    assert "there is no command 'course admt'" in error
+    assert "Did you mean `distlab course admit`?" in error
+
+
+def test_an_unknown_option_is_bad_input(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("doctor", "--jsn") == 2
+    assert "--json" in capsys.readouterr().err
+
+
+def test_the_documents_name_only_commands_that_exist() -> None:
+    named = {
+        words
+        for document in DOCUMENTS
+        for words in re.findall(r"\bdistlab ((?:course|bench) [a-z-]+|doctor)\b", document.read_text())
+    }
+    assert "course export-learner" in named
+    assert named <= COMMANDS.keys()
+
+
+def test_the_learners_copy_is_made_as_the_readme_says(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "`distlab course export-learner DIR`" in (REPOSITORY / "README.md").read_text()
+    (tmp_path / "taken").touch()
+    assert run("course", "export-learner", str(tmp_path)) == 2
+    assert f"{tmp_path} is not empty" in capsys.readouterr().err
