@@ -43,6 +43,25 @@ def test_an_unknown_option_is_bad_input(capsys: pytest.CaptureFixture[str]) -> N
     assert "--json" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("port", ["abc", "0", "65536", "-1", ""])
+def test_a_port_that_is_none_is_bad_input(
+    port: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PORT", port)
+    assert run("course", "up") == 2
+    assert f"distlab course up: PORT is {port!r}" in capsys.readouterr().err
+
+
+def test_outside_the_repository_nothing_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("DISTLAB_ROOT", raising=False)
+    monkeypatch.chdir(tmp_path)
+    assert run("course", "pending") == 2
+    assert f"{tmp_path} is not the course's repository" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_documents_name_only_commands_that_exist() -> None:
     named = {
         words

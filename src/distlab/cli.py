@@ -13,6 +13,8 @@ from collections.abc import Callable
 
 import tyro
 
+from distlab.course.site import SettingError
+
 COMMANDS = {
     "doctor": ("distlab.doctor:doctor", "What this machine can run, and what is missing"),
     "bench collectives": ("distlab.bench.collectives:main", "Time the collectives between processes"),
@@ -44,6 +46,9 @@ def main(argv: list[str] | None = None) -> None:
     rest = args[len(name.split()) :]
     try:
         sys.exit(tyro.cli(command, prog=f"distlab {name}", args=rest))
+    except SettingError as error:
+        print(f"distlab {name}: {error}", file=sys.stderr)
+        sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
 

@@ -30,6 +30,10 @@ INSIDE_COURSE = Path("/srv/course")
 """Mounted for instructors alone."""
 
 
+class SettingError(ValueError):
+    """What is wrong with the environment that names a site, in one sentence, with the next step."""
+
+
 @dataclass(frozen=True)
 class Site:
     """One installation: the repository, its state, and the address it answers on."""
@@ -44,11 +48,22 @@ class Site:
 
     @classmethod
     def from_env(cls) -> Site:
-        """Read `DISTLAB_ROOT` (else: here), `DISTLAB_VAR`, `PORT`, `BIND` and `DISTLAB_HOST`."""
+        """Read `DISTLAB_ROOT` (else: here), `DISTLAB_VAR`, `PORT`, `BIND` and `DISTLAB_HOST`.
+
+        Raises `SettingError` for a port that is none, and where "here" is not the course's repository.
+        """
         state = os.environ.get("DISTLAB_VAR")
+        port = os.environ.get("PORT", "8000")
+        if not port.isdecimal() or not 0 < int(port) < 2**16:
+            raise SettingError(f"PORT is {port!r}; it must be a number from 1 to 65535, such as PORT=8000.")
+        if "DISTLAB_ROOT" not in os.environ and not Path("_config.yml").is_file():
+            raise SettingError(
+                f"{Path.cwd()} is not the course's repository (it has no _config.yml): "
+                "change into the repository, or name it in DISTLAB_ROOT."
+            )
         return cls(
             root=Path(os.environ.get("DISTLAB_ROOT", ".")).resolve(),
-            port=int(os.environ.get("PORT", "8000")),
+            port=int(port),
             bind=os.environ.get("BIND", "127.0.0.1"),
             host=os.environ.get("DISTLAB_HOST", "localhost"),
             state=Path(state).resolve() if state else None,
