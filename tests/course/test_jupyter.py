@@ -15,9 +15,10 @@ from bs4 import BeautifulSoup
 from nbformat.v4 import new_code_cell, new_notebook
 from nbgrader import __version__ as nbgrader_version
 from nbgrader.api import Gradebook
+from traitlets.config import Config
 
 from distlab.course import spawner
-from distlab.course.grade.execute import UnixConnection
+from distlab.course.grade.execute import SOCKET_ENV, UnixConnection
 from distlab.course.jupyter import settings
 from distlab.course.release import release_all
 from distlab.course.sandbox import availability
@@ -220,6 +221,9 @@ def test_a_broken_configuration_is_an_error(site: Site, tmp_path: Path) -> None:
     assert "broken on purpose" in done.stderr
 
 
-def test_the_grading_service_is_where_the_spawner_mounts_it() -> None:
-    assert f"{spawner.INSIDE_GRADER_SOCKETS}/grader.sock" == settings.INSIDE_GRADER_SOCKET
+def test_the_grading_service_is_where_the_spawner_mounts_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(SOCKET_ENV, raising=False)
+    config = Config()
+    settings.instructor_nbgrader(config)
+    assert config.SandboxExecute.socket == f"{spawner.INSIDE_GRADER_SOCKETS}/grader.sock"
     assert Path(settings.__file__).parent == spawner.CONFIGS

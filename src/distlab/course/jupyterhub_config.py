@@ -10,7 +10,7 @@ from distlab.course.accounts.authenticator import CourseAuthenticator
 from distlab.course.accounts.pages import TEMPLATES, content_security_policy
 from distlab.course.accounts.store import instructors
 from distlab.course.book_server import book_handlers
-from distlab.course.site import INSTRUCTORS, Site
+from distlab.course.site import INSTRUCTORS, LEARN, REACH_EXCHANGE, TEACH, Site
 
 c: Any = get_config()  # type: ignore[name-defined]  # noqa: F821  (put here by traitlets)
 site = Site.from_env()
@@ -32,16 +32,18 @@ c.JupyterHub.cleanup_servers = True
 c.JupyterHub.cleanup_proxy = True
 
 # --- What a token may do at the exchange. A server's token carries what its owner has, no more.
-LEARN, TEACH, REACH = "custom:exchange:learn", "custom:exchange:teach", "access:services!service=exchange"
 c.JupyterHub.custom_scopes = {
     LEARN: {"description": "Fetch labs, submit as oneself, read one's own feedback"},
     TEACH: {"description": "Release labs, collect submissions, return feedback"},
 }
 c.JupyterHub.load_groups = {INSTRUCTORS: {"users": instructors(site)}}
 c.JupyterHub.load_roles = [
-    {"name": "user", "scopes": ["self", REACH, LEARN]},
+    {"name": "user", "scopes": ["self", REACH_EXCHANGE, LEARN]},
     {"name": "teach", "scopes": [TEACH], "groups": [INSTRUCTORS]},
-    {"name": "server", "scopes": ["access:servers!server", "users:activity!user", REACH, LEARN, TEACH]},
+    {
+        "name": "server",
+        "scopes": ["access:servers!server", "users:activity!user", REACH_EXCHANGE, LEARN, TEACH],
+    },
 ]
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -97,16 +98,7 @@ def hidden_lines(source: str) -> list[str]:
 
 def hidden_messages(source: str) -> set[str]:
     """The messages that a hidden test can fail with: the plain strings of its asserts and AssertionErrors."""
-    messages = set()
-    for node in ast.walk(ast.parse(source)):
-        message: ast.expr | None = None
-        if isinstance(node, ast.Assert):
-            message = node.msg
-        elif isinstance(node, ast.Call) and _is_assertion_error(node) and node.args:
-            message = node.args[0]
-        if isinstance(message, ast.Constant) and isinstance(message.value, str):
-            messages.add(message.value)
-    return messages
+    return {message for _, message in _assertions(ast.parse(source)) if message}
 
 
 def _check_cell(cell: NotebookNode, place: Place) -> None:
@@ -213,25 +205,30 @@ def _check_hidden(cell: NotebookNode, meta: dict[str, Any], place: Place) -> Non
         tree = ast.parse(cell.source)
     except SyntaxError as error:
         raise place.error(f"not plain Python: {error.msg}", (error.lineno or 1) - 1) from error
+    for line, message in _assertions(tree):
+        if not message.strip():
+            raise place.error(
+                "a hidden test's assertion needs a message that is a plain string (all that learners see)",
+                line - 1,
+            )
+
+
+def _assertions(tree: ast.AST) -> Iterator[tuple[int, str]]:
+    """Line and message of each assert and AssertionError(...); empty where the message is no plain string."""
     for node in ast.walk(tree):
         message: ast.expr | None = None
         if isinstance(node, ast.Assert):
             message = node.msg
-        elif isinstance(node, ast.Call) and _is_assertion_error(node):
+        elif (
+            isinstance(node, ast.Call)
+            and isinstance(node.func, ast.Name)
+            and node.func.id == "AssertionError"
+        ):
             message = node.args[0] if node.args else None
         else:
             continue
-        if not (
-            isinstance(message, ast.Constant) and isinstance(message.value, str) and message.value.strip()
-        ):
-            raise place.error(
-                "a hidden test's assertion needs a message that is a plain string (all that learners see)",
-                node.lineno - 1,
-            )
-
-
-def _is_assertion_error(call: ast.Call) -> bool:
-    return isinstance(call.func, ast.Name) and call.func.id == "AssertionError"
+        plain = message.value if isinstance(message, ast.Constant) else None
+        yield node.lineno, plain if isinstance(plain, str) else ""
 
 
 def _places(path: Path, text: str, cells: list[NotebookNode]) -> list[Place]:

@@ -6,7 +6,7 @@ network is always a private loopback, so that no port and no abstract socket of 
 Unix socket can be reached only through a mounted folder. Started by root, the program runs as `uid` of the
 host, without any capability; started by a normal user, as that user in a user namespace of its own.
 
-    Sandbox(argv=("/usr/bin/id",), user="alice", uid=200001).popen().wait()
+    Sandbox(argv=("/usr/bin/id",), user="alice", uid=FIRST_UID + 7).popen().wait()
 """
 
 from __future__ import annotations

@@ -20,14 +20,19 @@ LAB_ID = re.compile(r"mod-[0-9]+-lab-[0-9]+")
 INSTRUCTORS = "instructors"
 """The Hub group whose members see the course directory and grade."""
 
+# Scopes of the Hub's tokens at the exchange.
+LEARN, TEACH = "custom:exchange:learn", "custom:exchange:teach"
+REACH_EXCHANGE = "access:services!service=exchange"
+
 # Addresses inside a sandbox: its loopback is private, so that these never meet the host's ports.
 INSIDE_SERVER_PORT = 8888
 INSIDE_HUB_PORT = 8081
 INSIDE_EXCHANGE_PORT = 8082
 INSIDE_SOCKETS = Path("/run/distlab")
 INSIDE_HOME = Path("/home")
+# Mounted for instructors alone.
 INSIDE_COURSE = Path("/srv/course")
-"""Mounted for instructors alone."""
+INSIDE_GRADER_SOCKETS = Path("/run/grader")
 
 
 class SettingError(ValueError):

@@ -29,6 +29,7 @@ from distlab.course.sandbox import Mount, Problem, base_env, limits_problem, pyt
 from distlab.course.site import (
     INSIDE_COURSE,
     INSIDE_EXCHANGE_PORT,
+    INSIDE_GRADER_SOCKETS,
     INSIDE_HOME,
     INSIDE_HUB_PORT,
     INSIDE_SERVER_PORT,
@@ -37,9 +38,7 @@ from distlab.course.site import (
     Site,
 )
 
-INSIDE_GRADER_SOCKETS = "/run/grader"
 CONFIGS = Path(__file__).with_name("jupyter")
-
 
 ASK = "The operator finds the reason and what helps in the Hub's log, or with `distlab doctor`."
 
@@ -200,7 +199,7 @@ class SandboxSpawner(Spawner):  # type: ignore[misc]  # jupyterhub has no types
             if os.geteuid() == 0:
                 give(self.site.course, uid)
             mounts.append(Mount(str(self.site.course), str(INSIDE_COURSE), writable=True))
-            mounts.append(Mount(str(self.site.grader_sockets), INSIDE_GRADER_SOCKETS))
+            mounts.append(Mount(str(self.site.grader_sockets), str(INSIDE_GRADER_SOCKETS)))
         limits = Limits(int(self.mem_limit), float(self.cpu_limit), self.pids_limit)
         self.site.log.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.site.boxes.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -267,13 +267,12 @@ def sweep(site: Site) -> bool:
     """End what is left of the site after its Hub is gone; whether there was anything."""
     from distlab.course.box import stop_all
 
-    left = stop_proxy(site) or any(site.boxes.glob("*"))
-    stop_all(site)
+    left = [stop_proxy(site), stop_all(site)]
     (site.run / "hub.json").unlink(missing_ok=True)
     for sockets in (site.site_sockets, site.grader_sockets):
         for path in sockets.glob("*.sock"):
             path.unlink(missing_ok=True)
-    return left
+    return any(left)
 
 
 @contextlib.contextmanager

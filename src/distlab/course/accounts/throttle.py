@@ -111,9 +111,8 @@ def source_of(peer: str, forwarded_for: list[str]) -> str:
     Args:
         peer: address at the other end of the connection.
         forwarded_for: the values of its X-Forwarded-For headers. configurable-http-proxy appends the address
-        that
-            it saw, so that only the last entry is true; the ones before it, and X-Real-Ip, are the client's
-            words.
+            that it saw, so that only the last entry is true; the ones before it, and X-Real-Ip, are the
+            client's words.
 
     An IPv6 source stands for its /64, of which one customer has all addresses.
     """

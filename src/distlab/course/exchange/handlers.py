@@ -34,11 +34,10 @@ from tornado import web
 
 from distlab.course.exchange.bundle import MANIFEST_BYTES, Entry, Receiver, RefusedError, size
 from distlab.course.exchange.store import Stage, Store, disk_may_be_full, notebooks
+from distlab.course.site import LEARN, REACH_EXCHANGE, TEACH
 
 log = logging.getLogger(__name__)
 
-LEARN, TEACH = "custom:exchange:learn", "custom:exchange:teach"
-ACCESS = "access:services!service=exchange"
 TOKEN_CACHE_S = 30
 
 P = ParamSpec("P")
@@ -85,7 +84,7 @@ class Handler(web.RequestHandler):
         if model is None:
             raise RefusedError("The Hub does not know your server's token; restart your server.", 401)
         self.scopes = frozenset(model["scopes"])
-        if model["kind"] != "user" or not check_scopes({ACCESS}, self.scopes):
+        if model["kind"] != "user" or not check_scopes({REACH_EXCHANGE}, self.scopes):
             raise RefusedError("Your account may not use the exchange; ask the instructor.", 403)
         self.user = model["name"]
 
@@ -261,8 +260,8 @@ class UploadHandler(Handler):
             self.counted = False
 
 
-class AssignmentHandler(UploadHandler):
-    """One assignment; only PUT has a body."""
+class TeachersUploadHandler(UploadHandler):
+    """Only PUT has a body, and only who teaches sends one."""
 
     async def prepare(self) -> None:
         if self.request.method == "PUT":
@@ -272,6 +271,10 @@ class AssignmentHandler(UploadHandler):
 
     async def check(self) -> None:
         self.need(TEACH)
+
+
+class AssignmentHandler(TeachersUploadHandler):
+    """One assignment."""
 
     async def get(self, assignment: str) -> None:
         self.need(LEARN, TEACH)
@@ -310,17 +313,8 @@ class SubmitHandler(UploadHandler):
         self.answer(asdict(receipt), 201)
 
 
-class FeedbackHandler(UploadHandler):
+class FeedbackHandler(TeachersUploadHandler):
     """The feedback on one notebook of one submission."""
-
-    async def prepare(self) -> None:
-        if self.request.method == "PUT":
-            await super().prepare()
-        else:
-            await Handler.prepare(self)
-
-    async def check(self) -> None:
-        self.need(TEACH)
 
     async def get(self, assignment: str, user: str, timestamp: str, notebook: str) -> None:
         self.need(LEARN)

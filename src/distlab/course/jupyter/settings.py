@@ -15,12 +15,10 @@ from nbgrader.preprocessors import Execute  # type: ignore[import-untyped]
 from distlab.course.exchange import plugin
 from distlab.course.grade.execute import SOCKET_ENV
 from distlab.course.grade.formgrader import TEMPLATES
-from distlab.course.site import INSIDE_COURSE
+from distlab.course.site import INSIDE_COURSE, INSIDE_GRADER_SOCKETS
 
 COURSE_ENV = "DISTLAB_COURSE"
 """Where the course directory lies, if not at INSIDE_COURSE: for an operator outside the sandboxes."""
-
-INSIDE_GRADER_SOCKET = "/run/grader/grader.sock"
 
 EXTENSIONS = {
     "nbgrader.server_extensions.assignment_list": False,
@@ -97,7 +95,7 @@ def instructor_nbgrader(c: Any) -> None:
         "nbgrader.preprocessors.AssignLatePenalties",
         "nbgrader.preprocessors.CheckCellMetadata",
     ]
-    c.SandboxExecute.socket = os.environ.get(SOCKET_ENV, INSIDE_GRADER_SOCKET)
+    c.SandboxExecute.socket = os.environ.get(SOCKET_ENV, str(INSIDE_GRADER_SOCKETS / "grader.sock"))
 
     c.GenerateFeedback.preprocessors = [
         "nbgrader.preprocessors.GetGrades",
