@@ -28,6 +28,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from distlab.course.atomic import write_atomic
 from distlab.course.book_check import (
     CELL_CACHE_VARIABLE,
     SOURCE_FOLDER,
@@ -126,7 +127,7 @@ def build_book(site: Site, force: bool = False) -> Path:
             check_config(site.root)
             shutil.rmtree(work, ignore_errors=True)
             work.mkdir()
-            _write(work / "key", work_key)
+            write_atomic(work / "key", work_key.encode())
         with _cell_cache(keys.cells, fresh=force) as cells:
             try:
                 _jupyter_book(site, work, cells)
@@ -259,7 +260,7 @@ def _cell_cache(key: str, fresh: bool) -> Iterator[Path]:
             yield folder
         finally:
             # A build that is killed does not come here, and leaves no seal.
-            _write(seal, _tree_digest(folder))
+            write_atomic(seal, _tree_digest(folder).encode())
     _forget_old_caches(base, keep=key)
 
 
@@ -317,12 +318,3 @@ def _read(path: Path) -> str:
         return path.read_text(encoding="utf-8")
     except OSError:
         return ""
-
-
-def _write(path: Path, text: str) -> None:
-    """Write a small file so that a reader, or a crash, meets the old one or the new one."""
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, encoding="utf-8", delete=False) as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(file.name, path)

@@ -27,13 +27,14 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import psutil
 
 from distlab.course import cgroup
+from distlab.course.atomic import write_atomic
 from distlab.course.processes import ProcessId
-from distlab.course.relay import CHUNK_BYTES, tcp_to_unix
+from distlab.course.relay import CHUNK_BYTES, tcp_to_unix, unix_to_unix
 from distlab.course.sandbox import Mount, Sandbox
 from distlab.course.site import (
     INSIDE_EXCHANGE_PORT,
@@ -54,6 +55,13 @@ LOG_BYTES_PER_S = 2**20
 
 SOCKET = "server.sock"
 """Relative: the folder's path may be longer than the 108 bytes that a socket's address can hold."""
+
+UPWARD = "sockets"
+"""The folder that the sandbox sees at INSIDE_SOCKETS; relative too. Its sockets are this server's own: with the
+site's, one learner could use up all connections that the Hub's API and the exchange can have."""
+
+CONNECTIONS = 64
+"""Connections that one server may have to the Hub's API, and as many to the exchange; further ones wait."""
 
 STREAMS: dict[str, Any] = {
     "stdin": subprocess.DEVNULL,
@@ -160,12 +168,7 @@ def stop_all(site: Site) -> bool:
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:
-    temporary = path.with_suffix(".new")
-    with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-        json.dump(content, file)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.rename(path)
+    write_atomic(path, json.dumps(content).encode())
 
 
 class Box:
@@ -177,6 +180,7 @@ class Box:
         self.group: cgroup.Group | None = None
         self.process: subprocess.Popen[bytes] | None = None
         self.stop_fd = -1
+        self.relays: list[asyncio.Task[NoReturn]] = []
 
     async def start(self) -> int:
         """Start the server; returns the host's port that leads to it."""
@@ -189,9 +193,8 @@ class Box:
         return await (self._start_sandbox() if self.spec.protected else self._start_unprotected())
 
     async def _start_sandbox(self) -> int:
-        listener = socket.socket(socket.AF_UNIX)
-        listener.bind(SOCKET)
-        listener.listen(128)
+        listener = _listen(SOCKET)
+        self._offer_site_sockets()
         stop_read, self.stop_fd = os.pipe()
         fds = (listener.fileno(), stop_read)
         start = (sys.executable, "-P", "-m", "distlab.course.inside", *map(str, fds))
@@ -200,7 +203,7 @@ class Box:
             user=self.spec.user,
             uid=self.spec.uid,
             env=self.spec.env,
-            mounts=(*self.spec.mounts, Mount(self.spec.site_sockets, str(INSIDE_SOCKETS))),
+            mounts=(*self.spec.mounts, Mount(str(self.folder / UPWARD), str(INSIDE_SOCKETS))),
             cwd=self.spec.cwd,
             inherited_fds=fds,
         )
@@ -208,6 +211,17 @@ class Box:
         listener.close()
         os.close(stop_read)
         return await tcp_to_unix(0, SOCKET)
+
+    def _offer_site_sockets(self) -> None:
+        """Sockets of this server's own that lead to the site's, a bounded number of connections at a time."""
+        os.mkdir(UPWARD)
+        os.chmod(UPWARD, 0o711)  # its user passes, and cannot list
+        sockets = os.open(self.spec.site_sockets, os.O_PATH)
+        for name in ("hub.sock", "exchange.sock"):
+            listener = _listen(f"{UPWARD}/{name}")
+            os.chmod(f"{UPWARD}/{name}", 0o666)
+            relaying = unix_to_unix(listener, f"/proc/self/fd/{sockets}/{name}", CONNECTIONS)
+            self.relays.append(asyncio.create_task(relaying))
 
     async def _start_unprotected(self) -> int:
         """Without a sandbox there is no private loopback: use free ports of the host's in place of its."""
@@ -290,6 +304,13 @@ class Box:
         while chunk := await reader.read(CHUNK_BYTES):
             handler.emit(logging.makeLogRecord({"msg": chunk.decode(errors="replace")}))
             await asyncio.sleep(len(chunk) / LOG_BYTES_PER_S)
+
+
+def _listen(path: str) -> socket.socket:
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(path)
+    listener.listen(128)
+    return listener
 
 
 def _free_port() -> int:

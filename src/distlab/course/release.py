@@ -29,6 +29,7 @@ from nbgrader.coursedir import CourseDirectory  # type: ignore[import-untyped]
 from traitlets.config import Config
 
 from distlab.course import labsource
+from distlab.course.atomic import write_atomic
 from distlab.course.exchange.bundle import RefusedError
 from distlab.course.exchange.store import publish
 from distlab.course.homes import give
@@ -93,7 +94,7 @@ def write_labs(root: Path) -> None:
     """Bring `labs/` in step. Every source is read before the first file is written."""
     notebooks = {lab_id: learner_notebook(root, lab_id) for lab_id in lab_ids(root)}
     for lab_id, content in notebooks.items():
-        write_file(learner_path(root, lab_id), content)
+        write_atomic(learner_path(root, lab_id), content, 0o644)
 
 
 def check_labs(root: Path = Path("."), write: bool = False) -> int:
@@ -135,7 +136,8 @@ def release_all(site: Site) -> list[str]:
                 continue
             _release(site, lab_id)
             released[lab_id] = digest
-            write_file(site.course / "released.json", json.dumps(released, indent=1, sort_keys=True).encode())
+            listed = json.dumps(released, indent=1, sort_keys=True)
+            write_atomic(site.course / "released.json", listed.encode(), 0o644)
             done.append(lab_id)
     except OSError as error:
         raise ReleaseError(f"the labs could not be released: {error}") from error
@@ -165,7 +167,7 @@ def _release(site: Site, lab_id: str) -> None:
             raise ReleaseError(f"{lab_id}: the exchange refused it: {error}") from error
         for step in ("source", "release"):
             name = f"{step}/{lab_id}/{lab_id}.ipynb"
-            write_file(site.course / name, (stage / name).read_bytes())
+            write_atomic(site.course / name, (stage / name).read_bytes(), 0o644)
 
 
 def _read(root: Path, lab_id: str) -> NotebookNode:
@@ -256,19 +258,3 @@ def _digest(source: Path) -> str:
     for path in (source, Path(__file__), Path(labsource.__file__)):
         digest.update(hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()
-
-
-def write_file(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=".", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except BaseException:
-        os.unlink(name)
-        raise

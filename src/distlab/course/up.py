@@ -25,6 +25,7 @@ from pathlib import Path
 import psutil
 from rich.console import Console
 
+from distlab.course.atomic import write_atomic
 from distlab.course.processes import ProcessId
 from distlab.course.site import Site
 
@@ -198,9 +199,8 @@ def _start_hub(site: Site) -> subprocess.Popen[bytes]:
         )
     hub_id, up_id = ProcessId.of(hub.pid), ProcessId.of(os.getpid())
     if hub_id and up_id:
-        fresh = site.run / "hub.json.new"
-        fresh.write_text(json.dumps(dataclasses.asdict(State(hub_id, up_id, site.url))))
-        fresh.replace(site.run / "hub.json")
+        state = dataclasses.asdict(State(hub_id, up_id, site.url))
+        write_atomic(site.run / "hub.json", json.dumps(state).encode())
     deadline = time.monotonic() + STARTUP_S
     try:
         with console.status("Starting the Hub"):

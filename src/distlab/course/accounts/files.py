@@ -3,11 +3,10 @@
 
 from __future__ import annotations
 
-import os
 import secrets
-import tempfile
 from pathlib import Path
 
+from distlab.course.atomic import write_atomic
 from distlab.course.site import Site
 
 # Without l, o, 0 and 1, which are read wrongly from paper: 32 letters, five bits each.
@@ -15,19 +14,9 @@ LETTERS = "abcdefghijkmnpqrstuvwxyz23456789"
 
 
 def write_private(path: Path, text: str) -> Path:
-    """Write `text` as a file that its owner alone can read; a reader sees the old content or all of the
-    new."""
+    """Write `text` whole or not at all, as a file that its owner alone can read."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # made 0600
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8", newline="") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    write_atomic(path, text.encode())
     return path
 
 

@@ -20,6 +20,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO
 
+from distlab.course.atomic import sync
+
 MIB = 1 << 20
 CHUNK_BYTES = 1 << 16
 MANIFEST_BYTES = MIB
@@ -319,11 +321,3 @@ def sync_folder(folder: Path) -> None:
         for name in names:
             sync(Path(directory, name))
         sync(Path(directory))
-
-
-def sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -11,11 +11,12 @@ import shutil
 import tempfile
 from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 from urllib.parse import quote
 
 import requests
 
+from distlab.course.atomic import replacing
 from distlab.course.exchange.bundle import (
     CHUNK_BYTES,
     NO_LIMITS,
@@ -25,7 +26,6 @@ from distlab.course.exchange.bundle import (
     UploadLimits,
     content_sha256,
     find_files,
-    sync,
 )
 
 CONNECT_S, ANSWER_S = 5, 150
@@ -112,7 +112,7 @@ class Client:
     def fetch_feedback(self, receipt: dict[str, Any], notebook: str, target: Path) -> None:
         """Write the feedback on one notebook of one's own submission to `target`."""
         of = (receipt["assignment"], receipt["user"], receipt["timestamp"], notebook)
-        with self._ask("GET", "feedback", *of, stream=True) as answer, _replacing(target) as stream:
+        with self._ask("GET", "feedback", *of, stream=True) as answer, replacing(target) as stream:
             for chunk in _chunks(answer):
                 stream.write(chunk)
 
@@ -175,24 +175,6 @@ class Client:
             raise ClientError(f"{beside} cannot be written: {error.strerror or error}.") from error
         finally:
             shutil.rmtree(hidden, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def _replacing(target: Path) -> Iterator[IO[bytes]]:
-    """A file to write that takes `target`'s place when the block ends well, else vanishes."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(prefix=".new-", dir=target.parent)
-    try:
-        with open(descriptor, "wb") as stream:
-            yield stream
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(name, target)
-        sync(target.parent)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(name)
-        raise
 
 
 def _chunks(answer: requests.Response) -> Iterator[bytes]:

@@ -32,6 +32,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from distlab.course.atomic import sync
 from distlab.course.exchange.bundle import (
     NO_LIMITS,
     Bundle,
@@ -41,7 +42,6 @@ from distlab.course.exchange.bundle import (
     content_sha256,
     find_files,
     size,
-    sync,
     sync_folder,
 )
 from distlab.course.site import LAB_ID, USERNAME, Site
