@@ -21,7 +21,10 @@ BENCHMARKS = {
 def main(names: list[str]) -> int:
     unknown = [name for name in names if name not in BENCHMARKS]
     if unknown:
-        print(f"benchmarks: there is none called {unknown[0]!r}; there are {', '.join(BENCHMARKS)}.")
+        print(
+            f"benchmarks: there is none called {unknown[0]!r}; there are {', '.join(BENCHMARKS)}.",
+            file=sys.stderr,
+        )
         return 2
     console = Console()
     results: list[Result] = []

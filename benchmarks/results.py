@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 import psutil
+
+from distlab.machine import cores, cpu_model
 
 PATH = Path(__file__).with_name("results.json")
 
@@ -30,13 +31,8 @@ class Result:
 
 def machine() -> str:
     """This machine in one line: processor, cores, memory, system, Python."""
-    model = platform.machine()
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            model = line.split(":", 1)[1].strip()
-            break
     memory_gib = psutil.virtual_memory().total / 2**30
-    return f"{model}, {os.cpu_count()} cores, {memory_gib:.0f} GiB, Python {platform.python_version()}"
+    return f"{cpu_model()}, {cores()} cores, {memory_gib:.0f} GiB, Python {platform.python_version()}"
 
 
 def record(results: list[Result], command: str) -> None:

@@ -31,6 +31,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from distlab.machine import cores, cpu_model
+
 Tier = Literal["gpu", "cpu", "none"]
 
 PYTHON_NEEDED = (3, 11)
@@ -158,8 +160,8 @@ def examine(root: Path) -> Report:
 def hardware() -> Hardware:
     """The machine's CPU, memory and visible GPUs."""
     return Hardware(
-        cpu=_cpu_model(),
-        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else psutil.cpu_count() or 1,
+        cpu=cpu_model(),
+        cores=cores(),
         memory_bytes=psutil.virtual_memory().total,
         gpus=gpus(),
     )
@@ -194,15 +196,6 @@ def torch_cuda() -> str:
     text = (Path(spec.origin).parent / "version.py").read_text(encoding="utf-8")
     match = re.search(r"^cuda\b[^=]*=\s*['\"]([\d.]+)['\"]", text, re.MULTILINE)
     return match[1] if match else ""
-
-
-def _cpu_model() -> str:
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:
-        text = ""
-    match = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
-    return match[1].strip() if match else platform.processor() or platform.machine()
 
 
 def _output(*command: str) -> str:
@@ -343,9 +336,12 @@ def _sandbox_checks() -> list[Check]:
     from distlab.course.sandbox import limits_problem, sandbox_problem
 
     checks = []
-    for name, problem in (("Sandbox", sandbox_problem()), ("Limits", limits_problem())):
-        found = f"one learner at a time: {problem.what}" if problem else "works"
-        checks.append(Check(name, found, problem is None, False, problem.fix if problem else ""))
+    root = os.geteuid() == 0
+    # Root runs no server without a sandbox; else one learner, always the same, is served without protection.
+    for name, problem, needed in (("Sandbox", sandbox_problem(), root), ("Limits", limits_problem(), False)):
+        served = "nobody" if needed else "one learner alone"
+        found = f"{served} is served: {problem.what}" if problem else "works"
+        checks.append(Check(name, found, problem is None, needed, problem.fix if problem else ""))
     return checks
 
 

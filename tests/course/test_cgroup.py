@@ -129,7 +129,7 @@ def test_v2_files_are_written_in_a_fake_tree(tmp_path):
 
 @pytest.mark.parametrize(("user", "manager"), [(True, "--user"), (False, "--system")])
 def test_the_systemd_scope_carries_every_limit(user, manager):
-    """The command line alone: no systemd runs where this was written."""
+    """The command line alone, as a machine may have no systemd: not that one obeys it."""
     group = SystemdGroup("distlab-alice.scope", user, 512 * MIB, 1.5, 64)
     command = group.enter(["/bin/true", "x"])
     assert command[:3] == ["systemd-run", manager, "--scope"]

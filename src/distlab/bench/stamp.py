@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import os
 import platform
 import shlex
 import sys
@@ -13,6 +12,8 @@ from pathlib import Path
 import psutil
 import torch
 import torch.distributed as dist
+
+from distlab.machine import cores, cpu_model
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ def stamp(device: torch.device | None = None) -> Stamp:
     return Stamp(
         tier="gpu" if on_gpu else "cpu",
         hardware=torch.cuda.get_device_name(device) if on_gpu else cpu_model(),
-        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        cores=cores(),
         memory_GiB=round(psutil.virtual_memory().total / 2**30, 1),
         world_size=dist.get_world_size() if in_group else 1,
         backend=dist.get_backend() if in_group else "none",
@@ -63,16 +64,6 @@ def stamp(device: torch.device | None = None) -> Stamp:
         date=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         command=_command(),
     )
-
-
-def cpu_model() -> str:
-    """The processor's name as the system gives it."""
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
 
 
 def _command() -> str:

@@ -3,6 +3,9 @@
 Each ratio is seconds on the wire over seconds of arithmetic for the same piece of work. Below 1 the wire can
 hide behind the arithmetic, if the two overlap; what does not overlap costs its share in full. Latency,
 attention scores and embeddings are left out: these are first estimates for wide layers and long batches.
+
+`flops` is the FLOP per second that one GPU reaches, `bandwidth_Bps` the bytes per second that its link carries
+one way.
 """
 
 from __future__ import annotations
