@@ -157,8 +157,31 @@ answer = [urllib.request.urlopen(f"http://127.0.0.1:{port}/x").read().decode() f
     assert running.run(code) == ["hub.sock /x", "exchange.sock /x"]
     assert len(str(folder / "server.sock")) > 108
     names = {path.name: oct(path.stat().st_mode & 0o777) for path in folder.iterdir()}
-    assert names == {"spec.json": "0o600", "state.json": "0o600", "server.sock": "0o700"}
+    assert names == {
+        "spec.json": "0o600",
+        "state.json": "0o600",
+        "server.sock": "0o700",
+        "sockets": "0o711",
+    }
     assert box.supervisor(folder) == ProcessId.of(running.process.pid)
+
+
+def test_one_server_cannot_use_up_the_connections_to_the_hub(folder, spec):
+    code = f"""
+import select, socket
+def ask():
+    connection = socket.socket(socket.AF_UNIX)
+    connection.connect("/run/distlab/hub.sock")
+    connection.sendall(b"GET / HTTP/1.0\\r\\n\\r\\n")
+    return connection
+held = [ask() for _ in range({box.CONNECTIONS})]
+answered = sum(connection.recv(100).startswith(b"HTTP/1.0 200") for connection in held)
+waiting = ask()
+early = bool(select.select([waiting], [], [], 0.2)[0])
+held.pop().close()
+answer = [answered, early, waiting.recv(100).decode()[:12]]
+"""
+    assert Running(folder, spec).run(code) == [box.CONNECTIONS, False, "HTTP/1.0 200"]
 
 
 def test_files_in_the_home_do_not_take_the_place_of_modules(folder, spec, tmp_path):

@@ -6,6 +6,7 @@ import asyncio
 import functools
 import socket
 from collections.abc import Awaitable, Callable
+from typing import NoReturn
 
 Connect = Callable[[], Awaitable[tuple[asyncio.StreamReader, asyncio.StreamWriter]]]
 CHUNK_BYTES = 65536
@@ -39,13 +40,24 @@ async def relay(connect: Connect, reader: asyncio.StreamReader, writer: asyncio.
 
 
 async def open_unix(path: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """Connect to `path`, which a service that restarts may be about to make anew."""
-    for _ in range(round(RESTART_S / RETRY_S)):
+    """Connect to `path`, which a service that restarts may be about to make anew, or whose queue may be full."""
+    for attempts_left in reversed(range(round(RESTART_S / RETRY_S))):
+        connection = socket.socket(socket.AF_UNIX)
+        connection.setblocking(False)
         try:
-            return await asyncio.open_unix_connection(path)
-        except (FileNotFoundError, ConnectionRefusedError):
+            # asyncio's own takes a full queue (EAGAIN) for a connection under way; a Unix socket has none such.
+            connection.connect(path)
+        except (FileNotFoundError, ConnectionRefusedError, BlockingIOError):
+            connection.close()
+            if not attempts_left:
+                raise
             await asyncio.sleep(RETRY_S)
-    return await asyncio.open_unix_connection(path)
+        except OSError:
+            connection.close()
+            raise
+        else:
+            break
+    return await asyncio.open_unix_connection(sock=connection)
 
 
 async def tcp_to_unix(port: int, path: str) -> int:
@@ -60,3 +72,32 @@ async def unix_to_tcp(listener: socket.socket, port: int) -> None:
     """Relay from a listening Unix socket to `port` of the loopback."""
     connect = functools.partial(asyncio.open_connection, "127.0.0.1", port)
     await asyncio.start_unix_server(functools.partial(relay, connect), sock=listener)
+
+
+async def unix_to_unix(listener: socket.socket, path: str, most: int) -> NoReturn:
+    """Relay from a listening Unix socket to the Unix socket `path`, for ever, `most` connections at a time.
+
+    Whoever is one too many waits in the listener's own queue, and costs nobody else anything.
+    """
+    loop = asyncio.get_running_loop()
+    listener.setblocking(False)
+    free = asyncio.Semaphore(most)
+    carried: set[asyncio.Task[None]] = set()
+
+    async def carry(connection: socket.socket) -> None:
+        try:
+            reader, writer = await asyncio.open_unix_connection(sock=connection)
+            await relay(functools.partial(open_unix, path), reader, writer)
+        finally:
+            free.release()
+
+    while True:
+        await free.acquire()
+        try:
+            connection, _ = await loop.sock_accept(listener)
+        except OSError:  # no descriptor is left just now
+            free.release()
+            await asyncio.sleep(RETRY_S)
+            continue
+        carried.add(task := asyncio.create_task(carry(connection)))
+        task.add_done_callback(carried.discard)

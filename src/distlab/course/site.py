@@ -110,7 +110,7 @@ class Site:
 
     @property
     def site_sockets(self) -> Path:
-        """`hub.sock` and `exchange.sock`, mounted read-only into every sandbox at INSIDE_SOCKETS."""
+        """`hub.sock` and `exchange.sock`. Each sandbox has sockets of its own, at INSIDE_SOCKETS, that lead here."""
         return self.run / "site"
 
     @property
