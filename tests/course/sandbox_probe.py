@@ -50,6 +50,16 @@ def system_call(number: int, *arguments: int):
     return attempt
 
 
+def open_socket(family: int):
+    def attempt() -> None:
+        try:
+            socket.socket(family, socket.SOCK_STREAM).close()
+        except OSError:
+            socket.socket(family, socket.SOCK_DGRAM).close()
+
+    return attempt
+
+
 def lines(path: str) -> list[str]:
     with open(path) as file:
         return file.read().splitlines()
@@ -72,6 +82,7 @@ print(
             "seccomp": STATUS["Seccomp"],
             "descriptors": sorted(os.listdir("/proc/self/fd")),
             "environment": dict(os.environ),
+            "families": [family for family in range(64) if outcome(open_socket(family)) == "ok"],
             "interfaces": [name for _, name in socket.if_nameindex()],
             "unix_sockets": [line.split()[-1] for line in lines("/proc/net/unix")[1:]],
             "unshare": outcome(lambda: system_call(PLAN["unshare"], CLONE_NEWUSER)()),

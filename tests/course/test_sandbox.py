@@ -192,6 +192,12 @@ def test_no_port_and_no_socket_of_the_host_can_be_reached(home, tmp_path):
     assert not any("distlab-test" in name for name in seen["unix_sockets"])
 
 
+def test_sockets_that_no_network_namespace_holds_back_cannot_be_opened():
+    """AF_VSOCK leads to the hypervisor of a virtual machine, whatever the namespace."""
+    kinds = {socket.AF_UNIX, socket.AF_INET, socket.AF_INET6, socket.AF_NETLINK}
+    assert {socket.AF_UNIX, socket.AF_INET} <= set(probe({})["families"]) <= kinds
+
+
 def test_an_inherited_listener_gives_no_way_into_the_hosts_network(tmp_path):
     """The learner's server gets a listening Unix socket of the host's: it must stay one."""
     abstract = listen(socket.AF_UNIX, f"\0distlab-test-{os.getpid()}")

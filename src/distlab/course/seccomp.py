@@ -1,8 +1,9 @@
 """The system calls that no sandbox may make, as a BPF program compiled by libseccomp.
 
 A deny-list, on purpose short: what opens kernel surface that no lab needs, or reaches what namespaces do
-not separate (the keyrings). New user namespaces are refused here, because bubblewrap can forbid them only
-where it made one itself. libseccomp belongs to the base of Debian and Ubuntu (apt depends on it).
+not separate (the keyrings, the sockets between a virtual machine and its host). New user namespaces are
+refused here, because bubblewrap can forbid them only where it made one itself. libseccomp belongs to the
+base of Debian and Ubuntu (apt depends on it).
 """
 
 from __future__ import annotations
@@ -10,13 +11,20 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import socket
 
 LIBRARY = "libseccomp.so.2"
 
 ALLOW = 0x7FFF0000
 ERRNO = 0x00050000
+EQUAL = 4
+GREATER = 6
 MASKED_EQUAL = 7
 CLONE_NEWUSER = 0x10000000
+
+FAMILIES = (socket.AF_UNIX, socket.AF_INET, socket.AF_INET6, socket.AF_NETLINK)
+"""The only sockets there are: AF_VSOCK leads past the network namespace, to the machine's hypervisor and to
+whatever on the machine listens for it, and the rest is kernel surface."""
 
 REFUSED = (
     # Keyrings are one per user id, and sandboxes of a normal user share it.
@@ -70,6 +78,9 @@ def program_fd() -> int:
             refuse(name, errno.EPERM)
         for name in ("clone", "unshare"):
             refuse(name, errno.EPERM, _Compare(0, MASKED_EQUAL, CLONE_NEWUSER, CLONE_NEWUSER))
+        for family in set(range(max(FAMILIES))).difference(FAMILIES):
+            refuse("socket", errno.EAFNOSUPPORT, _Compare(0, EQUAL, family))
+        refuse("socket", errno.EAFNOSUPPORT, _Compare(0, GREATER, max(FAMILIES)))
         # clone3 keeps its flags in memory, where a filter cannot look: with ENOSYS glibc falls back to clone.
         refuse("clone3", errno.ENOSYS)
         descriptor = os.memfd_create("seccomp")
