@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from bs4 import BeautifulSoup
+from jupyter_client import BlockingKernelClient
 from nbformat.v4 import new_code_cell, new_notebook
 from nbgrader import __version__ as nbgrader_version
 from nbgrader.api import Gradebook
@@ -28,6 +29,7 @@ from tests.course.small_lab import LAB_ID, Submission, write_lab
 from tests.course.test_grade import XSS_CODE, XSS_MARKDOWN
 
 TOKEN = "token-of-this-test"
+PLANTED = "from pathlib import Path\nPath.home().joinpath('planted').touch()\n"
 
 
 class Server:
@@ -90,7 +92,13 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
     release_all(site)
     submission = Submission(site.course / "release" / LAB_ID / f"{LAB_ID}.ipynb").honest()
     submission.add(XSS_CODE).answer("explain", XSS_MARKDOWN).add(XSS_MARKDOWN, cell_type="markdown")
-    submission.submit(site.course, "mallory", evil_dot_html="<script>alert('XSS')</script>")
+    submission.submit(
+        site.course,
+        "mallory",
+        evil_dot_html="<script>alert('XSS')</script>",
+        ipykernel_launcher_dot_py=PLANTED,
+        matplotlib_inline_dot_py=PLANTED,
+    )
     return site
 
 
@@ -197,6 +205,33 @@ def test_formgrader_grades_in_the_sandbox_and_shows_no_script(instructor: Server
         name = "evil.html" if path == "files" else f"{LAB_ID}.ipynb"
         _, headers, _ = instructor.ask("GET", f"/{path}/submitted/mallory/{LAB_ID}/{name}")
         assert "sandbox" in headers["Content-Security-Policy"], path
+
+
+def test_opening_a_submission_runs_nothing_that_lies_beside_it(
+    instructor: Server,
+) -> None:
+    session = {
+        "path": f"submitted/mallory/{LAB_ID}/{LAB_ID}.ipynb",
+        "name": LAB_ID,
+        "type": "notebook",
+        "kernel": {"name": "python3"},
+    }
+    status, _, body = instructor.ask("POST", "/api/sessions", session)
+    assert status == 201, body
+    kernel = json.loads(body)["kernel"]["id"]
+    home = instructor.socket.parent / "home"
+    (connection,) = home.rglob(f"kernel-{kernel}.json")
+    client = BlockingKernelClient(connection_file=str(connection))
+    client.load_connection_file()
+    client.start_channels()
+    try:
+        client.wait_for_ready(timeout=60)
+        answer = client.execute_interactive("%matplotlib inline", timeout=60)
+        assert answer["content"]["status"] == "ok"
+    finally:
+        client.stop_channels()
+        instructor.ask("DELETE", f"/api/kernels/{kernel}")
+    assert not (home / "planted").exists()
 
 
 def test_nbgraders_command_of_a_learner_speaks_to_the_exchange(site: Site, tmp_path: Path) -> None:

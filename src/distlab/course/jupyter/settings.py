@@ -71,6 +71,9 @@ def instructor_server(c: Any) -> None:
         "distlab.course.grade.formgrader": True,
     }
     c.ServerApp.root_dir = str(course_directory())
+    # A kernel starts beside its notebook: to open a submission must not run a module that lies there, such as
+    # one named like the kernel's own.
+    os.environ["PYTHONSAFEPATH"] = "1"
     c.ServerApp.tornado_settings = {"headers": {"Content-Security-Policy": INSTRUCTOR_CSP}}
     _quiet_lab(c)
 
