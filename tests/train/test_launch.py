@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -59,8 +60,12 @@ def _world_size() -> int:
     return dist.get_world_size()
 
 
-def _children() -> list[psutil.Process]:
-    return psutil.Process().children(recursive=True)
+@pytest.fixture(autouse=True)
+def nothing_is_left() -> Iterator[None]:
+    """Each launch ends all that it started. Python's own helpers of earlier tests may run on."""
+    before = psutil.Process().children(recursive=True)
+    yield
+    assert [child for child in psutil.Process().children(recursive=True) if child not in before] == []
 
 
 def test_results_come_by_rank_from_processes_of_their_own(capfd: pytest.CaptureFixture[str]) -> None:
@@ -76,7 +81,6 @@ def test_results_come_by_rank_from_processes_of_their_own(capfd: pytest.CaptureF
             line for line in out.splitlines(keepends=True) if line.startswith(f"[rank {rank}]")
         )
     assert not re.search(r"^[WE]\d{4} ", err, re.MULTILINE), "a warning of the agent's log"
-    assert _children() == []
 
 
 def test_twice_in_a_row_and_with_world_size_1() -> None:
@@ -117,7 +121,6 @@ def test_a_failure_shows_the_first_ranks_own_traceback() -> None:
     assert 'raise ValueError("rank 1 cannot go on")' in message
     assert "_fail_on_rank_1" in message
     assert "distlab/train/rank.py" not in message  # frames of ours say nothing about the fault
-    assert _children() == []
 
 
 @pytest.mark.parametrize(("how", "said"), [("exit", "exited with code 7"), ("kill", "was killed by SIGKILL")])
@@ -125,14 +128,12 @@ def test_a_rank_that_dies_without_a_word_is_named(how: str, said: str) -> None:
     with pytest.raises(LaunchError, match=f"Rank 1 of 2 {said}") as caught:
         launch(_die_on_rank_1, 2, how)
     assert caught.value.rank == 1
-    assert _children() == []
 
 
 def test_a_collective_that_a_rank_misses_ends_in_time() -> None:
     with pytest.raises(LaunchError, match="did not take part") as caught:
         launch(_leave_rank_1_waiting, 2, timeout_s=2)
     assert caught.value.rank == 1
-    assert _children() == []
 
 
 def test_a_result_that_cannot_travel_is_an_error_of_its_rank() -> None:
