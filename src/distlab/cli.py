@@ -20,7 +20,7 @@ COMMANDS = {
     "bench collectives": ("distlab.bench.collectives:main", "Time the collectives between processes"),
     "course up": ("distlab.course.up:up", "Start the site and stay until Ctrl-C"),
     "course down": ("distlab.course.up:down", "Stop the site"),
-    "course book": ("distlab.course.up:book", "Build the book if its inputs changed"),
+    "course book": ("distlab.course.book:book", "Build the book if its inputs changed"),
     "course check-labs": ("distlab.course.release:check_labs", "Are labs/ in step with solutions/?"),
     "course admit": ("distlab.course.accounts.cli:admit_learner", "Admit a learner who signed up"),
     "course pending": ("distlab.course.accounts.cli:pending_learners", "Who waits to be admitted"),

@@ -103,6 +103,20 @@ def _is_data(path: Path) -> bool:
     return path.suffix not in PROSE and path.parts[0] != "_static"
 
 
+def book(force: bool = False) -> int:
+    """Build the book if its inputs changed; warnings are errors.
+
+    Args:
+        force: build it anew all the same.
+    """
+    try:
+        build_book(Site.from_env(), force=force)
+    except BookError as error:
+        console.print(f"[red]distlab course book:[/] {error}")
+        return 1
+    return 0
+
+
 def build_book(site: Site, force: bool = False) -> Path:
     """Build the book if its inputs changed, and return the folder of its pages, `site.book/html`.
 

@@ -66,22 +66,6 @@ def down() -> int:
     return 0
 
 
-def book(force: bool = False) -> int:
-    """Build the book if its inputs changed; warnings are errors.
-
-    Args:
-        force: build it anew all the same.
-    """
-    from distlab.course.book import BookError, build_book
-
-    try:
-        build_book(Site.from_env(), force=force)
-    except BookError as error:
-        console.print(f"[red]distlab course book:[/] {error}")
-        return 1
-    return 0
-
-
 @dataclass(frozen=True)
 class State:
     """What runs: the Hub, the `up` that waits for it, and the address."""
