@@ -76,12 +76,14 @@ def twenty_learners() -> list[Result]:
         with ThreadPoolExecutor(LEARNERS) as pool:
             outcomes = list(pool.map(_first_cell, learners))
         each_bytes = (free_before - psutil.virtual_memory().available) / LEARNERS
-    times = sorted(seconds for seconds in outcomes if seconds is not None)
-    p95 = statistics.quantiles(times, n=20, method="inclusive")[-1]
+    failures = Result("site.learners.failures", outcomes.count(None), f"of {LEARNERS}")
+    times = [seconds for seconds in outcomes if seconds is not None]
+    if len(times) < 2:
+        return [failures]
     return [
+        failures,
         Result("site.learners.p50", statistics.median(times), "s"),
-        Result("site.learners.p95", p95, "s"),
-        Result("site.learners.failures", outcomes.count(None), f"of {LEARNERS}"),
+        Result("site.learners.p95", statistics.quantiles(times, n=20, method="inclusive")[-1], "s"),
         Result("site.learners.memory_each", each_bytes / 2**20, "MiB"),
     ]
 
