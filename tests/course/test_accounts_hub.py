@@ -174,6 +174,24 @@ def alert(reply: requests.Response) -> str:
     return " ".join(note.get_text().split())
 
 
+# --- Origins
+
+
+@pytest.mark.parametrize("page", ["login", "signup", "change-password", "enrolment", "invitation?token=t"])
+def test_no_page_for_passwords_answers_under_a_learners_host_name(hub: Hub, page: str) -> None:
+    """The proxy leads to the Hub what no learner's server answers, `eve.HOST/hub/login` too."""
+    browser = hub.browser(Host=f"eve.{hub.site.host}:{hub.site.port}")
+    reply = browser.get(f"/hub/{page}", follow=False)
+    assert (reply.status_code, reply.headers["Location"]) == (302, f"{hub.site.url}/hub/{page}")
+    assert "password" not in reply.text
+    password = (hub.site.secrets / "instructor-password").read_text().strip()
+    token = browser.session.cookies.get("_xsrf", path="/hub/")
+    fields = {"_xsrf": token, "username": "instructor", "password": password}
+    reply = browser.session.post(f"{hub.site.url}/hub/{page}", data=fields, allow_redirects=False, timeout=30)
+    assert reply.status_code == 403
+    assert {cookie.name for cookie in browser.session.cookies} <= {"_xsrf"}
+
+
 # --- Sign-up and admission
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from jupyterhub import orm  # type: ignore[import-untyped]
 from jupyterhub.handlers.base import BaseHandler  # type: ignore[import-untyped]
@@ -44,7 +45,20 @@ def content_security_policy(subdomain_host: str, inline: bool) -> str:
 
 
 class _Guarded:
-    """Mixed into a handler of the Hub: the strict headers, and nothing kept by caches."""
+    """Mixed into a handler of the Hub: the site's own host name, the strict headers, nothing kept by caches."""
+
+    async def prepare(self: Any) -> None:
+        """Answer under the site's own name alone.
+
+        The proxy leads every name to the Hub. On `alice.localhost` Alice's pages could read what is typed into
+        this one, and act with the session that it begins.
+        """
+        await super().prepare()  # type: ignore[misc]
+        if not self.subdomain_host or self.request.host_name == urlsplit(self.subdomain_host).hostname:
+            return
+        if self.request.method not in ("GET", "HEAD"):
+            raise web.HTTPError(403, f"This site is at {self.subdomain_host}: open the page there.")
+        self.redirect(self.subdomain_host + self.request.uri)
 
     def set_default_headers(self: Any) -> None:
         super().set_default_headers()  # type: ignore[misc]
