@@ -52,4 +52,5 @@ gpu:
 	@$(VENV)/python -m pytest tests/labs tests/train tests/bench
 
 lock:
+	@scripts/setup dev
 	@PATH="$(CURDIR)/$(VENV):$$PATH" scripts/lock
