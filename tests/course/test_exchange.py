@@ -230,7 +230,9 @@ def test_publish_writes_only_what_changed(tmp_path: Path) -> None:
 # Attacks
 
 
-@pytest.mark.parametrize("path", [*EVIL, "timestamp.txt", "RECEIPT.json", "submission_secret.txt"])
+@pytest.mark.parametrize(
+    "path", [*EVIL, "timestamp.txt", "RECEIPT.json", "submission_secret.txt", "a.ipynb/b"]
+)
 def test_an_upload_with_a_bad_name_leaves_nothing(path: str, rig: Rig, tmp_path: Path) -> None:
     before = rig.tree()
     data = message((NOTEBOOK, b"{}"), (path, b"x"))

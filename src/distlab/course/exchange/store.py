@@ -343,6 +343,8 @@ def check_content(entries: Sequence[Entry], limits: UploadLimits) -> None:
     for entry in entries:
         if entry.path.split("/")[0].casefold() in OWN_FILES:
             raise RefusedError(f'The exchange itself writes a file named "{entry.path}"; rename yours.')
+        if any(part.endswith(".ipynb") for part in entry.path.split("/")[:-1]):
+            raise RefusedError(f'A folder is named like a notebook, in "{entry.path}"; rename the folder.')
 
 
 def check_assignment(assignment: str) -> None:
