@@ -135,6 +135,15 @@ def _submit_all(site: Site, port: int) -> None:
         "double", "import sys\ndef double(x):\n    print('a warning', file=sys.stderr)\n    return 2 * x"
     ).submit(course, "stderr")
 
+    # Below the limit as a file; six times as large with every character escaped.
+    wide = honest()
+    for _ in range(60):
+        wide.add("#" + "\x7f" * 190_000)
+    wide.submit(course, "wide")
+    (course / "submitted/wide" / LAB_ID / f"{LAB_ID}.ipynb").write_text(
+        json.dumps(wide.notebook, ensure_ascii=False)
+    )
+
     forged = Submission(course / "release" / LAB_ID / f"{LAB_ID}.ipynb")
     for name in ("test_double", "hidden_double", "explain"):
         forged.delete(name)
@@ -219,6 +228,10 @@ def test_a_submission_sees_neither_course_nor_host(site: Site) -> None:
 
 def test_warnings_on_stderr_cost_no_points(site: Site) -> None:
     assert auto_scores(site, "stderr") == ALL
+
+
+def test_a_large_submission_of_odd_characters_is_graded(site: Site) -> None:
+    assert auto_scores(site, "wide")["hidden_triple"] == 5
 
 
 def test_forged_and_deleted_cells_change_nothing(site: Site) -> None:

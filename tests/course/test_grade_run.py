@@ -188,3 +188,11 @@ def test_a_forged_driver_is_cut_off() -> None:
     run = run_cells(["1", forge], {}, Limits(output_bytes=MIB, cell_s=30))
     assert run.verdict in ("output", "died", "timeout")
     assert len(run.cells) == 1
+
+
+def test_what_a_cells_metadata_holds_beyond_plain_values_is_dropped():
+    """A deep copy of it took more memory than an instructor's server has."""
+    metadata = {"nbgrader": {"grade_id": "double", "points": 9, "more": [{"": 0}] * 9}, "tags": ["x"]}
+    cell = {"cell_type": "code", "source": "", "metadata": metadata}
+    (parsed,) = parse_notebook(json.dumps({"cells": [cell]}).encode()).cells
+    assert parsed.metadata == {"nbgrader": {"grade_id": "double", "points": 9}}

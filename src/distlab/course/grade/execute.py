@@ -78,7 +78,9 @@ class SandboxExecute(NbGraderPreprocessor):  # type: ignore[misc]
             self.socket or os.environ.get(SOCKET_ENV) or str(Site.from_env().grader_sockets / "grader.sock")
         )
         limits = {"cell_s": self.cell_s, "wall_s": self.wall_s}
-        body = json.dumps({"cells": sources, "files": files, "limits": limits})
+        # Characters as they are: escaped, a submission could be larger than what the service takes.
+        request = {"cells": sources, "files": files, "limits": limits}
+        body = json.dumps(request, ensure_ascii=False).encode("utf-8", "replace")
         connection = UnixConnection(path)
         try:
             connection.request("POST", "/run", body, {"Content-Type": "application/json"})

@@ -174,8 +174,10 @@ def _clean_cell(raw: dict[str, Any]) -> NotebookNode:
     metadata = raw.get("metadata")
     nbgrader = metadata.get("nbgrader") if isinstance(metadata, dict) else None
     if isinstance(nbgrader, dict) and isinstance(nbgrader.get("grade_id"), str):
-        # Scores and comments that an earlier step wrote are read from the gradebook, never from here.
-        cell.metadata["nbgrader"] = nbformat.from_dict(nbgrader)
+        # Values as nbgrader has them: a copy of whatever else is there could be larger than the memory.
+        cell.metadata["nbgrader"] = NotebookNode(
+            {key: value for key, value in nbgrader.items() if isinstance(value, str | int | float)}
+        )
     return cell
 
 
