@@ -7,7 +7,7 @@ import shutil
 from types import TracebackType
 from typing import Any
 
-from playwright.sync_api import Page, expect, sync_playwright
+from playwright.sync_api import Locator, Page, expect, sync_playwright
 
 from distlab.course.site import Site
 
@@ -94,6 +94,7 @@ class Person:
         expect(self.page.locator(".jp-Notebook .jp-Cell").first).to_be_visible(timeout=PATIENCE_MS)
 
     def run_first_cell(self) -> None:
+        expect(self._kernel()).to_contain_text("Idle", timeout=PATIENCE_MS)
         cell = self.page.locator(".jp-Notebook .jp-CodeCell").first
         cell.locator(".cm-content").click()
         self.page.keyboard.press("Shift+Enter")
@@ -101,11 +102,14 @@ class Person:
 
     def run_all_cells(self) -> None:
         """Run the whole notebook, and wait until its kernel has nothing left to do."""
-        kernel = self.page.locator("#jp-main-statusbar").get_by_text(re.compile(r"Python 3 .*\| "))
-        expect(kernel).to_contain_text("Idle", timeout=PATIENCE_MS)
+        expect(self._kernel()).to_contain_text("Idle", timeout=PATIENCE_MS)
         self.menu("Run", "Run All Cells")
-        expect(kernel).to_contain_text("Busy", timeout=PATIENCE_MS)
-        expect(kernel).to_contain_text("Idle", timeout=PATIENCE_MS)
+        expect(self._kernel()).to_contain_text("Busy", timeout=PATIENCE_MS)
+        expect(self._kernel()).to_contain_text("Idle", timeout=PATIENCE_MS)
+
+    def _kernel(self) -> Locator:
+        """The kernel's state, in JupyterLab's status bar."""
+        return self.page.locator("#jp-main-statusbar").get_by_text(re.compile(r"Python 3 .*\| "))
 
     def menu(self, *path: str) -> None:
         """Choose from JupyterLab's menu bar, e.g. `menu("Run", "Run All Cells")`."""
