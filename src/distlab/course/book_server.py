@@ -50,7 +50,8 @@ CONTENT_TYPES = {
 YEAR_S = 365 * 24 * 3600
 
 NOT_FOUND = """<!doctype html>
-<html lang="en" style="color-scheme: light dark"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<html lang="en" style="color-scheme: light dark">
+<meta charset="utf-8"><meta name="viewport" content="width=device-width">
 <title>{status} - distlab</title>
 <body style="font: 1.1rem/1.6 system-ui, sans-serif; max-width: 36rem; margin: 4rem auto; padding: 0 1rem">
 <h1>{title}</h1><p>{message}</p></body></html>
