@@ -93,6 +93,7 @@ def test_the_cpu_quota_is_what_the_kernel_holds(group):
     folder = Path(group.cpu)
     quota, period = (int((folder / f"cpu.cfs_{name}_us").read_text()) for name in ("quota", "period"))
     assert quota / period == 0.5
+    assert int((folder / "cpu.shares").read_text()) == 122
 
 
 def test_another_process_can_load_kill_and_remove_a_group(group):
@@ -122,6 +123,7 @@ def test_v2_files_are_written_in_a_fake_tree(tmp_path):
     assert (tmp_path / "cgroup.subtree_control").read_text() == "+memory +cpu +pids"
     assert (folder / "memory.max").read_text() == str(512 * MIB)
     assert (folder / "cpu.max").read_text() == "150000 100000"
+    assert (folder / "cpu.weight").read_text() == "12"
     assert (folder / "pids.max").read_text() == "64"
     assert group.enter(["/bin/true"])[-2:] == [f"{folder}/cgroup.procs", "/bin/true"]
     assert cgroup.load(group.to_dict()) == group
@@ -138,6 +140,7 @@ def test_the_systemd_scope_carries_every_limit(user, manager):
         f"--property=MemoryMax={512 * MIB}",
         "--property=MemorySwapMax=0",
         "--property=CPUQuota=150%",
+        "--property=CPUWeight=12",
         "--property=TasksMax=64",
         "--unit=distlab-alice.scope",
     } <= set(command)

@@ -24,6 +24,8 @@ from typing import Any, ClassVar
 
 CONTROLLERS = ("memory", "cpu", "pids")
 CFS_PERIOD_US = 100_000
+CPU_WEIGHT = 12
+"""A group's share where all want the processors, in percent of the Hub's own (the kernel's default is 100)."""
 KILL_TIMEOUT_S = 10.0
 
 ENTER = 'for procs in $1; do echo $$ > "$procs" || exit 125; done; shift; exec "$@"'
@@ -196,6 +198,7 @@ class V1Group(Group):
             memory_and_swap.write_text(str(limits.memory_bytes))
         (cpu / "cpu.cfs_period_us").write_text(str(CFS_PERIOD_US))
         (cpu / "cpu.cfs_quota_us").write_text(str(round(limits.cpus * CFS_PERIOD_US)))
+        (cpu / "cpu.shares").write_text(str(1024 * CPU_WEIGHT // 100))
         (pids / "pids.max").write_text(str(limits.processes))
 
     def _folders(self) -> tuple[Path, Path, Path]:
@@ -249,6 +252,7 @@ class V2Group(Group):
             if swap.exists():
                 swap.write_text("0")
             (folder / "cpu.max").write_text(f"{round(limits.cpus * CFS_PERIOD_US)} {CFS_PERIOD_US}")
+            (folder / "cpu.weight").write_text(str(CPU_WEIGHT))
             (folder / "pids.max").write_text(str(limits.processes))
         except OSError as error:
             if folder.exists():
@@ -310,6 +314,7 @@ class SystemdGroup(Group):
             "MemoryMax": str(self.memory_bytes),
             "MemorySwapMax": "0",
             "CPUQuota": f"{round(self.cpus * 100)}%",
+            "CPUWeight": str(CPU_WEIGHT),
             "TasksMax": str(self.tasks),
         }
         settings = [f"--property={name}={value}" for name, value in properties.items()]
