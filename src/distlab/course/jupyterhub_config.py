@@ -78,4 +78,13 @@ c.Spawner.environment = {"TRAITLETS_APPLICATION_RAISE_CONFIG_FILE_ERROR": "1"}
 
 # --- The book, public, at `/`
 c.JupyterHub.extra_handlers = book_handlers(site)
-c.JupyterHub.default_url = "/hub/book/"
+
+
+def landing(handler: Any) -> str:
+    """Where one lands who asked for nothing else: instructors who sign in at their tools, all others here."""
+    user = handler.current_user
+    teaches = user is not None and any(group.name == INSTRUCTORS for group in user.groups)
+    return "/hub/home" if teaches and handler.request.path.endswith("/login") else "/hub/book/"
+
+
+c.JupyterHub.default_url = landing

@@ -5,6 +5,7 @@ Everything that the site writes lies under `var/` of the repository; deleting th
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from dataclasses import dataclass
@@ -87,6 +88,14 @@ class Site:
     @property
     def url(self) -> str:
         return f"http://{self.host}:{self.port}"
+
+    @property
+    def address(self) -> str:
+        """Where the site answers: as the `up` that runs it said, else as this environment would have it."""
+        try:
+            return str(json.loads((self.run / "hub.json").read_text())["url"])
+        except FileNotFoundError:
+            return self.url
 
     @property
     def var(self) -> Path:

@@ -96,6 +96,7 @@ def _detached(site: Site) -> int:
         return 0
     log = site.log / "site.log"
     with log.open("ab") as out:
+        begin = out.tell()
         child = subprocess.Popen(
             [sys.executable, "-m", "distlab.cli", "course", "up"],
             stdin=subprocess.DEVNULL,
@@ -104,13 +105,15 @@ def _detached(site: Site) -> int:
             start_new_session=True,
             env={**os.environ, **site.env()},
         )
+    if not console.is_terminal:
+        console.print(f"Starting the site; its progress is in {_short(site, log)}")
     with console.status(f"Starting the site (progress in {_short(site, log)})"):
         while child.poll() is None:
             if running_hub(site) is not None and answers(site):
                 _say_where(site)
                 return 0
             time.sleep(0.1)
-    raise SiteError(f"it stopped while starting; the last lines of {_short(site, log)}:\n{_tail(log)}")
+    raise SiteError(f"it stopped while starting; {_short(site, log)} ends with:\n{_tail(log, begin)}")
 
 
 def _foreground(site: Site) -> int:
@@ -292,5 +295,7 @@ def _short(site: Site, path: Path) -> Path:
     return path.relative_to(site.root) if path.is_relative_to(site.root) else path
 
 
-def _tail(log: Path, lines: int = 15) -> str:
-    return "\n".join(log.read_text(errors="replace").splitlines()[-lines:])
+def _tail(log: Path, begin: int = 0, lines: int = 15) -> str:
+    """The last lines of a log, from byte `begin` on."""
+    text = log.read_bytes()[begin:].decode(errors="replace")
+    return "\n".join(text.splitlines()[-lines:])

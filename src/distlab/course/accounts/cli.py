@@ -81,7 +81,8 @@ def roster(csv: Positional[Path]) -> int:
         links = import_roster(site, csv)
     except RosterError as error:
         return _complain(error)
-    print(f"Imported. Each learner's one-time link is in {links}; send each only their own line.")
+    count = len(links.read_text(encoding="utf-8").splitlines()) - 1
+    print(f"{count} imported. Each learner's one-time link is in {links}; send each only their own line.")
     return 0
 
 

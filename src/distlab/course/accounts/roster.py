@@ -86,7 +86,7 @@ def import_roster(site: Site, path: Path) -> Path:
 
 def link(site: Site, token: str) -> str:
     """The address where a one-time token sets a password."""
-    return f"{site.url}/hub/invitation?token={token}"
+    return f"{site.address}/hub/invitation?token={token}"
 
 
 def _person(row: list[str]) -> Person:
