@@ -93,6 +93,8 @@ def grades_by_hand(instructor: Person) -> None:
         has=page.locator("input.score")
     )
     expect(answer).to_have_count(1)
+    # formgrader sets this placeholder when it listens to the buttons
+    expect(answer.locator("input.extra-credit")).to_have_attribute("placeholder", "0", timeout=PATIENCE_MS)
     with page.expect_response(re.compile("/formgrader/api/grade/")) as saved:
         answer.get_by_role("button", name="Full credit").click()
     assert saved.value.ok
