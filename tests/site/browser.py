@@ -24,6 +24,9 @@ CHROMIUM_FLAGS = (
 )
 
 
+expect.set_options(timeout=30_000)
+
+
 class Browser:
     """Chromium for the time of a `with` block."""
 
