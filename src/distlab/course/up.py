@@ -34,6 +34,9 @@ console = Console(stderr=True, highlight=False)
 STARTUP_S = 60
 """How long the Hub may take to answer before `up` gives it up."""
 
+STOP_S = 60
+"""How long it may take to stop its learners' servers and itself before it is killed."""
+
 
 class SiteError(Exception):
     """What keeps the site from starting, in one sentence, with the next step."""
@@ -60,7 +63,8 @@ def down() -> int:
     if state is not None:
         state.hub.send(signal.SIGTERM)
         for process in (state.hub, state.up):  # `up` sweeps too, and must not find a newer site there
-            process.wait(STARTUP_S)
+            if not process.wait(STOP_S):
+                process.send(signal.SIGKILL)
     swept = sweep(site)
     console.print("The site is stopped." if state or swept else "The site is not running.")
     return 0
@@ -125,15 +129,25 @@ def _foreground(site: Site) -> int:
         hub = _start_hub(site)
     _say_where(site)
     console.print("Ctrl-C stops the site.")
-    for stop in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(stop, lambda *_: hub.terminate())
+    stopping = False
+
+    def stop(*_: object) -> None:
+        nonlocal stopping
+        stopping = True
+        hub.terminate()
+        signal.alarm(STOP_S)
+
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signum, stop)
+    signal.signal(signal.SIGALRM, lambda *_: hub.kill())
     status = hub.wait()
+    signal.alarm(0)
     (site.run / "hub.json").unlink(missing_ok=True)
-    if status == -signal.SIGKILL:
+    if status == -signal.SIGKILL and not stopping:
         raise SiteError("the Hub was killed; learners' servers keep running, and `make up` takes them over.")
     sweep(site)
     console.print("The site is stopped.")
-    return 0 if status == 0 or -status in (signal.SIGINT, signal.SIGTERM) else 1
+    return 0 if stopping or status == 0 or -status == signal.SIGTERM else 1
 
 
 def prepare_folders(site: Site) -> None:
