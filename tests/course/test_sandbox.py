@@ -116,7 +116,7 @@ def test_files_of_the_site_and_of_others_are_not_there(home, tmp_path):
     os.chown(home / "mine", UID, UID)
     repository = Path(__file__).parents[2]
     hidden = [repository / name for name in ("solutions", "tests", "var", ".git", "pyproject.toml")]
-    hidden += [Path("/root/.bashrc"), Path("/etc/shadow"), Path("/var/lib"), Path("/home/tester"), tmp_path]
+    hidden += [Path.home() / ".bashrc", Path("/etc/shadow"), Path("/var/lib"), tmp_path]
     paths = [str(path) for path in (*secrets.values(), *hidden)]
 
     seen = probe({"read": [*paths, "/home/alice/mine"]}, home=home)
