@@ -7,7 +7,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -26,7 +25,7 @@ from distlab.course.processes import ProcessId
 from distlab.course.sandbox import Problem, availability
 from distlab.course.site import INSTRUCTORS, Site
 from distlab.course.spawner import SandboxSpawner, SpawnRefused
-from distlab.course.up import prepare_folders
+from distlab.course.up import free_port, prepare_folders
 
 REPOSITORY = Path(__file__).parents[2]
 NO_LIMITS = Problem("no control group here can hold limits", "run the site as root")
@@ -98,11 +97,6 @@ c.JupyterHub.services = [
     }
 ]
 """
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return probe.getsockname()[1]
 
 
 def until(question, what: str):
