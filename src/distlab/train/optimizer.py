@@ -1,0 +1,116 @@
+"""How gradients change weights: the optimizers, what they remember, and the learning rate of every step.
+
+An optimizer's state can be larger than the model. Bytes per parameter in fp32 (`optimizer_bytes` measures
+them): SGD 0, with momentum 4; AdamW 8 (mean and mean square of the gradient); adamw_8bit about 2 (both in 8
+bits, with a scale for each 256 of them); Adafactor almost 0 (row and column means of the squares).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+from torch import Tensor, nn
+from torch.optim import SGD, Adafactor, AdamW, Optimizer
+
+from distlab.errors import SettingError
+from distlab.train.config import OptimizerConfig
+
+IMPLEMENTATIONS = {
+    "sgd": ("plain", "foreach", "fused"),
+    "adamw": ("plain", "foreach", "fused"),
+    "adafactor": ("plain", "foreach"),
+    "adamw_8bit": ("plain",),
+}
+
+
+def build_optimizer(model: nn.Module | Iterable[nn.Parameter], config: OptimizerConfig) -> Optimizer:
+    """The configured optimizer for the parameters that are trained.
+
+    Weight decay pulls matrices towards 0, not the vectors of biases and norms. SettingError where the
+    optimizer lacks the implementation, or is not installed.
+    """
+    known = IMPLEMENTATIONS[config.name]
+    if config.implementation not in known:
+        raise SettingError(
+            f"optimizer.implementation is {config.implementation!r}, which {config.name} does not have; "
+            f"set it to {' or '.join(known)}."
+        )
+    parameters = list(model.parameters() if isinstance(model, nn.Module) else model)
+    groups = _groups([p for p in parameters if p.requires_grad], config.weight_decay)
+    foreach, fused = config.implementation == "foreach", config.implementation == "fused"
+    rate = config.learning_rate
+    if config.name == "sgd":
+        return SGD(groups, rate, config.momentum, foreach=foreach, fused=fused)
+    if config.name == "adamw":
+        return AdamW(groups, rate, foreach=foreach, fused=fused)
+    if config.name == "adafactor":
+        return Adafactor(groups, rate, foreach=foreach)
+    try:
+        from torchao.optim import AdamW8bit
+    except ImportError:
+        raise SettingError(
+            "optimizer.name is 'adamw_8bit', which needs torchao; install it with `pip install torchao`, "
+            "or set it to 'adamw'."
+        ) from None
+    optimizer: Optimizer = AdamW8bit(groups, rate)
+    return optimizer
+
+
+def _groups(parameters: list[nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:
+    matrices = {"params": [p for p in parameters if p.dim() > 1], "weight_decay": weight_decay}
+    vectors = {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0}
+    return [group for group in (matrices, vectors) if group["params"]]
+
+
+def learning_rate(config: OptimizerConfig, step: int, steps: int) -> float:
+    """The learning rate of optimizer step `step` (0 is the first) of a run of `steps`.
+
+    It rises in `warmup_steps` equal steps to `config.learning_rate`, then follows the schedule. A function of
+    the number of the step alone: it cannot run faster on more ranks, and there is nothing to save.
+    """
+    if step < config.warmup_steps:
+        return config.learning_rate * (step + 1) / config.warmup_steps
+    if config.schedule == "constant":
+        return config.learning_rate
+    progress = (step - config.warmup_steps) / max(1, steps - config.warmup_steps)
+    if config.schedule == "linear":
+        return config.learning_rate * (1 - progress)
+    return config.learning_rate * (1 + math.cos(math.pi * progress)) / 2
+
+
+def optimizer_bytes(optimizer: Optimizer) -> int:
+    """Bytes of state that this rank holds; none before the first step."""
+    return sum(
+        _bytes(value)
+        for state in optimizer.state.values()
+        for value in state.values()
+        if isinstance(value, Tensor)
+    )
+
+
+def _bytes(tensor: Tensor) -> int:
+    """Bytes in this process, also of a tensor made of others: a shard (DTensor), 8-bit codes with scales."""
+    if hasattr(tensor, "__tensor_flatten__"):
+        names, _ = tensor.__tensor_flatten__()
+        return sum(_bytes(getattr(tensor, name)) for name in names)
+    return tensor.numel() * tensor.element_size()
+
+
+class OptimizerInBackward:
+    """Updates each parameter as soon as its gradient exists, and drops the gradient.
+
+    So only one gradient is in memory at a time, not the model's. The price: a backward pass is a step, so
+    gradients cannot be accumulated over several, nor clipped by the norm of all, nor averaged after it.
+    """
+
+    def __init__(self, model: nn.Module, config: OptimizerConfig) -> None:
+        self.optimizers = {p: build_optimizer([p], config) for p in model.parameters() if p.requires_grad}
+        for parameter in self.optimizers:
+            parameter.register_post_accumulate_grad_hook(self._update)  # type: ignore[no-untyped-call]
+
+    def _update(self, parameter: Tensor) -> None:
+        optimizer = self.optimizers[parameter]  # type: ignore[index]
+        optimizer.step()
+        optimizer.zero_grad()
