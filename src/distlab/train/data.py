@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -198,7 +198,7 @@ class SyntheticSequences:
         return tokens[:, :-1], tokens[:, 1:]
 
 
-def _uniform(numbers: NDArray[np.uint64], *shape: int) -> NDArray[np.float64]:
+def _uniform(numbers: NDArray[np.uint64], *shape: int) -> NDArray[np.floating[Any]]:
     """For each number an array of `shape` of draws from [0, 1) that depend on it alone.
 
     SplitMix64 (Steele, Lea and Flood, 2014, Fast Splittable Pseudorandom Number Generators), which gives its
@@ -206,10 +206,10 @@ def _uniform(numbers: NDArray[np.uint64], *shape: int) -> NDArray[np.float64]:
     """
     u64 = np.uint64
     size = int(np.prod(shape))
-    count = numbers[:, None] * u64(size) + np.arange(1, size + 1, dtype=u64)
-    z = count * u64(0x9E3779B97F4A7C15)
+    z: NDArray[np.uint64] = np.add.outer(numbers * u64(size), np.arange(1, size + 1, dtype=u64))
+    z = z * u64(0x9E3779B97F4A7C15)
     z = (z ^ (z >> u64(30))) * u64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> u64(27))) * u64(0x94D049BB133111EB)
     z = z ^ (z >> u64(31))
-    draws: NDArray[np.float64] = (z >> u64(11)) * 2.0**-53  # the upper 53 bits: what a float64 holds
+    draws = (z >> u64(11)) * 2.0**-53  # the upper 53 bits: what a float64 holds
     return draws.reshape(len(numbers), *shape)

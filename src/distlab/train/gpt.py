@@ -8,6 +8,8 @@ when others are missing (pipeline stages); q, k, v, o and the two matrices of th
 (tensor parallelism splits them by column or row, whole heads at a time); a block maps x_BLD to x_BLD.
 """
 
+# ruff: noqa: N803, N806
+
 from __future__ import annotations
 
 import math
@@ -43,12 +45,12 @@ class GPT(nn.Module):
         if tied:
             self.head.weight = self.embedding.weight
 
-    def forward(self, tokens_BL: Tensor) -> Tensor:  # noqa: N803
+    def forward(self, tokens_BL: Tensor) -> Tensor:
         """Logits (B, L, V): at position t, of the token at t + 1."""
-        x_BLD = self.embedding(tokens_BL)  # noqa: N806
+        x_BLD = self.embedding(tokens_BL)
         for block in self.blocks.values():
-            x_BLD = block(x_BLD)  # noqa: N806
-        logits_BLV: Tensor = self.head(self.norm(x_BLD))  # noqa: N806
+            x_BLD = block(x_BLD)
+        logits_BLV: Tensor = self.head(self.norm(x_BLD))
         return logits_BLV
 
     def _initialise(self, layers: int) -> None:
@@ -73,9 +75,9 @@ class Block(nn.Module):
         self.mlp = MLP(width)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x_BLD: Tensor) -> Tensor:  # noqa: N803
-        x_BLD = x_BLD + self.dropout(self.attention(self.attention_norm(x_BLD)))  # noqa: N806
-        y_BLD: Tensor = x_BLD + self.dropout(self.mlp(self.mlp_norm(x_BLD)))  # noqa: N806
+    def forward(self, x_BLD: Tensor) -> Tensor:
+        x_BLD = x_BLD + self.dropout(self.attention(self.attention_norm(x_BLD)))
+        y_BLD: Tensor = x_BLD + self.dropout(self.mlp(self.mlp_norm(x_BLD)))
         return y_BLD
 
 
@@ -90,17 +92,17 @@ class Attention(nn.Module):
         self.v = nn.Linear(width, width, bias=False)
         self.o = nn.Linear(width, width, bias=False)
 
-    def forward(self, x_BLD: Tensor) -> Tensor:  # noqa: N803
-        q_BHLK = rotate(self._split_heads(self.q(x_BLD)))  # noqa: N806
-        k_BHLK = rotate(self._split_heads(self.k(x_BLD)))  # noqa: N806
-        v_BHLK = self._split_heads(self.v(x_BLD))  # noqa: N806
-        y_BHLK = scaled_dot_product_attention(q_BHLK, k_BHLK, v_BHLK, is_causal=True)  # noqa: N806
-        y_BLD: Tensor = self.o(y_BHLK.transpose(1, 2).flatten(2))  # noqa: N806
+    def forward(self, x_BLD: Tensor) -> Tensor:
+        q_BHLK = rotate(self._split_heads(self.q(x_BLD)))
+        k_BHLK = rotate(self._split_heads(self.k(x_BLD)))
+        v_BHLK = self._split_heads(self.v(x_BLD))
+        y_BHLK = scaled_dot_product_attention(q_BHLK, k_BHLK, v_BHLK, is_causal=True)
+        y_BLD: Tensor = self.o(y_BHLK.transpose(1, 2).flatten(2))
         return y_BLD
 
-    def _split_heads(self, x_BLD: Tensor) -> Tensor:  # noqa: N803
+    def _split_heads(self, x_BLD: Tensor) -> Tensor:
         """(B, L, D) to (B, H, L, K); under tensor parallelism H is the number of this rank's heads."""
-        x_BLHK: Tensor = x_BLD.unflatten(-1, (-1, self.head_width))  # type: ignore[no-untyped-call]  # noqa: N806
+        x_BLHK: Tensor = x_BLD.unflatten(-1, (-1, self.head_width))  # type: ignore[no-untyped-call]
         return x_BLHK.transpose(1, 2)
 
 
@@ -112,12 +114,12 @@ class MLP(nn.Module):
         self.up = nn.Linear(width, 4 * width, bias=False)
         self.down = nn.Linear(4 * width, width, bias=False)
 
-    def forward(self, x_BLD: Tensor) -> Tensor:  # noqa: N803
-        y_BLD: Tensor = self.down(gelu(self.up(x_BLD)))  # noqa: N806
+    def forward(self, x_BLD: Tensor) -> Tensor:
+        y_BLD: Tensor = self.down(gelu(self.up(x_BLD)))
         return y_BLD
 
 
-def rotate(x_BHLK: Tensor) -> Tensor:  # noqa: N803
+def rotate(x_BHLK: Tensor) -> Tensor:
     """Tell attention where a token stands: turn the vector at position t by angles in proportion to t.
 
     Coordinates i and i + K/2 make a plane, which turns by t / ROTARY_BASE^(2i/K). The product of two turned
@@ -125,7 +127,7 @@ def rotate(x_BHLK: Tensor) -> Tensor:  # noqa: N803
     sequence.
     """
     length, head_width = x_BHLK.shape[-2:]
-    position_L = torch.arange(length, device=x_BHLK.device, dtype=torch.float32)  # noqa: N806
+    position_L = torch.arange(length, device=x_BHLK.device, dtype=torch.float32)
     plane = torch.arange(0, head_width, 2, device=x_BHLK.device, dtype=torch.float32)
     angle = position_L[:, None] * ROTARY_BASE ** (-plane / head_width)
     cos, sin = angle.cos(), angle.sin()

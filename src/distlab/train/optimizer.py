@@ -48,7 +48,7 @@ def build_optimizer(model: nn.Module | Iterable[nn.Parameter], config: Optimizer
     if config.name == "adafactor":
         return Adafactor(groups, rate, foreach=foreach)
     try:
-        from torchao.optim import AdamW8bit
+        from torchao.optim import AdamW8bit  # type: ignore[import-not-found,import-untyped,unused-ignore]
     except ImportError:
         raise SettingError(
             "optimizer.name is 'adamw_8bit', which needs torchao; install it with `pip install torchao`, "
