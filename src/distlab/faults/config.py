@@ -1,0 +1,41 @@
+"""Which fault happens to which rank at which step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+from distlab.errors import SettingError
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One fault of a training run. It strikes once: a run that resumes after it is spared.
+
+    kill: the rank gets SIGKILL. raise: it raises `InjectedError`. hang: it never returns. slow: every following
+    step takes `seconds` longer. out_of_memory: an allocation fails. fill_disk: no space is left for the run's
+    files. damage_checkpoint, truncate_checkpoint: the newest complete checkpoint loses a bit, or half a file.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
+
+    kind: Literal[
+        "kill",
+        "raise",
+        "hang",
+        "slow",
+        "out_of_memory",
+        "fill_disk",
+        "damage_checkpoint",
+        "truncate_checkpoint",
+    ]
+    step: int
+    """After this many optimizer steps, and after the checkpoint that is due then."""
+    rank: int = 0
+    seconds: float = 1.0
+    """Delay of every following step (slow)."""
+
+    def __post_init__(self) -> None:
+        for name, least in (("step", 1), ("rank", 0), ("seconds", 0)):
+            if getattr(self, name) < least:
+                raise SettingError(f"A fault's {name} is {getattr(self, name)}; it must be {least} or more.")
