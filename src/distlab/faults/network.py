@@ -1,0 +1,198 @@
+"""A network between ranks that can be slowed and cut, on one machine (Linux, as root).
+
+    with Network(2) as network:
+        ranks = [network.start(rank, [sys.executable, "-m", "distlab.train", ...]) for rank in range(2)]
+        network.slow(1, rate_Mbits=100)    # rank 1's cable: 100 Mbit/s both ways
+        network.cut(1)                     # unplugged: packets vanish, and nobody is told
+        network.mend(1)
+
+Each rank runs in a network namespace of its own, as if it were a machine: a loopback and one interface,
+`eth0`, that a virtual cable (veth) joins to a switch (a bridge, in a namespace of its own, too). The machine's
+own network is not touched. A token bucket filter (`tc ... tbf`) at both ends of a cable limits its bandwidth.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from types import TracebackType
+
+import psutil
+
+from distlab.errors import SettingError
+
+PORT = 29500
+"""Where ranks meet. Each network has all ports to itself."""
+
+
+class Network:
+    """A switch and `world_size` namespaces with a cable each; entered, it exists, and left, it is gone.
+
+    What a killed process left behind goes when the next Network is made.
+    """
+
+    def __init__(self, world_size: int) -> None:
+        """SettingError where a network cannot be made: not Linux, not root, no `ip` or `tc`."""
+        if not 1 <= world_size <= 250:
+            raise SettingError(f"world_size is {world_size}; a network has 1 to 250 ranks.")
+        if (lacking := missing_rights()) is not None:
+            raise SettingError(lacking)
+        self.world_size = world_size
+        self.name = _name(psutil.Process())
+        self.ranks: list[subprocess.Popen[str]] = []
+
+    def __enter__(self) -> Network:
+        clean_up()
+        try:
+            _ip("netns", "add", self._switch)
+            _in(self._switch, "ip", "link", "add", "switch", "type", "bridge")
+            _in(self._switch, "ip", "link", "set", "switch", "up")
+            for rank in range(self.world_size):
+                self._plug_in(rank)
+        except BaseException:
+            _remove(self.name)
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        _remove(self.name)
+        for rank in self.ranks:
+            rank.wait()
+            for stream in (rank.stdout, rank.stderr):
+                if stream is not None:
+                    stream.close()
+
+    def address(self, rank: int) -> str:
+        """IPv4 address of a rank."""
+        return f"10.0.0.{rank + 1}"
+
+    def start(
+        self, rank: int, command: list[str], env: dict[str, str] | None = None
+    ) -> subprocess.Popen[str]:
+        """Start `command` as `rank` in its namespace; standard output and error come by its pipe `stdout`.
+
+        The environment says what `torch.distributed.init_process_group` reads: rank, world size, where rank 0
+        listens, and which interface is the network. `env` is added. The process ends with the network.
+        """
+        ours = {
+            "RANK": str(rank),
+            "WORLD_SIZE": str(self.world_size),
+            "LOCAL_RANK": "0",
+            "LOCAL_WORLD_SIZE": "1",
+            "MASTER_ADDR": self.address(0),
+            "MASTER_PORT": str(PORT),
+            "GLOO_SOCKET_IFNAME": "eth0",
+            "NCCL_SOCKET_IFNAME": "eth0",
+        }
+        process = subprocess.Popen(
+            # The signal, so that a rank does not outlive this process, however it ends.
+            ["ip", "netns", "exec", self._rank(rank), "setpriv", "--pdeathsig", "KILL", *command],
+            env=os.environ | ours | (env or {}),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        self.ranks.append(process)
+        return process
+
+    def slow(self, rank: int, rate_Mbits: float) -> None:  # noqa: N803 - units keep their case
+        """Limit the cable of a rank to `rate_Mbits` (10^6 bits/s) in each direction.
+
+        A bucket of 256 KiB passes at once; beyond it packets queue for up to 20 ms and are then dropped, as in
+        a switch, so that TCP finds its pace.
+        """
+        shape = ["root", "tbf", "rate", f"{round(rate_Mbits * 1e6)}bit", "burst", "256kb", "latency", "20ms"]
+        _in(self._rank(rank), "tc", "qdisc", "replace", "dev", "eth0", *shape)
+        _in(self._switch, "tc", "qdisc", "replace", "dev", f"port{rank}", *shape)
+
+    def cut(self, rank: int) -> None:
+        """Let every packet from and to a rank vanish. Its connections stay open: only a timeout tells."""
+        _in(self._switch, "ip", "link", "set", f"port{rank}", "nomaster")
+
+    def mend(self, rank: int) -> None:
+        """Undo `cut`."""
+        _in(self._switch, "ip", "link", "set", f"port{rank}", "master", "switch")
+
+    def queues(self, rank: int) -> list[str]:
+        """What `tc -s qdisc` tells about both ends of a rank's cable: limits, bytes, packets held back."""
+        ends = ((self._rank(rank), "eth0"), (self._switch, f"port{rank}"))
+        return [_in(namespace, "tc", "-s", "qdisc", "show", "dev", device) for namespace, device in ends]
+
+    @property
+    def _switch(self) -> str:
+        return f"{self.name}-switch"
+
+    def _rank(self, rank: int) -> str:
+        return f"{self.name}-{rank}"
+
+    def _plug_in(self, rank: int) -> None:
+        name = self._rank(rank)
+        _ip("netns", "add", name)
+        _in(name, "ip", "link", "set", "lo", "up")
+        cable = ["eth0", "type", "veth", "peer", "name", f"port{rank}", "netns", self._switch]
+        _in(name, "ip", "link", "add", *cable)
+        _in(name, "ip", "address", "add", f"{self.address(rank)}/24", "dev", "eth0")
+        _in(name, "ip", "link", "set", "eth0", "up")
+        _in(self._switch, "ip", "link", "set", f"port{rank}", "master", "switch", "up")
+
+
+def missing_rights() -> str | None:
+    """Why no Network can be made here, in a sentence; None where one can."""
+    if sys.platform != "linux":
+        return f"This system is {sys.platform!r}; network namespaces need Linux."
+    if tools := [tool for tool in ("ip", "tc", "setpriv") if shutil.which(tool) is None]:
+        return f"The command {tools[0]!r} is not here; install iproute2 and util-linux."
+    name = f"{_name(psutil.Process())}-trial"
+    with contextlib.suppress(subprocess.CalledProcessError):
+        _ip("netns", "add", name)
+        _ip("netns", "delete", name)
+        return None
+    return f"User {os.getuid()} may not make network namespaces; run as root (CAP_NET_ADMIN, CAP_SYS_ADMIN)."
+
+
+def clean_up() -> None:
+    """Remove the networks of processes that are no more."""
+    alive = {_name(process) for process in psutil.process_iter()}
+    for name in {match[1] for match in re.finditer(r"^(distlab-\d+-\d+)-", _ip("netns", "list"), re.M)}:
+        if name not in alive:
+            _remove(name)
+
+
+def _name(process: psutil.Process) -> str:
+    """A process's namespaces begin so: its id, and its start, since ids are used again."""
+    try:
+        return f"distlab-{process.pid}-{round(process.create_time() * 100)}"
+    except psutil.NoSuchProcess:
+        return ""
+
+
+def _remove(name: str) -> None:
+    """End what runs in the namespaces of that name, and delete them; the cables go with them."""
+    for namespace in re.findall(rf"^{name}-\S+", _ip("netns", "list"), re.M):
+        for pid in _ip("netns", "pids", namespace).split():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(pid), signal.SIGKILL)
+        _ip("netns", "delete", namespace)
+
+
+def _in(namespace: str, command: str, *args: str) -> str:
+    """Run `ip` or `tc` inside a namespace."""
+    return _run(command, "-n", namespace, *args)
+
+
+def _ip(*args: str) -> str:
+    return _run("ip", *args)
+
+
+def _run(*command: str) -> str:
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
