@@ -1,0 +1,164 @@
+"""A folder on a disk or in an object store, whose files appear whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import uuid
+from collections.abc import Iterable
+from pathlib import Path, PurePosixPath
+
+import fsspec  # type: ignore[import-untyped]
+from fsspec.implementations.local import LocalFileSystem  # type: ignore[import-untyped]
+
+
+class Damage(Exception):  # noqa: N818 - what is damaged is data, not the program
+    """A file that is missing or does not hold what was written; the message names it and says how."""
+
+
+class Folder:
+    """Files below a path (`runs/demo`) or a URL that fsspec knows (`s3://bucket/runs/demo`).
+
+    Names are relative to it, with `/`. Several threads and several processes may use one folder.
+    """
+
+    def __init__(self, url: str | Path) -> None:
+        self.url = str(url).rstrip("/")
+        # Listings are not remembered: other ranks write here, too.
+        self._fs, root = fsspec.url_to_fs(self.url, use_listings_cache=False)
+        self._root: str = root.rstrip("/")
+        self._local = isinstance(self._fs, LocalFileSystem)
+        self._unsynced: set[str] = set()
+        self._sound: set[str] = set()
+
+    def write(self, name: str, content: bytes | memoryview) -> None:
+        """Write a file, or replace it, whole or not at all.
+
+        On a disk its bytes are safe when this returns, its name only after `sync`. An object store does
+        both in its one request.
+        """
+        path = self._path(name)
+        if not self._local:
+            self._fs.pipe_file(path, bytes(content))
+            return
+        parent = os.path.dirname(path)
+        _make_folder(parent)
+        part = f"{parent}/.{uuid.uuid4().hex}.part"
+        try:
+            descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+            try:
+                rest = memoryview(content)
+                while rest:
+                    rest = rest[os.write(descriptor, rest) :]
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+            os.replace(part, path)
+        except BaseException:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(part)
+            raise
+        self._unsynced.add(parent)
+
+    def sync(self) -> None:
+        """Return once every name written or removed so far would survive a power cut."""
+        while self._unsynced:
+            _sync(self._unsynced.pop())
+
+    def put(self, below: str, content: bytes | memoryview, suffix: str = "") -> str:
+        """Store `content` as `below/<sha256><suffix>` and return that name. What is there is not written again.
+
+        A file that another process left is read once before it is relied on.
+        """
+        name = f"{below}/{hashlib.sha256(content).hexdigest()}{suffix}"
+        if not self._holds(name, len(content)):
+            self.write(name, content)
+        self._sound.add(name)
+        return name
+
+    def _holds(self, name: str, size: int) -> bool:
+        try:
+            if name not in self._sound:
+                self.check(name, size)
+            return bool(self._fs.size(self._path(name)) == size)
+        except (Damage, FileNotFoundError):
+            return False
+
+    def trust(self, names: Iterable[str]) -> None:
+        """Another process has checked these files."""
+        self._sound.update(names)
+
+    def check(self, name: str, size: int) -> None:
+        """Raise Damage unless `name`, a file from `put`, has `size` bytes and the content it is named by."""
+        self._sound.discard(name)
+        try:
+            found = self._fs.size(self._path(name))
+            if found != size:
+                raise Damage(f"{name} has {found} bytes of {size}")
+            with self._fs.open(self._path(name), "rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+        except FileNotFoundError:
+            raise Damage(f"{name} is missing") from None
+        except OSError as error:
+            raise Damage(f"{name} cannot be read ({type(error).__name__}: {error})") from error
+        _compare(name, digest)
+        self._sound.add(name)
+
+    def get(self, name: str) -> bytes:
+        """The content of a file from `put`; Damage where it is not what was put there."""
+        try:
+            content = self.read(name)
+        except FileNotFoundError:
+            raise Damage(f"{name} is missing") from None
+        _compare(name, hashlib.sha256(content).hexdigest())
+        return content
+
+    def read(self, name: str) -> bytes:
+        """The content of any file. FileNotFoundError, or another OSError, where there is none to be had."""
+        content: bytes = self._fs.cat_file(self._path(name))
+        return content
+
+    def names(self) -> list[str]:
+        """Every file at any depth; none where the folder does not exist."""
+        return sorted(path.removeprefix(f"{self._root}/") for path in self._fs.find(self._root))
+
+    def remove(self, names: list[str]) -> None:
+        """Remove files, and the folders that are empty without them."""
+        if not names:
+            return
+        self._fs.rm([self._path(name) for name in names])
+        if self._local:
+            parents = {os.path.dirname(self._path(name)) for name in names}
+            self._unsynced |= parents
+            for parent in parents - {self._root}:
+                with contextlib.suppress(OSError):  # not empty
+                    os.rmdir(parent)
+                    self._unsynced ^= {parent, self._root}
+
+    def _path(self, name: str) -> str:
+        return f"{self._root}/{name}"
+
+
+def _compare(name: str, digest: str) -> None:
+    if PurePosixPath(name).name.split(".")[0] != digest:
+        raise Damage(f"{name} does not hold what was written (its sha256 is now {digest})")
+
+
+def _make_folder(path: str) -> None:
+    """`mkdir -p`, and each new folder's name is safe on the disk when this returns."""
+    if os.path.isdir(path):
+        return
+    parent = os.path.dirname(path)
+    _make_folder(parent)
+    with contextlib.suppress(FileExistsError):  # another rank was faster
+        os.mkdir(path)
+    _sync(parent)
+
+
+def _sync(folder: str) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,96 @@
+"""`step_N.json`: the mark that makes a checkpoint exist, and the record of what it holds."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from distlab.train.checkpoint.folder import Damage, Folder
+
+Kind = Literal["sharded", "full"]
+MARK = re.compile(r"step_(\d+)\.json")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A complete checkpoint, as its mark describes it."""
+
+    folder_url: str
+    step: int
+    info: dict[str, Any]
+    """What the caller of `Checkpoints.save` recorded."""
+    serial: int
+    """Counts the saves of a folder: "latest" means the last one saved, which after a restart from an older
+    checkpoint need not have the highest step."""
+    kind: Kind
+    world_size: int
+    torch: str
+    """The version that wrote it."""
+    model: dict[str, str]
+    """Type and shape of each tensor of the model, by name."""
+    files: dict[str, int]
+    """Size in bytes of each file, by its path in the folder; the path contains the sha256."""
+
+    @property
+    def name(self) -> str:
+        return f"step_{self.step}"
+
+    @property
+    def url(self) -> str:
+        """What `Checkpoints.find` takes to find this checkpoint from anywhere."""
+        return f"{self.folder_url}/{self.name}.ckpt"
+
+    @property
+    def full_file(self) -> str | None:
+        """Of kind "full": the file for `torch.load(weights_only=True)`, within the folder."""
+        return self._with_suffix(".pt") if self.kind == "full" else None
+
+    @property
+    def metadata_file(self) -> str:
+        """Where torch.distributed.checkpoint's metadata lies, within the folder."""
+        return self._with_suffix(".metadata")
+
+    def _with_suffix(self, suffix: str) -> str:
+        return next(file for file in self.files if file.endswith(suffix))
+
+    def to_json(self) -> bytes:
+        """The content of `step_N.json`: `info` at the top, the rest below "checkpoint", and a checksum."""
+        ours = {k: v for k, v in vars(self).items() if k not in ("folder_url", "step", "info")}
+        document = {**self.info, "step": self.step, "checkpoint": ours}
+        return json.dumps({**document, "sha256": _checksum(document)}, indent=2).encode()
+
+
+def read_mark(folder: Folder, step: int) -> Checkpoint:
+    """The checkpoint that `step_N.json` marks; Damage where the mark is not as it was written."""
+    name = f"step_{step}.json"
+    try:
+        document = json.loads(folder.read(name))
+        checksum = document.pop("sha256")
+    except FileNotFoundError:
+        raise Damage(f"{name} is missing") from None
+    except (ValueError, AttributeError, KeyError, TypeError):
+        raise Damage(f"{name} is not what was written: no whole JSON object with a checksum") from None
+    except OSError as error:
+        raise Damage(f"{name} cannot be read ({type(error).__name__}: {error})") from error
+    if checksum != _checksum(document) or document.get("step") != step:
+        raise Damage(f"{name} is not what was written: its checksum or its step does not fit")
+    ours = document.pop("checkpoint")
+    return Checkpoint(folder_url=folder.url, step=step, info=document, **ours)
+
+
+def read_marks(folder: Folder, names: list[str]) -> tuple[list[Checkpoint], dict[int, str]]:
+    """Of the folder's file `names`: checkpoints, last saved first, and by step what is wrong with a mark."""
+    found, damaged = [], {}
+    for step in sorted(int(match[1]) for name in names if (match := MARK.fullmatch(name))):
+        try:
+            found.append(read_mark(folder, step))
+        except Damage as damage:
+            damaged[step] = str(damage)
+    return sorted(found, key=lambda checkpoint: -checkpoint.serial), damaged
+
+
+def _checksum(document: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()

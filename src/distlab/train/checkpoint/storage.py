@@ -1,0 +1,306 @@
+"""Storage for torch.distributed.checkpoint, in files that are named by what they hold.
+
+torch's planners decide which rank writes which part of which tensor, and on loading which parts of which
+files a rank needs. What is left to do here: bytes of one part -> one file, and back.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner, DefaultSavePlanner
+from torch.distributed.checkpoint.metadata import (
+    _MEM_FORMAT_ENCODING,
+    BytesStorageMetadata,
+    ChunkStorageMetadata,
+    Metadata,
+    MetadataIndex,
+    TensorProperties,
+    TensorStorageMetadata,
+)
+from torch.distributed.checkpoint.planner import (
+    LoadItemType,
+    LoadPlan,
+    LoadPlanner,
+    ReadItem,
+    SavePlan,
+    SavePlanner,
+    WriteItem,
+)
+from torch.distributed.checkpoint.storage import StorageReader, StorageWriter, WriteResult
+from torch.futures import Future
+
+from distlab.errors import SettingError
+from distlab.train.checkpoint.folder import Folder
+
+THREADS = 4
+"""Files that one rank writes or reads at the same time: hashing, disk and network overlap."""
+SMALL_BYTES = 64 * 2**10
+PACK_BYTES = 2**20
+"""Parts below SMALL_BYTES (biases, step counters) share files of about PACK_BYTES, since each file costs a
+trip to the disk."""
+METADATA_CLASSES = [
+    BytesStorageMetadata,
+    ChunkStorageMetadata,
+    Metadata,
+    MetadataIndex,
+    TensorProperties,
+    TensorStorageMetadata,
+    _MEM_FORMAT_ENCODING,
+]
+
+
+@dataclass(frozen=True)
+class Extent:
+    """Where one part lies: `length_bytes` from `offset_bytes` of a file."""
+
+    file: str
+    offset_bytes: int
+    length_bytes: int
+
+
+class FileWriter(StorageWriter):
+    """Writes a rank's part of a checkpoint; on the first rank, `commit(files)` once all ranks have written.
+
+    below: the folder of the files, within `folder`; suffix: of their names.
+    metadata_below: the folder of the file that says what lies where.
+    commit: takes the size in bytes of every file of the checkpoint, by name.
+    """
+
+    def __init__(
+        self,
+        folder: Folder,
+        below: str,
+        suffix: str,
+        metadata_below: str,
+        commit: Callable[[dict[str, int]], None],
+    ) -> None:
+        self.folder = folder
+        self.below = below
+        self.suffix = suffix
+        self.metadata_below = metadata_below
+        self.commit = commit
+
+    def write_data(self, plan: SavePlan, planner: SavePlanner) -> Future[list[WriteResult]]:
+        def write(pack: list[WriteItem]) -> list[WriteResult]:
+            parts = [_to_bytes(planner.resolve_data(item)) for item in pack]
+            content = parts[0] if len(parts) == 1 else b"".join(parts)
+            file = self.folder.put(self.below, content, self.suffix)
+            results, offset = [], 0
+            for item, part in zip(pack, parts, strict=True):
+                results.append(WriteResult(item.index, len(part), Extent(file, offset, len(part))))
+                offset += len(part)
+            return results
+
+        with ThreadPoolExecutor(THREADS) as pool:
+            written = [result for results in pool.map(write, _packs(plan.items)) for result in results]
+        self.folder.sync()
+        return _done(written)
+
+    def finish(self, metadata: Metadata, results: list[list[WriteResult]]) -> None:
+        """Called on the first rank, after `write_data` has returned on every rank."""
+        extents = {result.index: result.storage_data for of_rank in results for result in of_rank}
+        metadata.storage_data = extents
+        buffer = io.BytesIO()
+        torch.save(metadata, buffer)
+        name = self.folder.put(self.metadata_below, buffer.getbuffer(), ".metadata")
+        self.folder.sync()
+        files = {name: buffer.getbuffer().nbytes}
+        for extent in extents.values():
+            end = extent.offset_bytes + extent.length_bytes
+            files[extent.file] = max(end, files.get(extent.file, 0))
+        self.commit(files)
+
+    def reset(self, checkpoint_id: str | os.PathLike[str] | None = None) -> None:
+        pass
+
+    def set_up_storage_writer(self, is_coordinator: bool, *args: Any, **kwargs: Any) -> None:
+        pass
+
+    def prepare_local_plan(self, plan: SavePlan) -> SavePlan:
+        return plan
+
+    def prepare_global_plan(self, plans: list[SavePlan]) -> list[SavePlan]:
+        return plans
+
+    @classmethod
+    def validate_checkpoint_id(cls, checkpoint_id: str | os.PathLike[str]) -> bool:
+        return False  # a folder is passed, not an id
+
+
+def _packs(items: list[WriteItem]) -> Iterator[list[WriteItem]]:
+    """Share the parts out to files: a large one has a file of its own."""
+    pack: list[WriteItem] = []
+    pack_bytes = 0
+    for item in items:
+        size = 0  # unknown before it is serialised: plain values are small
+        if item.tensor_data is not None:
+            size = math.prod(item.tensor_data.chunk.sizes) * item.tensor_data.properties.dtype.itemsize
+        if size >= SMALL_BYTES:
+            yield [item]
+            continue
+        pack.append(item)
+        pack_bytes += size
+        if pack_bytes >= PACK_BYTES:
+            yield pack
+            pack, pack_bytes = [], 0
+    if pack:
+        yield pack
+
+
+def _to_bytes(value: Tensor | io.BytesIO) -> memoryview:
+    """A tensor's elements in row-major order, or what torch.save made of another value."""
+    if isinstance(value, io.BytesIO):
+        return value.getbuffer()
+    flat = value.detach().cpu().contiguous().reshape(-1)
+    return flat.view(torch.uint8).numpy().data
+
+
+class Reader(StorageReader):
+    """What both readers share."""
+
+    def reset(self, checkpoint_id: str | os.PathLike[str] | None = None) -> None:
+        pass
+
+    def set_up_storage_reader(
+        self, metadata: Metadata, is_coordinator: bool, *args: Any, **kwargs: Any
+    ) -> None:
+        self.metadata = metadata
+
+    def prepare_local_plan(self, plan: LoadPlan) -> LoadPlan:
+        return plan
+
+    def prepare_global_plan(self, plans: list[LoadPlan]) -> list[LoadPlan]:
+        return plans
+
+    @classmethod
+    def validate_checkpoint_id(cls, checkpoint_id: str | os.PathLike[str]) -> bool:
+        return False
+
+
+class FileReader(Reader):
+    """Reads what FileWriter wrote; a rank reads only the files that it needs a part of.
+
+    metadata_file: the `.metadata` file of the checkpoint, within `folder`.
+    """
+
+    def __init__(self, folder: Folder, metadata_file: str) -> None:
+        self.folder = folder
+        self.metadata_file = metadata_file
+
+    def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
+        with torch.serialization.safe_globals([*METADATA_CLASSES, Extent]):
+            content = io.BytesIO(self.folder.get(self.metadata_file))
+            metadata: Metadata = torch.load(content, weights_only=True)
+        return metadata
+
+    def read_data(self, plan: LoadPlan, planner: LoadPlanner) -> Future[None]:
+        by_file: dict[str, list[ReadItem]] = {}
+        for item in plan.items:
+            by_file.setdefault(self._extent(item).file, []).append(item)
+
+        def read(file: str) -> None:
+            content = memoryview(self.folder.get(file))
+            for item in by_file[file]:
+                extent = self._extent(item)
+                # A copy, since torch wants memory that may be written to.
+                part = bytearray(content[extent.offset_bytes : extent.offset_bytes + extent.length_bytes])
+                value = io.BytesIO(part) if item.type == LoadItemType.BYTE_IO else self._tensor(item, part)
+                _deliver(item, value, planner)
+
+        with ThreadPoolExecutor(THREADS) as pool:
+            list(pool.map(read, by_file))
+        return _done(None)
+
+    def _extent(self, item: ReadItem) -> Extent:
+        extent: Extent = self.metadata.storage_data[item.storage_index]
+        return extent
+
+    def _tensor(self, item: ReadItem, content: bytearray) -> Tensor:
+        tensor = self.metadata.state_dict_metadata[item.storage_index.fqn]
+        assert isinstance(tensor, TensorStorageMetadata)
+        start = item.storage_index.offset
+        shape = next(chunk.sizes for chunk in tensor.chunks if start is None or chunk.offsets == start)
+        if not content:  # a rank's share of a tensor can be empty
+            return torch.empty(shape, dtype=tensor.properties.dtype)
+        return torch.frombuffer(content, dtype=tensor.properties.dtype).reshape(shape)
+
+
+class FullReader(Reader):
+    """Reads a whole state from one file of torch.save; every rank reads all of it and takes its part."""
+
+    def __init__(self, folder: Folder, file: str) -> None:
+        self.folder = folder
+        self.file = file
+
+    def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
+        content = io.BytesIO(self.folder.get(self.file))
+        state = torch.load(content, weights_only=True, map_location="cpu")
+        # A plan to save this state says what it holds, in the words that a plan to load needs.
+        self.whole = DefaultSavePlanner()
+        self.whole.set_up_planner(state, is_coordinator=True)
+        plans, metadata = self.whole.create_global_plan([self.whole.create_local_plan()])
+        self.items = {item.index: item for item in plans[0].items}
+        return metadata
+
+    def read_data(self, plan: LoadPlan, planner: LoadPlanner) -> Future[None]:
+        for item in plan.items:
+            _deliver(item, self.whole.resolve_data(self.items[item.storage_index]), planner)
+        return _done(None)
+
+
+def _deliver(item: ReadItem, stored: Tensor | io.BytesIO, planner: LoadPlanner) -> None:
+    """Hand the planner what it asked for: a plain value, or a box cut out of a stored tensor."""
+    if isinstance(stored, io.BytesIO):
+        stored.seek(0)
+        planner.load_bytes(item, stored)
+        return
+    for dim, (start, length) in enumerate(zip(item.storage_offsets, item.lengths, strict=True)):
+        stored = stored.narrow(dim, start, length)
+    target = planner.resolve_tensor(item).detach()
+    target.copy_(stored)
+    planner.commit_tensor(item, target)
+
+
+class StrictLoadPlanner(DefaultLoadPlanner):
+    """torch's planner, with an error for people where state and checkpoint do not fit, and no pickled code."""
+
+    def create_local_plan(self) -> LoadPlan:
+        assert self.metadata is not None
+        stored = self.metadata.state_dict_metadata
+        missing = sorted(set(self.state_dict) - set(stored))
+        if missing:
+            raise SettingError(
+                f"The checkpoint has no {missing[0]!r} ({len(missing)} such entries): it was saved with another "
+                "model or optimizer; resume with the configuration it was saved with."
+            )
+        for name, value in self.state_dict.items():
+            entry = stored[name]
+            theirs = entry.size if isinstance(entry, TensorStorageMetadata) else None
+            ours = value.size() if isinstance(value, Tensor) else None
+            if theirs != ours:
+                raise SettingError(
+                    f"{name!r} has the shape {theirs} in the checkpoint and {ours} here; "
+                    "resume with the configuration it was saved with."
+                )
+        return super().create_local_plan()
+
+    def load_bytes(self, read_item: ReadItem, value: io.BytesIO) -> None:
+        # Through torch.save again, as the parent unpickles anything: only plain values pass here.
+        torch.load(value, weights_only=True)
+        value.seek(0)
+        super().load_bytes(read_item, value)
+
+
+def _done(value: Any) -> Future[Any]:
+    future: Future[Any] = Future()
+    future.set_result(value)
+    return future
