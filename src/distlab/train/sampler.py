@@ -7,8 +7,11 @@ middle of an epoch or with other ranks, from the number of the step alone.
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
+from itertools import accumulate
+
+import numpy as np
+from numpy.typing import NDArray
 
 from distlab.train.config import DataConfig
 from distlab.train.data import Dataset
@@ -31,7 +34,8 @@ class BatchPlan:
         self.config = config
         self.seed = seed
         self.tokens = [dataset.tokens(index) for index in range(len(dataset))]
-        self.steps_per_epoch = len(self._cut(self._order(random.Random(0))))
+        self._lengths = np.array(self.tokens)
+        self.steps_per_epoch = len(self._cut(np.argsort(self._lengths)))
         self._planned: tuple[int, list[list[int]]] = (-1, [])
 
     def global_batch(self, step: int) -> list[int]:
@@ -49,45 +53,37 @@ class BatchPlan:
         """A rank's part of a global batch: always `config.micro_batches` lists of ids, some perhaps empty.
 
         Over all ranks each id appears once. The batch, longest sample first, is dealt out to the ranks like
-        cards, round after round; a micro-batch is some consecutive rounds. So the ranks' numbers of samples
-        differ by one at most, their tokens in a micro-batch by its longest sample at most, and the samples
-        of a micro-batch have like lengths.
+        cards, round after round; a micro-batch is some consecutive rounds, so many that all micro-batches
+        have about the same number of tokens. So the ranks' numbers of samples differ by one at most, their
+        tokens in a micro-batch by its longest sample at most, and samples of a micro-batch have like lengths.
         """
         if not 0 <= rank < world_size:
             raise ValueError(f"rank is {rank} of world size {world_size}; it must lie in 0..world_size-1.")
         micro_batches: list[list[int]] = [[] for _ in range(self.config.micro_batches)]
-        ordered = sorted(batch, key=lambda index: -self.tokens[index])
-        total = sum(self.tokens[index] for index in ordered)
-        dealt = 0
-        for start in range(0, len(ordered), world_size):
-            round_ = ordered[start : start + world_size]
-            if rank < len(round_):
-                micro_batches[len(micro_batches) * dealt // total].append(round_[rank])
-            dealt += sum(self.tokens[index] for index in round_)
+        ordered = sorted(batch, key=self.tokens.__getitem__, reverse=True)
+        dealt = [0, *accumulate(self.tokens[index] for index in ordered)]
+        for position in range(rank, len(ordered), world_size):
+            before = dealt[position - rank]  # tokens of all earlier rounds: the same for every rank
+            micro_batches[before * len(micro_batches) // dealt[-1]].append(ordered[position])
         return micro_batches
 
     def _batches(self, epoch: int) -> list[list[int]]:
-        # A string as seed: seed 0 in epoch 1 and seed 1 in epoch 0 must not be the same shuffle.
-        shuffle = random.Random(f"{self.seed}/{epoch}")
-        batches = self._cut(self._order(shuffle))
-        if self.config.batching != "shuffled":
-            shuffle.shuffle(batches)
-        return batches
+        shuffle = np.random.default_rng((self.seed, epoch))
+        order = shuffle.permutation(len(self.tokens))
+        if self.config.batching == "shuffled":
+            return self._cut(order)
+        by_length = order[np.argsort(self._lengths[order], kind="stable")]  # like lengths stay shuffled
+        batches = self._cut(by_length)
+        return [batches[i] for i in shuffle.permutation(len(batches))]
 
-    def _order(self, shuffle: random.Random) -> list[int]:
-        order = list(range(len(self.tokens)))
-        shuffle.shuffle(order)
-        if self.config.batching != "shuffled":
-            order.sort(key=self.tokens.__getitem__)  # stable: like lengths stay shuffled
-        return order
-
-    def _cut(self, order: list[int]) -> list[list[int]]:
-        """Batches of consecutive samples; how many is the same for every shuffle."""
+    def _cut(self, order: NDArray[np.int64]) -> list[list[int]]:
+        """Batches of consecutive samples; by length, how many there are is the same for every shuffle."""
+        indices: list[int] = order.tolist()
         if self.config.batching != "token_budget":
             size = self.config.global_batch
-            return [order[start : start + size] for start in range(0, len(order), size)]
+            return [indices[start : start + size] for start in range(0, len(indices), size)]
         batches: list[list[int]] = []
-        for index in order:  # ascending: the newest sample is the longest
+        for index in indices:  # ascending: the newest sample is the longest
             if not batches or (len(batches[-1]) + 1) * self.tokens[index] > self.config.token_budget:
                 batches.append([])
             batches[-1].append(index)
@@ -95,7 +91,7 @@ class BatchPlan:
 
 
 def padding_share(dataset: Dataset, config: DataConfig, world_size: int = 1, seed: int = 0) -> float:
-    """Part of the tokens in one epoch's micro-batches that is padding, between 0 and 1.
+    """Part of the tokens in the first epoch's micro-batches that is padding, between 0 and 1.
 
     A micro-batch is as long as its longest sample.
     """
