@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 import tyro
 
-from distlab.course.site import SettingError
+from distlab.errors import SettingError
 
 COMMANDS = {
     "doctor": ("distlab.doctor:doctor", "What this machine can run, and what is missing"),

@@ -174,7 +174,10 @@ class Rig:
 
     def tree(self) -> set[str]:
         """Every path below the store, but for the lock that guards the stages."""
-        return {str(path.relative_to(self.store)) for path in self.store.rglob("*")} - {"stage/lock"}
+        found: set[str] = set()
+        for folder, folders, files in os.walk(self.store):  # which bears that a folder goes meanwhile
+            found |= {str(Path(folder, name).relative_to(self.store)) for name in (*folders, *files)}
+        return found - {"stage/lock"}
 
 
 @contextlib.contextmanager

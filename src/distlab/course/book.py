@@ -272,9 +272,11 @@ def _cell_cache(key: str, fresh: bool) -> Iterator[Path]:
         seal.unlink(missing_ok=True)
         try:
             yield folder
-        finally:
-            # A build that is killed does not come here, and leaves no seal.
-            write_atomic(seal, _tree_digest(folder).encode())
+        except Exception:
+            write_atomic(seal, _tree_digest(folder).encode())  # the cells that ran need not run again
+            raise
+        # A build that is killed or interrupted leaves no seal: its kernels may still be writing.
+        write_atomic(seal, _tree_digest(folder).encode())
     _forget_old_caches(base, keep=key)
 
 

@@ -11,6 +11,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from distlab.errors import SettingError
+
 COURSE_ID = "distlab"
 
 USERNAME = re.compile(r"[a-z][a-z0-9-]{0,29}(?<!-)")
@@ -34,10 +36,6 @@ INSIDE_HOME = Path("/home")
 # Mounted for instructors alone.
 INSIDE_COURSE = Path("/srv/course")
 INSIDE_GRADER_SOCKETS = Path("/run/grader")
-
-
-class SettingError(ValueError):
-    """What is wrong with the environment that names a site, in one sentence, with the next step."""
 
 
 @dataclass(frozen=True)

@@ -1,70 +1,287 @@
-"""What a training run is, and what it gives back."""
+"""Everything that can be set about a training run, in one tree of frozen dataclasses.
+
+A YAML file has the same names (`configs/fsdp_2gpu.yaml`), and so has the command line
+(`distlab train --config configs/fsdp_2gpu.yaml --data.global_batch 64`). Equal configurations describe equal
+mathematics at any world size. Nothing here imports torch.
+"""
 
 from __future__ import annotations
 
-import dataclasses
-from dataclasses import dataclass
+import difflib
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
-from distlab.bench.stamp import Stamp
+from distlab.errors import SettingError
+from distlab.faults.config import Fault
+
+StrategyName = Literal[
+    "single",
+    "ddp",
+    "fsdp",
+    "tensor_parallel",
+    "pipeline",
+    "deepspeed",
+    "horovod",
+    "parameter_server",
+    "tensorflow",
+]
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """What is trained (see train/models.py)."""
+
+    kind: Literal["mlp", "cnn", "gpt"] = "mlp"
+    width: int = 512
+    """Units of each hidden layer (mlp), channels of the last convolution (cnn), embedding (gpt)."""
+    layers: int = 2
+    """Transformer blocks (gpt)."""
+    heads: int = 4
+    """Attention heads (gpt); they divide the width."""
+    dropout: float = 0.0
+    tied: bool = True
+    """Do the token embedding and the last layer share one matrix (gpt)?"""
+    freeze: tuple[str, ...] = ()
+    """Parameters whose names start with one of these are not trained."""
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """What it is trained on, and how samples make a step (see train/data.py)."""
+
+    source: Literal["digits", "text", "synthetic"] = "digits"
+    global_batch: int = 256
+    """Samples per optimizer step over all ranks together; the last batch of an epoch is smaller."""
+    batching: Literal["shuffled", "by_length", "token_budget"] = "shuffled"
+    """by_length: samples of like length share a batch. token_budget: as many as `token_budget` holds."""
+    token_budget: int = 8192
+    """Tokens of a global batch, padding included, where `batching` is token_budget."""
+    micro_batches: int = 1
+    """Forward and backward passes per optimizer step (gradient accumulation)."""
+    sequence_length: int = 128
+    """Longest sample in tokens (text, synthetic sequences)."""
+    samples: int = 2048
+    """How many the synthetic source has."""
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """How gradients change weights (see train/optimizer.py). Schedules count optimizer steps."""
+
+    name: Literal["sgd", "adamw", "adafactor", "adamw_8bit"] = "sgd"
+    implementation: Literal["plain", "foreach", "fused"] = "foreach"
+    """One kernel per operation and parameter, per operation for many parameters, or one for all of it."""
+    learning_rate: float = 0.1
+    momentum: float = 0.9
+    """Of SGD."""
+    weight_decay: float = 0.0
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """What follows the warm-up; linear and cosine end at 0 after the last step."""
+    warmup_steps: int = 0
+    clip_norm: float | None = None
+    """Longest gradient (2-norm over all parameters of the whole model) that is used as it is."""
+    in_backward: bool = False
+    """Update each parameter as soon as its gradient exists, and drop the gradient."""
+
+
+@dataclass(frozen=True)
+class MemoryConfig:
+    """What trades memory for time or precision."""
+
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Of the computation; weights are kept in fp32. fp16 scales the loss."""
+    activation_checkpointing: Literal["none", "selective", "full"] = "none"
+    """Recompute no block in the backward pass, every second one, or all."""
+    offload: bool = False
+    """Keep weights and optimizer state in host memory (fsdp, deepspeed)."""
+    reshard: bool = True
+    """Free the gathered weights between forward and backward (fsdp: ZeRO-3; false is ZeRO-2)."""
+    zero_stage: Literal[0, 1, 2, 3] = 3
+    """What deepspeed shards: nothing, optimizer state, also gradients, also weights."""
+
+
+@dataclass(frozen=True)
+class CommunicationConfig:
+    """How gradients travel."""
+
+    bucket_mb: float = 25.0
+    """Gradients are averaged in buckets of this many MB of 10^6 bytes."""
+    compression: Literal["none", "fp16", "powersgd"] = "none"
+    powersgd_rank: int = 2
+
+
+@dataclass(frozen=True)
+class ParallelConfig:
+    """How many ranks share one copy of the model; the others hold further copies (data parallelism)."""
+
+    tensor: int = 1
+    pipeline: int = 1
+    schedule: Literal["gpipe", "1f1b"] = "1f1b"
+
+
+@dataclass(frozen=True)
+class CheckpointConfig:
+    """What is saved and when (see train/checkpoint/)."""
+
+    every_steps: int = 0
+    """A checkpoint after every so many optimizer steps and after the last; 0: none."""
+    kind: Literal["sharded", "full"] = "sharded"
+    asynchronous: bool = False
+    incremental: bool = False
+    """Do not write again what an earlier checkpoint of the run holds."""
+    keep: int = 3
+    """Older ones are deleted; 0 keeps all."""
+
+
+@dataclass(frozen=True)
+class LogConfig:
+    """What a run leaves behind beside its checkpoints (see train/logs.py)."""
+
+    jsonl: bool = True
+    tensorboard: bool = False
+    wandb: bool = False
+    """Weights & Biases; offline unless WANDB_MODE says otherwise."""
+    samples: bool = False
+    """Write the ids of the samples of each step, too."""
+    price_per_hour: float = 0.0
+    """Price of one rank's device for an hour: turns time into cost."""
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """One run on the digits data. Equal configurations describe equal mathematics at any world size."""
+    """One run."""
 
-    model: Literal["mlp", "cnn"] = "mlp"
-    width: int = 512
-    """Units of each hidden layer (mlp) or channels of the last convolution (cnn)."""
+    name: str = "run"
+    folder: str | None = None
+    """Where `<name>/` with logs and checkpoints goes: a path or an fsspec URL (`s3://...`). None: nowhere."""
+    strategy: StrategyName = "ddp"
+    world_size: int = 2
+    """Processes that `distlab train` starts; a launcher's own number is taken as it is."""
     steps: int = 40
-    global_batch: int = 256
-    """Samples per step over all ranks together; the last batch of an epoch is smaller."""
-    learning_rate: float = 0.1
-    momentum: float = 0.9
     seed: int = 0
-    strategy: Literal["single", "ddp"] = "ddp"
+    compile: bool = False
+    """Let torch.compile make the model faster after a slow start."""
+    max_restarts: int = 0
+    """How often `distlab train` starts all ranks again after one failed; they resume from `latest`."""
+    resume_from_checkpoint: str | None = None
+    """`latest`, a name such as `step_20`, or the path of a `step_N.ckpt`."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    memory: MemoryConfig = field(default_factory=MemoryConfig)
+    communication: CommunicationConfig = field(default_factory=CommunicationConfig)
+    parallel: ParallelConfig = field(default_factory=ParallelConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    log: LogConfig = field(default_factory=LogConfig)
+    faults: tuple[Fault, ...] = ()
 
     def __post_init__(self) -> None:
-        for name in ("width", "steps", "global_batch"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be 1 or more.")
+        for name, least in _LEAST.items():
+            value = self
+            for part in name.split("."):
+                value = getattr(value, part)
+            if value < least:  # type: ignore[operator]
+                raise SettingError(f"{name} is {value}; it must be {least} or more.")
+        model, data = self.model, self.data
+        if data.source == ("digits" if model.kind == "gpt" else "text"):
+            raise SettingError(
+                f"model.kind is {model.kind!r} and data.source is {data.source!r}; a gpt reads 'text' or "
+                "'synthetic', mlp and cnn read 'digits' or 'synthetic'."
+            )
+        if model.kind == "gpt" and model.width % model.heads:
+            raise SettingError(
+                f"model.width is {model.width}; it must be a multiple of heads, {model.heads}."
+            )
+        if not self.name or "/" in self.name or self.name.startswith("."):
+            raise SettingError(f"name is {self.name!r}; it must be a folder's name, such as 'fsdp_2gpu'.")
+        if self.checkpoint.every_steps and self.folder is None:
+            raise SettingError("checkpoint.every_steps is set but folder is not; set folder, such as 'runs'.")
 
-
-@dataclass(frozen=True)
-class StepRecord:
-    """One optimizer step of one rank; `step_s = data_s + compute_s + communication_s`."""
-
-    step: int
-    loss: float
-    """Mean loss over the step's global batch, the same on every rank."""
-    samples: int
-    """Samples that this rank computed on."""
-    step_s: float
-    data_s: float
-    """Choosing the rank's samples and bringing them to the device."""
-    compute_s: float
-    """The rest: forward, backward, optimizer."""
-    communication_s: float
-    """Time in which the rank did nothing but wait for gradients to be averaged (see strategies/ddp.py)."""
-
-
-@dataclass(frozen=True)
-class TrainResult:
-    """One rank's view of a run."""
-
-    config: TrainConfig
-    rank: int
-    world_size: int
-    parameters: int
-    payload_bytes: int
-    """Bytes of gradients that one step averages."""
-    steps: list[StepRecord]
-    accuracy: float
-    """Share of the held-out digits that the trained model gets right."""
-    weights_sum: float
-    """Sum of all weights in double precision: equal on all ranks, or they have drifted apart."""
-    stamp: Stamp
+    @property
+    def run_folder(self) -> str | None:
+        """`<folder>/<name>`, where this run's logs and checkpoints lie."""
+        return None if self.folder is None else f"{self.folder.rstrip('/')}/{self.name}"
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain data: numbers, strings, lists and dictionaries."""
-        return dataclasses.asdict(self)
+        """Plain data, as `from_dict` reads it."""
+        return asdict(self)
+
+
+_LEAST = {
+    "world_size": 1,
+    "steps": 1,
+    "max_restarts": 0,
+    "model.width": 1,
+    "model.layers": 1,
+    "model.heads": 1,
+    "model.dropout": 0,
+    "data.global_batch": 1,
+    "data.token_budget": 1,
+    "data.micro_batches": 1,
+    "data.sequence_length": 2,
+    "data.samples": 1,
+    "optimizer.learning_rate": 0,
+    "optimizer.momentum": 0,
+    "optimizer.weight_decay": 0,
+    "optimizer.warmup_steps": 0,
+    "communication.bucket_mb": 0,
+    "communication.powersgd_rank": 1,
+    "parallel.tensor": 1,
+    "parallel.pipeline": 1,
+    "checkpoint.every_steps": 0,
+    "checkpoint.keep": 0,
+    "log.price_per_hour": 0,
+}
+
+
+def from_dict(values: dict[str, Any]) -> TrainConfig:
+    """The configuration that `values` (as YAML holds it) describes.
+
+    SettingError names the first key that is not known, with the nearest that is, or the first wrong value.
+    """
+    import pydantic
+
+    for where, name, known in _unknown(values):
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+        hint = f"did you mean {where}{near[0]}?" if near else f"known there: {', '.join(known)}."
+        raise SettingError(f"There is no setting {where}{name}; {hint}")
+    try:
+        return pydantic.TypeAdapter(TrainConfig).validate_python(values)
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        if isinstance(cause := first.get("ctx", {}).get("error"), SettingError):
+            raise cause from None
+        raise SettingError(f"{where} is {first['input']!r}: {_lower(first['msg'])}.") from None
+
+
+def from_yaml(path: Path) -> TrainConfig:
+    """The configuration in a YAML file; a relative `folder` in it starts at the current directory."""
+    import yaml
+
+    try:
+        values = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise SettingError(f"Cannot read {path}: {os.strerror(error.errno or 0)}.") from None
+    except yaml.YAMLError as error:
+        raise SettingError(f"{path} is not YAML: {error}") from None
+    if not isinstance(values, dict):
+        raise SettingError(f"{path} holds {values!r}; expected settings, one `name: value` a line.")
+    return from_dict(values)
+
+
+def _unknown(values: dict[str, Any]) -> Iterator[tuple[str, str, list[str]]]:
+    """Each key that is not a setting: where it stands, its name, and the names known there."""
+    known = TrainConfig().as_dict()
+    for name, value in values.items():
+        if name not in known:
+            yield "", str(name), list(known)
+        elif isinstance(known[name], dict) and isinstance(value, dict):
+            yield from ((f"{name}.", str(key), list(known[name])) for key in value if key not in known[name])
+
+
+def _lower(message: str) -> str:
+    return message[0].lower() + message[1:]

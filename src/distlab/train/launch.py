@@ -30,6 +30,7 @@ from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalEx
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+from distlab.errors import SettingError
 from distlab.machine import cores
 from distlab.train.rank import FAILURE, JOB, RESULT, Failure, Job
 
@@ -73,6 +74,8 @@ def launch(
     backend: str | None = None,
     threads_per_rank: int | None = None,
     timeout_s: float = 60.0,
+    stop_s: int = STOP_S,
+    max_restarts: int = 0,
 ) -> list[T]:
     """Call `fn(*args)` on `world_size` fresh processes of one process group; return the results by rank.
 
@@ -84,9 +87,11 @@ def launch(
     threads_per_rank: OpenMP threads of each rank; by default OMP_NUM_THREADS if it is set, else
         cores // world_size (at least 1).
     timeout_s: how long a collective waits for the other ranks before it fails.
+    stop_s: seconds that a rank gets to end after Ctrl-C, or after another rank failed, before it is killed.
+    max_restarts: how often all ranks are started again after one failed (TORCHELASTIC_RESTART_COUNT counts).
 
     Raises LaunchError when a rank raises or dies, with the traceback of the first that did;
-    ValueError for a bad argument.
+    ValueError for a bad argument, or the SettingError that a rank raised.
     """
     if world_size < 1:
         raise ValueError(f"world_size is {world_size}; it must be 1 or more.")
@@ -116,7 +121,7 @@ def launch(
             max_nodes=1,
             nproc_per_node=world_size,
             run_id=uuid.uuid4().hex,
-            max_restarts=0,
+            max_restarts=max_restarts,
             # A c10d store on a port the kernel picks; numeric addresses need no resolver and no /etc/hosts.
             rdzv_backend="c10d",
             rdzv_endpoint=f"{LOOPBACK}:0",
@@ -124,7 +129,7 @@ def launch(
             local_addr=LOOPBACK,
             logs_specs=DefaultLogsSpecs(log_dir=folder, redirects=Std.ALL, tee=Std.ALL),
             log_line_prefix_template="[rank ${rank}] ",
-            shutdown_timeout=STOP_S,
+            shutdown_timeout=stop_s,
         )
         try:
             with _quiet_agent(), _own_signal_handlers():
@@ -142,7 +147,9 @@ def launch(
         raise _first_failure(Path(folder), failures, world_size)
 
 
-def _first_failure(folder: Path, failures: dict[int, ProcessFailure], world_size: int) -> LaunchError:
+def _first_failure(
+    folder: Path, failures: dict[int, ProcessFailure], world_size: int
+) -> LaunchError | SettingError:
     """Say which rank failed first, and how.
 
     A rank that dies without a word (killed, out of memory, `os._exit`) makes its peers raise "connection
@@ -163,6 +170,8 @@ def _first_failure(folder: Path, failures: dict[int, ProcessFailure], world_size
         return LaunchError(f"Rank {rank} of {world_size} {how} before it returned.{hint}", rank)
     rank = min(raised, key=lambda r: raised[r].monotonic_ns)
     first = raised[rank]
+    if first.setting is not None:
+        return SettingError(first.setting)
     hint = "\nIt waited for a rank that did not take part in this collective." if first.timed_out else ""
     return LaunchError(
         f"Rank {rank} of {world_size} failed: {first.summary}{hint}\n\n{first.traceback}", rank

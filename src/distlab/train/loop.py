@@ -1,97 +1,111 @@
-"""The training loop: one function that every rank runs.
+"""The training loop: the same few lines for every strategy.
 
-from distlab.train.launch import launch
-from distlab.train.loop import train
-results = launch(train, 2, TrainConfig(strategy="ddp"))
+`train(config)` runs on every rank of a process group, as `distlab.train.launch` or `torchrun` start them, or
+alone in any process. With `checkpoint.every_steps` it saves, resumes exactly, and ends in order on Ctrl-C.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 
 import torch
-import torch.distributed as dist
-from torch import nn
-from torch.nn.functional import cross_entropy
 
 from distlab.bench.stamp import stamp
-from distlab.train.config import StepRecord, TrainConfig, TrainResult
-from distlab.train.data import Digits, Shard, ShardedSampler, load_digits
+from distlab.faults.inject import Injector
+from distlab.train.config import TrainConfig
+from distlab.train.data import Dataset, load_data
+from distlab.train.interrupt import Interrupt
 from distlab.train.launch import device
+from distlab.train.logs import RunLog
 from distlab.train.models import build_model, gradient_bytes, parameter_count
+from distlab.train.optimizer import learning_rate
+from distlab.train.reports import Reports
+from distlab.train.result import StepRecord, TrainResult
+from distlab.train.sampler import BatchPlan
+from distlab.train.saving import Saving
 from distlab.train.strategies import build_strategy
+from distlab.train.strategies.base import Batch, Strategy
 
 
 def train(config: TrainConfig) -> TrainResult:
-    """Train on this rank's share of the digits; every rank of the process group calls it.
+    """Train on this rank, together with the others of the process group.
 
-    Ranks may have shards of different size, even empty ones: each divides its summed loss by the *global*
-    batch and multiplies by the world size, so that the mean over ranks, which is what DDP takes, is the
-    gradient of the mean over the global batch.
-
-    Works without a process group too (strategy `single`).
+    SettingError for a configuration that cannot run here; nothing has been written then.
     """
-    world_size, rank = (dist.get_world_size(), dist.get_rank()) if dist.is_initialized() else (1, 0)
     place = device()
-    digits = load_digits()
-    images, labels = digits.train_images.to(place), digits.train_labels.to(place)
-    model = build_model(config)
-    strategy = build_strategy(config.strategy)
-    replica = strategy.prepare(model, place)
-    optimizer = torch.optim.SGD(model.parameters(), config.learning_rate, config.momentum)
-    shards = _shards(ShardedSampler(len(labels), config.global_batch, world_size, rank, config.seed))
+    strategy = build_strategy(config, place)
+    training, held_out = load_data(config)
+    model = build_model(config.model, config.seed)
+    parameters, payload_bytes = parameter_count(model), gradient_bytes(model)
+    strategy.prepare(model)
+    plan = BatchPlan(training, config.data, config.seed)
+    saving = Saving(config, strategy)
+    first = saving.resume()
+    faults = Injector(config, strategy.rank, first)
+    with Interrupt(saving.enabled) as interrupt, RunLog(config, strategy, first) as log:
+        reports = Reports(strategy, log)
+        for step in range(first, config.steps):
+            started = time.perf_counter()
+            ids = plan.share(plan.global_batch(step), strategy.data_size, strategy.data_rank)
+            batch = _batch(training, plan, step, ids, place)
+            data_s = time.perf_counter() - started
+            part = strategy.gradients(batch)
+            rate = learning_rate(config.optimizer, step, config.steps)
+            update = strategy.update(rate)
+            _synchronise(place)
+            step_s = time.perf_counter() - started
+            wait_s = strategy.communication_s()
 
-    shares: list[torch.Tensor] = []
-    times: list[tuple[int, float, float, float]] = []
-    for _ in range(config.steps):
-        _synchronise(place)
-        start = time.perf_counter()
-        shard = next(shards)
-        index = torch.tensor(shard.indices, dtype=torch.int64, device=place)
-        x, y = images[index], labels[index]
-        _synchronise(place)
-        data_s = time.perf_counter() - start
-
-        optimizer.zero_grad()
-        share = cross_entropy(replica(x), y, reduction="sum") / shard.global_size
-        strategy.backward(share * world_size)
-        optimizer.step()
-        _synchronise(place)
-        step_s = time.perf_counter() - start
-
-        shares.append(share.detach())
-        times.append((len(shard.indices), step_s, data_s, strategy.communication_s()))
-
-    losses = torch.stack(shares)
-    if world_size > 1:  # once, after the clock has stopped
-        dist.all_reduce(losses)
-    steps = [
-        StepRecord(i, loss, samples, step_s, data_s, step_s - data_s - wait_s, wait_s)
-        for i, (loss, (samples, step_s, data_s, wait_s)) in enumerate(
-            zip(losses.tolist(), times, strict=True)
-        )
-    ]
+            stop = reports.add(
+                StepRecord(
+                    step=step,
+                    epoch=plan.epoch(step),
+                    loss=float("nan"),  # known once the ranks' parts are summed
+                    learning_rate=rate,
+                    samples=sum(map(len, ids)),
+                    tokens=sum(training.tokens(i) for part in ids for i in part),
+                    step_s=step_s,
+                    data_s=data_s,
+                    compute_s=step_s - data_s - wait_s,
+                    communication_s=wait_s,
+                    gradient_norm=update.norm,
+                    applied=update.applied,
+                ),
+                part,
+                interrupt.asked,
+                ids,
+            )
+            if saving.due(step + 1) or stop:
+                saving.save(step + 1, reports.flush())
+            faults.after(step + 1)
+            if stop:
+                break
+        steps = reports.finish()
+        saving.finish()
+    loss, accuracy = _evaluate(strategy, held_out)
     return TrainResult(
         config=config,
-        rank=rank,
-        world_size=world_size,
-        parameters=parameter_count(model),
-        payload_bytes=gradient_bytes(model) if world_size > 1 else 0,
+        rank=strategy.rank,
+        world_size=strategy.world_size,
+        parameters=parameters,
+        payload_bytes=payload_bytes if strategy.world_size > 1 else 0,
         steps=steps,
-        accuracy=_accuracy(model, digits, place),
-        weights_sum=sum(p.detach().double().sum().item() for p in model.parameters()),
+        accuracy=accuracy,
+        held_out_loss=loss,
+        weights_sum=strategy.weights_sum(),
         stamp=stamp(place),
+        resumed_from=first or None,
+        interrupted=reports.stopped,
     )
 
 
-def _shards(sampler: ShardedSampler) -> Iterator[Shard]:
-    """Epoch after epoch without end."""
-    epoch = 0
-    while True:
-        sampler.set_epoch(epoch)
-        yield from sampler
-        epoch += 1
+def _batch(dataset: Dataset, plan: BatchPlan, step: int, ids: list[list[int]], place: torch.device) -> Batch:
+    """This rank's micro-batches on its device."""
+    micro_batches = []
+    for part in ids:
+        inputs, targets = dataset.batch(part)
+        micro_batches.append((inputs.to(place, non_blocking=True), targets.to(place, non_blocking=True)))
+    return Batch(micro_batches, sum(dataset.tokens(i) for i in plan.global_batch(step)))
 
 
 def _synchronise(place: torch.device) -> None:
@@ -100,7 +114,17 @@ def _synchronise(place: torch.device) -> None:
         torch.cuda.synchronize(place)
 
 
+EVALUATED = 256
+"""Held-out samples in one forward pass."""
+
+
 @torch.no_grad()
-def _accuracy(model: nn.Module, digits: Digits, place: torch.device) -> float:
-    guesses = model(digits.test_images.to(place)).argmax(dim=1).cpu()
-    return float((guesses == digits.test_labels).double().mean())
+def _evaluate(strategy: Strategy, held_out: Dataset) -> tuple[float, float]:
+    """Mean loss and share of right guesses over the held-out targets; every rank takes all of them."""
+    right = tokens = 0
+    loss = 0.0
+    for start in range(0, len(held_out), EVALUATED):
+        inputs, targets = held_out.batch(range(start, min(start + EVALUATED, len(held_out))))
+        sums = strategy.evaluate(inputs.to(strategy.device), targets.to(strategy.device))
+        loss, right, tokens = loss + sums.loss, right + sums.right, tokens + sums.tokens
+    return loss / tokens, right / tokens

@@ -46,7 +46,7 @@ def flops_per_token(config: TrainConfig) -> tuple[float, float]:
     count: MFU is about the model.
     """
     with torch.device("meta"):
-        model = build_model(config)
+        model = build_model(config.model, config.seed)
     weights = sum(p.numel() for p in model.parameters())
     gpt = config.model.kind == "gpt"
     return 6.0 * weights, 12.0 * config.model.layers * config.model.width if gpt else 0.0

@@ -80,7 +80,7 @@ def learning_rate(config: OptimizerConfig, step: int, steps: int) -> float:
     return config.learning_rate * (1 + math.cos(math.pi * progress)) / 2
 
 
-def optimizer_bytes(optimizer: Optimizer) -> int:
+def optimizer_bytes(optimizer: Optimizer | OptimizerInBackward) -> int:
     """Bytes of state that this rank holds; none before the first step."""
     return sum(
         _bytes(value)
@@ -101,16 +101,26 @@ def _bytes(tensor: Tensor) -> int:
 class OptimizerInBackward:
     """Updates each parameter as soon as its gradient exists, and drops the gradient.
 
-    So only one gradient is in memory at a time, not the model's. The price: a backward pass is a step, so
-    gradients cannot be accumulated over several, nor clipped by the norm of all, nor averaged after it.
+    So only a few gradients are in memory at a time, not the whole model's. The price: a backward pass is a
+    step. Set the learning rate before it; gradients cannot be accumulated over several, nor clipped by the
+    norm of all, nor averaged over ranks after it.
     """
 
     def __init__(self, model: nn.Module, config: OptimizerConfig) -> None:
         self.optimizers = {p: build_optimizer([p], config) for p in model.parameters() if p.requires_grad}
+        """One optimizer per parameter; their list is what `get_state_dict` of torch's checkpoints takes."""
         for parameter in self.optimizers:
             parameter.register_post_accumulate_grad_hook(self._update)  # type: ignore[no-untyped-call]
 
-    def _update(self, parameter: Tensor) -> None:
-        optimizer = self.optimizers[parameter]  # type: ignore[index]
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        return [group for optimizer in self.optimizers.values() for group in optimizer.param_groups]
+
+    @property
+    def state(self) -> dict[Tensor, dict[str, Any]]:
+        return {p: state for optimizer in self.optimizers.values() for p, state in optimizer.state.items()}
+
+    def _update(self, parameter: nn.Parameter) -> None:
+        optimizer = self.optimizers[parameter]
         optimizer.step()
         optimizer.zero_grad()

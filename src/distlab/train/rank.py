@@ -20,6 +20,8 @@ import traceback
 from dataclasses import dataclass
 from pathlib import Path
 
+from distlab.errors import SettingError
+
 JOB = "job.pkl"
 RESULT = "result-{}.pkl"
 FAILURE = "failure-{}.pkl"
@@ -50,6 +52,8 @@ class Failure:
     monotonic_ns: int
     summary: str
     traceback: str
+    setting: str | None = None
+    """What a SettingError said: the fault lies with what was asked for, and a traceback would not help."""
 
     @property
     def timed_out(self) -> bool:
@@ -64,6 +68,7 @@ def main(folder: Path) -> int:
         assert isinstance(stream, io.TextIOWrapper)
         stream.reconfigure(line_buffering=True)
     rank = int(os.environ["RANK"])
+    (folder / FAILURE.format(rank)).unlink(missing_ok=True)  # of an attempt before this one
     job: Job = pickle.loads((folder / JOB).read_bytes())
     _die_with(job.parent)
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # a rank that waits in a collective must end at once, too
@@ -80,7 +85,8 @@ def main(folder: Path) -> int:
         result = _call(job)
         _write(folder / RESULT.format(rank), pickle.dumps(result))
     except BaseException as error:
-        failure = Failure(time.monotonic_ns(), _summary(error), _own_frames(error))
+        setting = str(error) if isinstance(error, SettingError) else None
+        failure = Failure(time.monotonic_ns(), _summary(error), _own_frames(error), setting)
         _write(folder / FAILURE.format(rank), pickle.dumps(failure))
         return 1
     return 0

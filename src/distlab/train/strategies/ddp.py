@@ -14,24 +14,49 @@ The all-reduce itself can be longer than the wait: what overlaps with the backwa
 """
 
 import time
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.algorithms.ddp_comm_hooks import default_hooks, powerSGD_hook
 from torch.nn.parallel import DistributedDataParallel
 
+from distlab.train.config import TrainConfig
 from distlab.train.strategies.base import Strategy
 
 
 class DDP(Strategy):
     """One replica per rank; gradients averaged by an all-reduce that overlaps with the backward pass."""
 
-    def prepare(self, model: nn.Module, device: torch.device) -> nn.Module:
-        on_gpu = device.type == "cuda"
+    def __init__(self, config: TrainConfig, device: torch.device) -> None:
+        super().__init__(config, device)
+        self.gradient_factor = self.data_size  # DDP averages over ranks; the step follows their sum
+
+    def wrap(self, model: nn.Module) -> nn.Module:
+        on_gpu = self.device.type == "cuda"
         self.clock: Clock = GpuClock() if on_gpu else Clock()
-        replica = DistributedDataParallel(model.to(device), device_ids=[device] if on_gpu else None)
-        replica.register_comm_hook(self, _average)
-        return replica
+        self.replica = DistributedDataParallel(
+            model.to(self.device),
+            device_ids=[self.device] if on_gpu else None,
+            bucket_cap_mb=self.config.communication.bucket_mb * 1e6 / 2**20,
+        )
+        compression = self.config.communication.compression
+        hook: Any = _average
+        if compression == "fp16":
+            hook = default_hooks.fp16_compress_wrapper(_average)
+        elif compression == "powersgd":
+            rank = self.config.communication.powersgd_rank
+            self.low_rank = powerSGD_hook.PowerSGDState(
+                None, matrix_approximation_rank=rank, start_powerSGD_iter=2
+            )
+            hook = _average_low_rank
+        self.replica.register_comm_hook(self, hook)
+        return self.replica
+
+    def synchronise(self, last: bool) -> AbstractContextManager[Any]:
+        return nullcontext() if last else self.replica.no_sync()
 
     def backward(self, loss: Tensor) -> None:
         loss.backward()  # type: ignore[no-untyped-call]
@@ -81,3 +106,9 @@ def _average(strategy: DDP, bucket: dist.GradBucket) -> torch.futures.Future[Ten
     work = dist.all_reduce(buffer, async_op=True)
     averaged: torch.futures.Future[Tensor] = work.get_future().then(lambda future: future.value()[0])
     return averaged
+
+
+def _average_low_rank(strategy: DDP, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:  # type: ignore[name-defined]
+    """The same with each matrix sent as the product of two thin ones (Vogels et al., 2019, PowerSGD)."""
+    strategy.clock.start()
+    return powerSGD_hook.powerSGD_hook(strategy.low_rank, bucket)

@@ -1,25 +1,25 @@
-"""One process, nothing to average."""
+"""One process, nothing to share: the baseline that a distributed run is measured against."""
 
 from __future__ import annotations
 
 import torch
-import torch.distributed as dist
-from torch import Tensor, nn
+from torch import nn
 
+from distlab.errors import SettingError
+from distlab.train.config import TrainConfig
 from distlab.train.strategies.base import Strategy
 
 
 class Single(Strategy):
-    """Plain training: the baseline that a distributed run is measured against."""
+    """Plain training."""
 
-    def prepare(self, model: nn.Module, device: torch.device) -> nn.Module:
-        world_size = dist.get_world_size() if dist.is_initialized() else 1
-        if world_size != 1:
-            raise ValueError(f"strategy 'single' runs on 1 process, not on {world_size}; use 'ddp'.")
-        return model.to(device)
+    def __init__(self, config: TrainConfig, device: torch.device) -> None:
+        super().__init__(config, device)
+        if self.world_size != 1:
+            raise SettingError(
+                f"strategy 'single' runs on 1 process, not on {self.world_size}; set world_size to 1, or "
+                "strategy to 'ddp'."
+            )
 
-    def backward(self, loss: Tensor) -> None:
-        loss.backward()  # type: ignore[no-untyped-call]
-
-    def communication_s(self) -> float:
-        return 0.0
+    def wrap(self, model: nn.Module) -> nn.Module:
+        return model.to(self.device)

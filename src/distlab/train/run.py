@@ -1,0 +1,154 @@
+"""`distlab train`: one run from a YAML file, from settings on the command line, or both.
+
+    distlab train --config configs/fsdp_2gpu.yaml --resume_from_checkpoint latest
+    torchrun --nproc_per_node 2 -m distlab.train --config configs/fsdp_2gpu.yaml --steps 20
+
+The first form starts `world_size` processes itself. Under a launcher (torchrun, deepspeed, horovodrun) the
+process is one rank of many and takes the launcher's word for how many.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+
+from distlab.train.config import TrainConfig, from_yaml
+
+if TYPE_CHECKING:
+    from distlab.train.result import TrainResult
+
+STOP_S = 120
+"""Seconds for which Ctrl-C waits for the ranks to end their step and save."""
+COLLECTIVE_TIMEOUT_S = 300
+
+
+def main(args: list[str]) -> int:
+    """Run `distlab train` with these arguments; returns the exit code."""
+    config, as_json = parse(args)
+    try:
+        result = run(config)
+    except KeyboardInterrupt:
+        print(f"Interrupted: {_how_to_resume(config)}", file=sys.stderr)
+        return 0
+    if result is not None:
+        print(json.dumps(summary(result)) if as_json else _sentence(result))
+    return 0
+
+
+def parse(args: list[str]) -> tuple[TrainConfig, bool]:
+    """The configuration that command line arguments describe, and whether JSON is wanted.
+
+    `--config FILE` gives the defaults of all other options.
+    """
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--config", type=Path)
+    first.add_argument("--json", action="store_true")
+    first.add_argument(
+        "--local_rank", "--local-rank", help=argparse.SUPPRESS
+    )  # the deepspeed launcher adds it
+    chosen, rest = first.parse_known_args(args)
+    base = from_yaml(chosen.config) if chosen.config else TrainConfig()
+    # A list of faults is for a file; the command line shows everything else.
+    options = Annotated[TrainConfig, tyro.conf.arg(prefix_name=False)]
+    config = tyro.cli(options, prog="distlab train", args=rest, default=base, description=__doc__)
+    assert isinstance(config, TrainConfig)
+    return config, chosen.json
+
+
+def run(config: TrainConfig) -> TrainResult | None:
+    """Train as configured; rank 0's result, None on other ranks.
+
+    Raises SettingError for what cannot run, LaunchError where a rank failed.
+    """
+    from distlab.train.strategies.options import check_options
+
+    check_options(config)
+    if "RANK" in os.environ or "HOROVOD_RANK" in os.environ:
+        return _run_as_rank(config)
+    from distlab.train.launch import launch
+    from distlab.train.loop import train
+
+    results = launch(
+        train,
+        config.world_size,
+        config,
+        timeout_s=COLLECTIVE_TIMEOUT_S,
+        stop_s=STOP_S,
+        max_restarts=config.max_restarts,
+    )
+    return results[0]
+
+
+def _run_as_rank(config: TrainConfig) -> TrainResult | None:
+    """Join the group that the launcher made, and train."""
+    import torch
+    import torch.distributed as dist
+
+    from distlab.train.launch import backend_for
+    from distlab.train.loop import train
+
+    if config.strategy == "horovod":  # which has a group of its own
+        result = train(config)
+        return result if result.rank == 0 else None
+    world_size = int(os.environ["WORLD_SIZE"])
+    local_size = int(os.environ.get("LOCAL_WORLD_SIZE", world_size))
+    backend = backend_for(local_size)
+    gpu = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if backend == "nccl" else None
+    if gpu is not None:
+        torch.cuda.set_device(gpu)
+    dist.init_process_group(backend, device_id=gpu)
+    try:
+        result = train(replace(config, world_size=world_size))
+    finally:
+        dist.destroy_process_group()
+    return result if result.rank == 0 else None
+
+
+def summary(result: TrainResult) -> dict[str, object]:
+    """What a run came to, as plain data."""
+    steps = result.steps
+    return {
+        "name": result.config.name,
+        "strategy": result.config.strategy,
+        "world_size": result.world_size,
+        "steps": (result.resumed_from or 0) + len(steps),
+        "resumed_from": result.resumed_from,
+        "interrupted": result.interrupted,
+        "loss": steps[-1].loss if steps else None,
+        "held_out_loss": result.held_out_loss,
+        "accuracy": result.accuracy,
+        "weights_sum": result.weights_sum,
+        "tier": result.stamp.tier,
+        "folder": result.config.run_folder,
+    }
+
+
+def _sentence(result: TrainResult) -> str:
+    config = result.config
+    if result.resumed_from == config.steps:
+        return (
+            f"{config.name} is finished: all {config.steps} steps are in {config.run_folder}. Nothing to do."
+        )
+    done = (result.resumed_from or 0) + len(result.steps)
+    where = f" Logs and checkpoints: {config.run_folder}." if config.run_folder else ""
+    since = f" (from step {result.resumed_from} on)" if result.resumed_from else ""
+    if result.interrupted:
+        return f"{config.name} was interrupted after step {done}: {_how_to_resume(config)}"
+    return (
+        f"{config.name}: {done} steps{since} with {config.strategy} on {result.world_size} ranks "
+        f"({result.stamp.tier}), loss {result.steps[-1].loss:.4f}, held out {result.held_out_loss:.4f}, "
+        f"{100 * result.accuracy:.1f}% right.{where}"
+    )
+
+
+def _how_to_resume(config: TrainConfig) -> str:
+    if not config.checkpoint.every_steps:
+        return "nothing was saved, as checkpoint.every_steps is 0."
+    return "the last step is saved; go on with --resume_from_checkpoint latest."

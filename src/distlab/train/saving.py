@@ -1,0 +1,138 @@
+"""What a run saves, when, and how it takes it up again.
+
+A checkpoint holds the weights, the optimizer's state, the loss scale, every rank's random numbers and the
+number of steps behind it. That number is also the position in the data (train/sampler.py) and in the learning
+rate's schedule (train/optimizer.py), at every world size.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import random
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from distlab.bench.stamp import stamp
+from distlab.errors import SettingError
+from distlab.train.config import TrainConfig
+from distlab.train.result import StepRecord
+from distlab.train.strategies.base import Strategy
+
+if TYPE_CHECKING:
+    from distlab.train.checkpoint.manager import Checkpoint, Checkpoints
+
+
+class Saving:
+    """The checkpoints of one run."""
+
+    def __init__(self, config: TrainConfig, strategy: Strategy) -> None:
+        """SettingError where the run's folder cannot be written."""
+        self.config = config
+        self.strategy = strategy
+        self.every = config.checkpoint.every_steps
+        self.enabled = self.every > 0
+        wanted = config.resume_from_checkpoint
+        if wanted is None and int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)):
+            wanted = "latest"  # the launcher started this rank again after a failure
+        self.wanted = wanted
+        self.checkpoints: Checkpoints | None = None
+        if config.run_folder and (self.enabled or wanted):
+            from distlab.train.checkpoint.manager import Checkpoints
+
+            options = config.checkpoint
+            self.checkpoints = Checkpoints(
+                config.run_folder,
+                kind=options.kind,
+                asynchronous=options.asynchronous,
+                incremental=options.incremental,
+                keep=options.keep,
+            )
+        elif wanted:
+            raise SettingError(
+                f"resume_from_checkpoint is {wanted!r} but folder is not set; set folder to where the run lies."
+            )
+
+    def resume(self) -> int:
+        """Load the wanted checkpoint, if any; return how many optimizer steps lie behind."""
+        if self.checkpoints is None or self.wanted is None:
+            return 0
+        found = self.checkpoints.find(self.wanted)
+        if found is None:
+            if self.wanted != "latest":
+                raise SettingError(
+                    f"resume_from_checkpoint is {self.wanted!r}; there is no complete checkpoint of that name in "
+                    f"{self.config.run_folder}."
+                )
+            return 0
+        self._load(self.checkpoints, found)
+        return found.step
+
+    def due(self, steps: int) -> bool:
+        """Is a checkpoint due after this many optimizer steps?"""
+        return self.enabled and (steps % self.every == 0 or steps == self.config.steps)
+
+    def save(self, steps: int, last: StepRecord) -> None:
+        """Save after `steps` optimizer steps, the last of which is given; in the background if so set."""
+        assert self.checkpoints is not None
+        info = {
+            "epoch": last.epoch,
+            "step": steps,
+            "loss": last.loss,
+            "metrics": {
+                "learning_rate": last.learning_rate,
+                "step_s": last.step_s,
+                "communication_s": last.communication_s,
+                "gradient_norm": last.gradient_norm,
+            },
+            "hostname": platform.node(),
+            "hardware": asdict(stamp(self.strategy.device)),
+            "world_size": self.strategy.world_size,
+            "config": self.config.as_dict(),
+        }
+        state = self.strategy.state() | {"progress": self._progress(steps)}
+        self.checkpoints.save(steps, state, info)
+
+    def finish(self) -> None:
+        """Wait until everything is saved."""
+        if self.checkpoints is not None:
+            self.checkpoints.wait()
+
+    def _progress(self, steps: int) -> dict[str, Any]:
+        scale = self.strategy.scale
+        return {
+            "step": steps,
+            "scale": {"factor": scale.factor, "good_steps": scale.good_steps},
+            "random": {f"rank_{self.strategy.rank}": _random_state()},
+        }
+
+    def _load(self, checkpoints: Checkpoints, found: Checkpoint) -> None:
+        state = self.strategy.state() | {"progress": self._progress(found.step)}
+        known = self.strategy.rank < found.info["world_size"]
+        if not known:  # a world that has grown: this rank goes on with random numbers of its own
+            del state["progress"]["random"]
+        checkpoints.load(found, state)
+        self.strategy.load_state(state)
+        progress = state["progress"]
+        self.strategy.scale.factor = progress["scale"]["factor"]
+        self.strategy.scale.good_steps = progress["scale"]["good_steps"]
+        if known:
+            _set_random_state(progress["random"][f"rank_{self.strategy.rank}"])
+        else:
+            torch.manual_seed(self.config.seed + found.step + self.strategy.rank)
+
+
+def _random_state() -> dict[str, Any]:
+    state = {"python": random.getstate(), "numpy": np.random.get_state(), "torch": torch.get_rng_state()}
+    return state | ({"cuda": torch.cuda.get_rng_state()} if torch.cuda.is_available() else {})
+
+
+def _set_random_state(state: dict[str, Any]) -> None:
+    random.setstate(state["python"])
+    np.random.set_state(state["numpy"])
+    torch.set_rng_state(state["torch"])
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"])

@@ -1,0 +1,73 @@
+"""What every exact strategy must prove: it does the mathematics of one process.
+
+Many configurations run in one launch; each is compared with plain training of the same configuration.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from distlab.train.config import MemoryConfig, ParallelConfig, TrainConfig
+from distlab.train.launch import launch
+from distlab.train.loop import train
+from distlab.train.result import TrainResult
+
+TOLERANCE = {"fp32": 2e-5, "bf16": 2e-2, "fp16": 5e-3}
+"""Of losses near 2 and 5: sums in another order, and in 16 bits also another rounding of each."""
+
+
+def train_cases(configs: Sequence[TrainConfig]) -> list[TrainResult]:
+    """Train each configuration on the ranks of this launch, each rank with random numbers of its own."""
+    results = []
+    for config in configs:
+        torch.manual_seed(977 * (dist.get_rank() + 1))
+        results.append(train(config))
+    return results
+
+
+def run_cases(configs: Sequence[TrainConfig], world_size: int = 2) -> list[list[TrainResult]]:
+    """For each configuration the results of all ranks; one launch for all of them."""
+    ranks = launch(train_cases, world_size, list(configs), threads_per_rank=1, timeout_s=120)
+    return [[results[i] for results in ranks] for i in range(len(configs))]
+
+
+def alone(config: TrainConfig) -> TrainResult:
+    """Plain training of the same mathematics in this process."""
+    memory = MemoryConfig(precision=config.memory.precision)
+    data = replace(config.data, micro_batches=1)
+    plain = replace(
+        config, strategy="single", memory=memory, data=data, parallel=ParallelConfig(), compile=False
+    )
+    return train(replace(plain, communication=TrainConfig().communication))
+
+
+def assert_same(config: TrainConfig, ranks: Sequence[TrainResult], tolerance: float | None = None) -> None:
+    """The ranks agree with each other, and with plain training within the tolerance of the precision."""
+    wanted = alone(config)
+    close = tolerance or TOLERANCE[config.memory.precision]
+    for result in ranks:
+        assert len(result.steps) == config.steps >= 5
+        assert _losses(result) == pytest.approx(_losses(wanted), abs=close), _label(config)
+        assert result.held_out_loss == pytest.approx(wanted.held_out_loss, abs=close), _label(config)
+        assert result.weights_sum == pytest.approx(wanted.weights_sum, abs=50 * close), _label(config)
+        assert result.weights_sum == pytest.approx(ranks[0].weights_sum, abs=1e-9), _label(config)
+        if config.optimizer.clip_norm is not None:
+            norms = [step.gradient_norm for step in result.steps]
+            expected = [step.gradient_norm for step in wanted.steps]
+            assert norms == pytest.approx(expected, rel=50 * close), _label(config)
+
+
+def _losses(result: TrainResult) -> list[float]:
+    return [step.loss for step in result.steps]
+
+
+def _label(config: TrainConfig) -> dict[str, Any]:
+    """What the configuration changes, for the message of a failure."""
+    changed, default = config.as_dict(), TrainConfig().as_dict()
+    return {name: value for name, value in changed.items() if value != default[name]}

@@ -1,0 +1,84 @@
+"""A wrong configuration is named: what it is, and what was expected."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from distlab.errors import SettingError
+from distlab.train.config import TrainConfig, from_dict, from_yaml
+from distlab.train.run import parse
+from distlab.train.strategies.options import OPTIONAL, TAKES, check_options, setting
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"modle": {}}, r"no setting modle; did you mean model\?"),
+        ({"model": {"widht": 3}}, r"no setting model.widht; did you mean model.width\?"),
+        ({"xyz": 1}, "no setting xyz; known there: name, folder"),
+        ({"faults": [{"kind": "kill", "step": 1, "when": 2}]}, "faults.0.when"),
+        ({"model": {"width": "wide"}}, "model.width is 'wide': input should be a valid integer"),
+        ({"model": 3}, "model is 3"),
+        ({"strategy": "dpp"}, "strategy is 'dpp': input should be 'single', 'ddp'"),
+        ({"steps": 0}, "steps is 0; it must be 1 or more"),
+        ({"data": {"micro_batches": 0}}, "data.micro_batches is 0"),
+        ({"model": {"kind": "gpt"}}, "model.kind is 'gpt' and data.source is 'digits'"),
+        ({"name": "../up"}, "name is '../up'"),
+        ({"checkpoint": {"every_steps": 2}}, "folder is not"),
+    ],
+)
+def test_wrong_values_are_named(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(SettingError, match=message):
+        from_dict(values)
+
+
+def test_a_configuration_survives_the_way_through_plain_data() -> None:
+    config = from_dict(
+        {"model": {"freeze": ["head"]}, "faults": [{"kind": "slow", "step": 2, "seconds": 0.5}]}
+    )
+    assert from_dict(config.as_dict()) == config
+
+
+def test_files(tmp_path: Path) -> None:
+    with pytest.raises(SettingError, match=r"Cannot read .*none\.yaml: No such file"):
+        from_yaml(tmp_path / "none.yaml")
+    (tmp_path / "list.yaml").write_text("- 1\n")
+    with pytest.raises(SettingError, match="expected settings"):
+        from_yaml(tmp_path / "list.yaml")
+    (tmp_path / "bad.yaml").write_text("a: [\n")
+    with pytest.raises(SettingError, match="is not YAML"):
+        from_yaml(tmp_path / "bad.yaml")
+
+
+def test_the_command_line_changes_what_the_file_says(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text("strategy: fsdp\nsteps: 9\ndata: {global_batch: 32}\n")
+    line = ["--config", str(path), "--resume_from_checkpoint", "latest", "--data.global-batch", "64"]
+    config, as_json = parse(line)
+    assert (config.strategy, config.steps, config.data.global_batch) == ("fsdp", 9, 64)
+    assert config.resume_from_checkpoint == "latest"
+    assert not as_json
+    with pytest.raises(SystemExit) as ended:
+        parse([*line, "--steps", "0"])
+    assert ended.value.code == 2
+    assert "steps is 0; it must be 1 or more" in capsys.readouterr().err
+
+
+def test_a_strategy_refuses_what_it_cannot_do() -> None:
+    with pytest.raises(SettingError, match=r"memory.offload is True.*'ddp' cannot.*fsdp, deepspeed"):
+        check_options(from_dict({"memory": {"offload": True}}))
+    with pytest.raises(SettingError, match=r"compression is 'powersgd'.*'horovod' cannot.*: ddp"):
+        check_options(from_dict({"strategy": "horovod", "communication": {"compression": "powersgd"}}))
+    check_options(from_dict({"strategy": "fsdp", "memory": {"offload": True}}))
+
+
+def test_the_table_of_options_names_settings_and_strategies_that_exist() -> None:
+    for name in OPTIONAL:
+        setting(TrainConfig(), name)
+    for strategy in TAKES:
+        assert from_dict({"strategy": strategy}).strategy == strategy
