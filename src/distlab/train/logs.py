@@ -1,88 +1,223 @@
-"""What a run writes down about each step: one JSON object a line, in one file a rank.
+"""What a run writes down about each step, on every rank: `<run folder>/log/rank_0.jsonl` and so on.
 
-`<run folder>/log/rank_0.jsonl` holds the fields of `StepRecord` and those of `LogLine` below. A line that was
-written survives the process. A run that resumes cuts what lies beyond its checkpoint and goes on appending, so
-that a file read in order has each step once.
+A line is with the operating system before the next step is logged: it survives the process, however that ends.
+A run that resumes cuts what lies beyond its checkpoint and goes on appending, so that a file read in order has
+each step once. The fields, and how to read them: records.py.
+
+Object stores cannot append. The log of a run in one (`s3://...`) is kept in `runs/<name>/log` of the current
+directory and copied when the run ends or fails; a SIGKILL leaves the copy as it was.
 """
 
 from __future__ import annotations
 
 import json
+import math
+import mmap
 import os
 import time
+from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import Any
 
+from distlab.bench.stamp import stamp
 from distlab.errors import SettingError
+from distlab.train.checkpoint.folder import Folder
 from distlab.train.config import TrainConfig
-from distlab.train.meters import ram_bytes, vram_bytes
+from distlab.train.dashboards import build_dashboards, check_dashboards
+from distlab.train.meters import model_flops, peak_flops, ram_bytes, vram_bytes
+from distlab.train.progress import Progress
+from distlab.train.records import LOG, RUN, LogLine, rank_of
 from distlab.train.result import StepRecord
+from distlab.train.strategies.base import Strategy
 
-if TYPE_CHECKING:
-    from distlab.train.strategies.base import Strategy
+LOCAL = "runs"
+"""Where the log of a run in an object store is kept until it is copied."""
 
 
 class RunLog:
-    """The log of one rank; does nothing where the run has no folder."""
+    """The log of one rank. A run without a folder only shows how far it is."""
 
     def __init__(self, config: TrainConfig, strategy: Strategy, first_step: int) -> None:
-        """SettingError where the run's folder cannot be written. first_step: of those to come."""
+        """first_step: the first one to come.
+
+        SettingError where the folder cannot be written or a dashboard is not installed.
+        """
+        check_dashboards(config)
         self.config = config
         self.strategy = strategy
+        self.started = time.perf_counter()
         self.share = strategy.data_size / strategy.world_size
-        self.file: TextIO | None = None
-        if config.run_folder is not None and config.log.jsonl:
-            path = Path(config.run_folder) / "log" / f"rank_{strategy.rank}.jsonl"
-            try:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                _cut(path, first_step)
-                self.file = path.open("a", buffering=1, encoding="utf-8")  # a line goes out as it is written
-            except OSError as error:
-                raise SettingError(
-                    f"Cannot write the log {path}: {os.strerror(error.errno or 0)}; set folder to a writable one."
-                ) from None
+        """Of a sample's work: with tensor or pipeline parallelism several ranks compute one sample."""
+        self.peak = peak_flops(strategy.device, config.memory.precision)
+        self.flops = model_flops(config.model) if self.peak else None
+        leads = strategy.rank == 0
+        self.folder = _local_folder(config)
+        self.file: JsonLines | None = None
+        try:
+            if self.folder is not None:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                if config.log.jsonl:
+                    self.file = self._open(self.folder, first_step)
+                if leads:
+                    info = {"config": config.as_dict(), "stamp": asdict(stamp(strategy.device))}
+                    Folder(self.folder).write(RUN, json.dumps(info, indent=2).encode())
+        except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+            raise SettingError(
+                f"Cannot write a log into {self.folder}: {error}; set folder to one that can be written."
+            ) from None
+        self.dashboards = build_dashboards(config, self.folder, first_step) if leads and self.folder else []
+        self.progress = Progress(config, first_step) if leads else None
 
     def __enter__(self) -> RunLog:
         return self
 
+    def step(self, record: StepRecord, ids: list[list[int]]) -> None:
+        """Write down a step; ids: its samples on this rank, by micro-batch."""
+        if self.file is None and self.progress is None:
+            return
+        line = self._line(record, ids)
+        if self.file is not None:
+            self.file.write(line)
+        for dashboard in self.dashboards:
+            dashboard.write(line)
+        if self.progress is not None:
+            self.progress.step(line)
+
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self.progress is not None:
+            self.progress.close()
+        for dashboard in self.dashboards:
+            dashboard.close(failed=kind is not None)
         if self.file is not None:
             self.file.close()
+        if self.folder is not None and _remote(self.config):
+            self._copy(self.folder)
 
-    def step(self, record: StepRecord, ids: list[list[int]]) -> None:
-        """Write down a step; ids: its samples on this rank, by micro-batch."""
-        if self.file is None:
-            return
-        line: dict[str, Any] = {
+    def _open(self, folder: Path, first_step: int) -> JsonLines:
+        path = folder / f"rank_{self.strategy.rank}.jsonl"
+        if _remote(self.config) and not path.exists() and first_step:  # begun on another machine
+            with suppress(OSError):
+                path.write_bytes(Folder(self._log_url()).read(path.name))
+        restarted = self.config.resume_from_checkpoint or int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
+        if self.strategy.rank == 0:  # for ranks that there are no more
+            for other in folder.glob("rank_*.jsonl"):
+                if rank_of(other.name) >= self.strategy.world_size:
+                    cut(other, first_step)
+        return JsonLines(path, first_step, bool(first_step or restarted))
+
+    def _line(self, record: StepRecord, ids: list[list[int]]) -> LogLine:
+        run_s = time.perf_counter() - self.started + (self.file.before_s if self.file else 0.0)
+        mfu = None
+        if self.flops is not None and self.peak is not None:
+            flops = self.flops.step(record.samples, record.tokens) * self.share
+            mfu = flops / record.step_s / self.peak
+        return LogLine(
             **vars(record),
-            "rank": self.strategy.rank,
-            "world_size": self.strategy.world_size,
-            "tier": "gpu" if self.strategy.device.type == "cuda" else "cpu",
-            "time": time.time(),
-            "samples_per_s": record.samples * self.share / record.step_s,
-            "tokens_per_s": record.tokens * self.share / record.step_s,
-            "ram_bytes": ram_bytes(),
-            "vram_bytes": vram_bytes(self.strategy.device),
-        }
-        if self.config.log.samples:
-            line["sample_ids"] = ids
-        self.file.write(json.dumps(line) + "\n")
+            rank=self.strategy.rank,
+            world_size=self.strategy.world_size,
+            attempt=self.file.attempt if self.file else 0,
+            tier="gpu" if self.strategy.device.type == "cuda" else "cpu",
+            time=time.time(),
+            run_s=run_s,
+            samples_per_s=record.samples * self.share / record.step_s,
+            tokens_per_s=record.tokens * self.share / record.step_s,
+            ram_bytes=ram_bytes(),
+            vram_bytes=vram_bytes(self.strategy.device),
+            mfu=mfu,
+            cost=self.config.log.price_per_hour * run_s / 3600,
+            sample_ids=ids if self.config.log.samples else None,
+        )
+
+    def _log_url(self) -> str:
+        return f"{self.config.run_folder}/{LOG}"
+
+    def _copy(self, folder: Path) -> None:
+        """Copy this rank's part of the log to where the run lies."""
+        own = [folder / f"rank_{self.strategy.rank}.jsonl"]
+        if self.strategy.rank == 0:
+            own += [path for path in folder.rglob("*") if not path.name.startswith("rank_")]
+        try:
+            remote = Folder(self._log_url())
+            for path in own:
+                if path.is_file():
+                    remote.write(path.relative_to(folder).as_posix(), path.read_bytes())
+        except Exception as error:  # what was trained is worth more than its log
+            print(f"The log stays in {folder}; copying it to {self._log_url()} failed: {error}", flush=True)
 
 
-def _cut(path: Path, first_step: int) -> None:
-    """Keep the whole lines of the steps before `first_step`."""
-    if not path.exists():
-        return
-    kept = 0
+class JsonLines:
+    """A file of one JSON object a line, to which a run appends, attempt after attempt."""
+
+    def __init__(self, path: Path, first_step: int, resumed: bool) -> None:
+        """Keep the lines before `first_step`; not `resumed`: a new run takes the file over."""
+        self.attempt, self.before_s = 0, 0.0
+        """Which attempt at the run this is, and the seconds that those before it took."""
+        last = cut(path, first_step)
+        if resumed and last is not None:
+            self.attempt, self.before_s = last["attempt"] + 1, last["run_s"]
+        # Line buffering hands each line to the system whole, as it is written.
+        self._file = path.open("a", buffering=1, encoding="utf-8")
+
+    def write(self, line: LogLine) -> None:
+        """Append a line. JSON has no nan or infinity: they become null."""
+        values = vars(line)
+        try:
+            text = _encode(values)
+        except ValueError:
+            text = _encode({name: None if _not_finite(value) else value for name, value in values.items()})
+        self._file.write(text + "\n")
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def cut(path: Path, first_step: int) -> dict[str, Any] | None:
+    """Cut a torn last line and the lines of `first_step` and later ones off a file; return the last whole one.
+
+    The one returned may be among those that were cut. None where there is none, and no file is made.
+    """
+    if not path.exists() or not path.stat().st_size:
+        return None
+    last: dict[str, Any] | None = None
     with path.open("rb+") as file:
-        for line in file:
-            try:
-                if not line.endswith(b"\n") or json.loads(line)["step"] >= first_step:
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            end = content.rfind(b"\n") + 1
+            while end:
+                start = content.rfind(b"\n", 0, end - 1) + 1
+                values = _parse(content[start:end])
+                last = last or values
+                if values is not None and values["step"] < first_step:
                     break
-            except ValueError:
-                break
-            kept += len(line)
-        file.truncate(kept)
+                end = start
+        file.truncate(end)
+    return last
+
+
+def _parse(line: bytes) -> dict[str, Any] | None:
+    with suppress(ValueError):
+        values = json.loads(line)
+        if isinstance(values, dict) and {"step", "attempt", "run_s"} <= values.keys():
+            return values
+    return None
+
+
+_encode = json.JSONEncoder(allow_nan=False).encode
+
+
+def _not_finite(value: Any) -> bool:
+    return isinstance(value, float) and not math.isfinite(value)
+
+
+def _remote(config: TrainConfig) -> bool:
+    return "://" in (config.run_folder or "")
+
+
+def _local_folder(config: TrainConfig) -> Path | None:
+    """Where the log is written, if anywhere."""
+    if config.run_folder is None:
+        return None
+    return Path(LOCAL, config.name, LOG) if _remote(config) else Path(config.run_folder, LOG)

@@ -1,0 +1,122 @@
+"""The lines of a run's log, and how to read them back.
+
+    for line in read_log("runs/fsdp_2gpu"):
+        print(line.step, line.rank, line.loss, line.step_s, line.ram_bytes)
+
+A rank writes `<run folder>/log/rank_N.jsonl`, one JSON object per optimizer step with the fields of `LogLine`.
+`log/run.json` beside it says what ran (the configuration) and where (the stamp of the machine).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass, fields
+from typing import Any
+
+from distlab.errors import SettingError
+from distlab.train.checkpoint.folder import Folder
+from distlab.train.result import StepRecord
+
+LOG = "log"
+RUN = "run.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogLine(StepRecord):
+    """One optimizer step as one rank saw it. What is counted per rank adds up to the whole job's."""
+
+    rank: int
+    world_size: int
+    attempt: int
+    """How often the run had been started again when the step was made: 0 without a restart."""
+    tier: str
+    """`gpu` or `cpu`: where the model was."""
+    time: float
+    """When the line was written: Unix time in seconds. A line is written while the next step runs."""
+    run_s: float
+    """Seconds that this rank has spent on the run, steps that a crash undid and all attempts included."""
+    samples_per_s: float
+    """This rank's part of the throughput: the sum over ranks is the job's, also where ranks share a model."""
+    tokens_per_s: float
+    ram_bytes: int
+    """Resident memory of the rank's process."""
+    vram_bytes: int | None
+    """Most memory that tensors held on the rank's GPU so far; None without one."""
+    mfu: float | None
+    """Share of the device's peak that went into the model's own FLOPs; None where no peak is known."""
+    cost: float
+    """`run_s` at `log.price_per_hour`, in that price's currency."""
+    sample_ids: list[list[int]] | None = None
+    """The samples of each micro-batch, with `log.samples`."""
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """What `log/run.json` holds, as plain data."""
+
+    config: dict[str, Any]
+    """As `distlab.train.config.from_dict` reads it."""
+    stamp: dict[str, Any]
+    """The fields of `distlab.bench.stamp.Stamp`."""
+
+
+def read_log(run_folder: str) -> list[LogLine]:
+    """All lines of all ranks, by step and then by rank; a torn last line is left out.
+
+    run_folder: `<folder>/<name>`, a path or an fsspec URL. A loss or norm that was not finite reads as nan.
+    SettingError where there is no log, or a line of it is damaged.
+    """
+    folder = _log_folder(run_folder)
+    lines: list[LogLine] = []
+    for name in folder.names():
+        if _RANK.fullmatch(name):
+            text = folder.read(name).decode("utf-8", "replace")
+            whole = text[: text.rfind("\n") + 1].splitlines()
+            lines += [_parse(line, f"{folder.url}/{name}, line {i}") for i, line in enumerate(whole, 1)]
+    if not lines:
+        raise SettingError(
+            f"{run_folder} holds no log of a step; expected the folder of a run, <folder>/<name>."
+        )
+    return sorted(lines, key=lambda line: (line.step, line.rank))
+
+
+def read_info(run_folder: str) -> RunInfo:
+    """What ran, and where. SettingError where nobody wrote it down."""
+    try:
+        return RunInfo(**json.loads(_log_folder(run_folder).read(RUN)))
+    except (OSError, ValueError, TypeError):
+        raise SettingError(
+            f"{run_folder} holds no readable {LOG}/{RUN}; expected the folder of a run."
+        ) from None
+
+
+def rank_of(name: str) -> int:
+    """The rank whose log has this file name."""
+    match = _RANK.fullmatch(name)
+    assert match
+    return int(match[1])
+
+
+_RANK = re.compile(r"rank_(\d+)\.jsonl")
+_NAMES = {field.name for field in fields(LogLine)}
+
+
+def _parse(line: str, where: str) -> LogLine:
+    try:
+        values = json.loads(line)
+        unknown = set(values) ^ _NAMES
+    except (ValueError, TypeError):
+        unknown = {line[:40]}
+    if unknown:
+        raise SettingError(f"{where} is not a line of a run's log (see {sorted(unknown)[0]!r}); delete it.")
+    if values["loss"] is None:
+        values["loss"] = float("nan")
+    return LogLine(**values)
+
+
+def _log_folder(run_folder: str) -> Folder:
+    try:
+        return Folder(f"{run_folder.rstrip('/')}/{LOG}")
+    except (ImportError, ValueError) as error:  # a kind of storage that is not known, or not installed
+        raise SettingError(f"Cannot open {run_folder}: {error}") from None
