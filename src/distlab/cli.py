@@ -16,6 +16,7 @@ import tyro
 from distlab.errors import SettingError
 
 COMMANDS = {
+    "train": ("distlab.train.run:main", "Train on one process or many, from a file or from options"),
     "doctor": ("distlab.doctor:doctor", "What this machine can run, and what is missing"),
     "bench collectives": ("distlab.bench.collectives:main", "Time the collectives between processes"),
     "course up": ("distlab.course.up:up", "Start the site and stay until Ctrl-C"),
@@ -34,6 +35,9 @@ COMMANDS = {
     "course export-learner": ("distlab.course.export:export_learner_copy", "Write the learners' repository"),
 }
 
+PARSE_THEIR_OWN = {"train"}
+"""Commands whose options depend on a file that an option names: they take the arguments as they are."""
+
 
 def main(argv: list[str] | None = None) -> None:
     """Run one command; exits 2 on bad input and 1 where the work failed."""
@@ -45,6 +49,8 @@ def main(argv: list[str] | None = None) -> None:
     command: Callable[..., int | None] = getattr(importlib.import_module(module), function)
     rest = args[len(name.split()) :]
     try:
+        if name in PARSE_THEIR_OWN:
+            sys.exit(command(rest))
         sys.exit(tyro.cli(command, prog=f"distlab {name}", args=rest))
     except SettingError as error:
         print(f"distlab {name}: {error}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""The one error that is the user's to mend."""
+"""The errors that a command shows as one message, without a traceback of its own."""
 
 
 class SettingError(ValueError):
@@ -6,3 +6,18 @@ class SettingError(ValueError):
 
     A command ends with exit code 2 on it, and nothing has been written.
     """
+
+
+class LaunchError(RuntimeError):
+    """A rank failed. The message names the first rank that did, and holds that rank's own traceback.
+
+    A command ends with exit code 1 on it.
+    """
+
+    def __init__(self, message: str, rank: int) -> None:
+        super().__init__(message)
+        self.rank = rank
+
+    def _render_traceback_(self) -> list[str]:
+        """IPython shows this in place of the frames of the launcher, which say nothing about the fault."""
+        return str(self).splitlines()

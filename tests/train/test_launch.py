@@ -16,8 +16,9 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from distlab.errors import LaunchError
 from distlab.machine import cores
-from distlab.train.launch import LaunchError, backend_for, launch
+from distlab.train.launch import backend_for, launch
 
 
 def _report(word: str) -> tuple[str, int, int, float, int]:

@@ -29,8 +29,9 @@ import torch.distributed as dist
 from torch import Tensor
 
 from distlab.bench.stamp import Stamp, stamp
+from distlab.errors import LaunchError
 from distlab.predict.collectives import Op, bus_bandwidth_factor
-from distlab.train.launch import LaunchError, device, launch
+from distlab.train.launch import device, launch
 
 OPERATIONS: tuple[Op, ...] = ("all_reduce", "all_gather", "reduce_scatter", "broadcast")
 SIZES_BYTES = tuple(4**exponent for exponent in range(5, 13))  # 1 KiB to 16 MiB

@@ -133,7 +133,7 @@ class CheckpointConfig:
     incremental: bool = False
     """Do not write again what an earlier checkpoint of the run holds."""
     keep: int = 3
-    """Older ones are deleted; 0 keeps all."""
+    """So many of the newest are kept."""
 
 
 @dataclass(frozen=True)
@@ -232,7 +232,7 @@ _LEAST = {
     "parallel.tensor": 1,
     "parallel.pipeline": 1,
     "checkpoint.every_steps": 0,
-    "checkpoint.keep": 0,
+    "checkpoint.keep": 1,
     "log.price_per_hour": 0,
 }
 

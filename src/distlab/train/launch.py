@@ -30,7 +30,7 @@ from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalEx
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from distlab.errors import SettingError
+from distlab.errors import LaunchError, SettingError
 from distlab.machine import cores
 from distlab.train.rank import FAILURE, JOB, RESULT, Failure, Job
 
@@ -40,18 +40,6 @@ LOOPBACK = "127.0.0.1"
 AGENT_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 STOP_S = 3
 """Seconds that a rank gets to end after a signal before it is killed."""
-
-
-class LaunchError(RuntimeError):
-    """A rank failed. The message names the first rank that did, and holds that rank's own traceback."""
-
-    def __init__(self, message: str, rank: int) -> None:
-        super().__init__(message)
-        self.rank = rank
-
-    def _render_traceback_(self) -> list[str]:
-        """IPython shows this in place of the frames of the launcher, which say nothing about the fault."""
-        return str(self).splitlines()
 
 
 def backend_for(world_size: int) -> str:

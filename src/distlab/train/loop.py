@@ -7,6 +7,8 @@ alone in any process. With `checkpoint.every_steps` it saves, resumes exactly, a
 from __future__ import annotations
 
 import time
+from contextlib import ExitStack
+from typing import Any
 
 import torch
 
@@ -32,80 +34,105 @@ def train(config: TrainConfig) -> TrainResult:
 
     SettingError for a configuration that cannot run here; nothing has been written then.
     """
-    place = device()
-    strategy = build_strategy(config, place)
-    training, held_out = load_data(config)
-    model = build_model(config.model, config.seed)
-    parameters, payload_bytes = parameter_count(model), gradient_bytes(model)
-    strategy.prepare(model)
-    plan = BatchPlan(training, config.data, config.seed)
-    saving = Saving(config, strategy)
-    first = saving.resume()
-    faults = Injector(config, strategy.rank, first)
-    with Interrupt(saving.enabled) as interrupt, RunLog(config, strategy, first) as log:
-        reports = Reports(strategy, log)
-        for step in range(first, config.steps):
-            started = time.perf_counter()
-            ids = plan.share(plan.global_batch(step), strategy.data_size, strategy.data_rank)
-            batch = _batch(training, plan, step, ids, place)
-            data_s = time.perf_counter() - started
-            part = strategy.gradients(batch)
-            rate = learning_rate(config.optimizer, step, config.steps)
-            update = strategy.update(rate)
-            _synchronise(place)
-            step_s = time.perf_counter() - started
-            wait_s = strategy.communication_s()
-
-            stop = reports.add(
-                StepRecord(
-                    step=step,
-                    epoch=plan.epoch(step),
-                    loss=float("nan"),  # known once the ranks' parts are summed
-                    learning_rate=rate,
-                    samples=sum(map(len, ids)),
-                    tokens=sum(training.tokens(i) for part in ids for i in part),
-                    step_s=step_s,
-                    data_s=data_s,
-                    compute_s=step_s - data_s - wait_s,
-                    communication_s=wait_s,
-                    gradient_norm=update.norm,
-                    applied=update.applied,
-                ),
-                part,
-                interrupt.asked,
-                ids,
-            )
-            if saving.due(step + 1) or stop:
-                saving.save(step + 1, reports.flush())
-            faults.after(step + 1)
-            if stop:
+    with Trainer(config) as trainer:
+        for step in range(trainer.first, config.steps):
+            trainer.step(step)
+            if trainer.stopped:
                 break
-        steps = reports.finish()
-        saving.finish()
-    loss, accuracy = _evaluate(strategy, held_out)
-    return TrainResult(
-        config=config,
-        rank=strategy.rank,
-        world_size=strategy.world_size,
-        parameters=parameters,
-        payload_bytes=payload_bytes if strategy.world_size > 1 else 0,
-        steps=steps,
-        accuracy=accuracy,
-        held_out_loss=loss,
-        weights_sum=strategy.weights_sum(),
-        stamp=stamp(place),
-        resumed_from=first or None,
-        interrupted=reports.stopped,
-    )
+        return trainer.result()
 
 
-def _batch(dataset: Dataset, plan: BatchPlan, step: int, ids: list[list[int]], place: torch.device) -> Batch:
-    """This rank's micro-batches on its device."""
-    micro_batches = []
-    for part in ids:
-        inputs, targets = dataset.batch(part)
-        micro_batches.append((inputs.to(place, non_blocking=True), targets.to(place, non_blocking=True)))
-    return Batch(micro_batches, sum(dataset.tokens(i) for i in plan.global_batch(step)))
+class Trainer:
+    """One rank's part of a run: everything is ready once it is made, and `step` takes one optimizer step."""
+
+    def __init__(self, config: TrainConfig) -> None:
+        self.config = config
+        self.place = device()
+        self.strategy = build_strategy(config, self.place)
+        self.training, self.held_out = load_data(config)
+        model = build_model(config.model, config.seed)
+        self.parameters, self.payload_bytes = parameter_count(model), gradient_bytes(model)
+        self.strategy.prepare(model)
+        self.plan = BatchPlan(self.training, config.data, config.seed)
+        self.saving = Saving(config, self.strategy)
+        self.first = self.saving.resume()
+        self.faults = Injector(config, self.strategy.rank, self.first)
+        self.stopped = False
+
+    def __enter__(self) -> Trainer:
+        self.context = ExitStack()
+        self.interrupt = self.context.enter_context(Interrupt(self.saving.enabled))
+        self.log = self.context.enter_context(RunLog(self.config, self.strategy, self.first))
+        self.reports = Reports(self.strategy, self.log)
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self.context.__exit__(*error)
+
+    def step(self, step: int) -> None:
+        """Take optimizer step `step`, report it, and save where a checkpoint is due."""
+        strategy, plan = self.strategy, self.plan
+        started = time.perf_counter()
+        global_batch = plan.global_batch(step)
+        ids = plan.share(global_batch, strategy.data_size, strategy.data_rank)
+        batch = self._batch(ids, global_batch)
+        data_s = time.perf_counter() - started
+
+        part = strategy.gradients(batch)
+        rate = learning_rate(self.config.optimizer, step, self.config.steps)
+        update = strategy.update(rate)
+        _synchronise(self.place)
+        step_s = time.perf_counter() - started
+        wait_s = strategy.communication_s()
+
+        record = StepRecord(
+            step=step,
+            epoch=plan.epoch(step),
+            loss=float("nan"),  # known once the ranks' parts are summed
+            learning_rate=rate,
+            samples=sum(map(len, ids)),
+            tokens=sum(plan.tokens[i] for micro_batch in ids for i in micro_batch),
+            step_s=step_s,
+            data_s=data_s,
+            compute_s=step_s - data_s - wait_s,
+            communication_s=wait_s,
+            gradient_norm=update.norm,
+            applied=update.applied,
+        )
+        self.stopped = self.reports.add(record, part, self.interrupt.asked, ids)
+        if self.saving.due(step + 1) or self.stopped:
+            self.saving.save(step + 1, self.reports.flush())
+        self.faults.after(step + 1)
+
+    def result(self) -> TrainResult:
+        """Wait for what is still being saved, and evaluate the model."""
+        steps = self.reports.finish()
+        self.saving.finish()
+        loss, accuracy = _evaluate(self.strategy, self.held_out)
+        return TrainResult(
+            config=self.config,
+            rank=self.strategy.rank,
+            world_size=self.strategy.world_size,
+            parameters=self.parameters,
+            payload_bytes=self.payload_bytes if self.strategy.world_size > 1 else 0,
+            steps=steps,
+            accuracy=accuracy,
+            held_out_loss=loss,
+            weights_sum=self.strategy.weights_sum(),
+            stamp=stamp(self.place),
+            resumed_from=self.first or None,
+            interrupted=self.stopped,
+        )
+
+    def _batch(self, ids: list[list[int]], global_batch: list[int]) -> Batch:
+        """This rank's micro-batches on its device."""
+        micro_batches = []
+        for part in ids:
+            inputs, targets = self.training.batch(part)
+            micro_batches.append(
+                (inputs.to(self.place, non_blocking=True), targets.to(self.place, non_blocking=True))
+            )
+        return Batch(micro_batches, sum(self.plan.tokens[i] for i in global_batch))
 
 
 def _synchronise(place: torch.device) -> None:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from distlab.errors import LaunchError
 from distlab.train.config import TrainConfig, from_yaml
 
 if TYPE_CHECKING:
@@ -37,6 +38,9 @@ def main(args: list[str]) -> int:
     except KeyboardInterrupt:
         print(f"Interrupted: {_how_to_resume(config)}", file=sys.stderr)
         return 0
+    except LaunchError as error:
+        print(f"distlab train: {error}", file=sys.stderr)
+        return 1
     if result is not None:
         print(json.dumps(summary(result)) if as_json else _sentence(result))
     return 0

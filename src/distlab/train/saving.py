@@ -126,13 +126,22 @@ class Saving:
 
 
 def _random_state() -> dict[str, Any]:
-    state = {"python": random.getstate(), "numpy": np.random.get_state(), "torch": torch.get_rng_state()}
+    """Plain data and tensors, so that loading can execute nothing."""
+    numpy_state = np.random.get_state()
+    assert isinstance(numpy_state, tuple)
+    generator, key, *rest = numpy_state
+    state = {
+        "python": random.getstate(),
+        "numpy": [generator, key.tolist(), *rest],
+        "torch": torch.get_rng_state(),
+    }
     return state | ({"cuda": torch.cuda.get_rng_state()} if torch.cuda.is_available() else {})
 
 
 def _set_random_state(state: dict[str, Any]) -> None:
-    random.setstate(state["python"])
-    np.random.set_state(state["numpy"])
+    version, numbers, gauss = state["python"]
+    random.setstate((version, tuple(numbers), gauss))
+    np.random.set_state(tuple(state["numpy"]))
     torch.set_rng_state(state["torch"])
     if "cuda" in state and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"])
