@@ -32,7 +32,8 @@ TAKES: dict[str, dict[str, tuple[Any, ...] | None]] = {
     "pipeline": {**_COMMON, "parallel.tensor": ANY, "parallel.pipeline": ANY, "parallel.schedule": ANY},
     "deepspeed": {**_COMMON, "memory.offload": ANY, "memory.zero_stage": ANY},
     "horovod": {**_COMMON, "communication.bucket_mb": ANY, "communication.compression": ("fp16",)},
-    "parameter_server": {**_COMMON},
+    # No rank has the gradient of a whole step, whose norm clipping and loss scaling look at.
+    "parameter_server": {**_COMMON, "memory.precision": ("bf16",), "optimizer.clip_norm": ()},
     "tensorflow": {"optimizer.name": ("adamw",)},
 }
 

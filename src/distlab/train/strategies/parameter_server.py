@@ -38,7 +38,7 @@ from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_di
 from distlab.train.config import OptimizerConfig, TrainConfig
 from distlab.train.models import IGNORED
 from distlab.train.optimizer import build_optimizer
-from distlab.train.strategies.base import Batch, Strategy, Sums, Update
+from distlab.train.strategies.base import FLAT, Batch, Strategy, Sums, Update
 
 SERVER = 0
 """The rank that holds the weights."""
@@ -155,7 +155,10 @@ class ParameterServer(Strategy):
         started = time.perf_counter()
         weights, self.pulled = self._exchange(gradient, push)
         self.wait_s = time.perf_counter() - started
-        self._take(weights, self.pulled.version)
+        with torch.no_grad():
+            for parameter, part in zip(self.parameters, unflatten(weights, self.parameters), strict=True):
+                parameter.copy_(part)
+        self.version = self.pulled.version
         self.optimizer.zero_grad()
         return Update(norm=None)
 
@@ -174,6 +177,10 @@ class ParameterServer(Strategy):
         value[0] = self.pulled.loss
         value[1] = float(0 <= last <= self.step + 1)  # the loop reads it one step later
 
+    def report(self) -> dict[str, Any]:
+        """On the server's rank `{"staleness": {updates late: pushes}}`."""
+        return {"staleness": dict(sorted(self.server.staleness.items()))} if self.rank == SERVER else {}
+
     def evaluate(self, inputs: Tensor, targets: Tensor) -> Sums:
         self._meet()
         return super().evaluate(inputs, targets)
@@ -187,7 +194,7 @@ class ParameterServer(Strategy):
         self._meet()
         if self.rank != SERVER:
             return {"model": {}, "optimizer": {}}
-        model, optimizer = get_state_dict(self.server.model, self.server.optimizer)
+        model, optimizer = get_state_dict(self.server.model, self.server.optimizer, options=FLAT)
         return {"model": model, "optimizer": optimizer}
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -197,6 +204,7 @@ class ParameterServer(Strategy):
                 self.server.optimizer,
                 model_state_dict=state["model"],
                 optim_state_dict=state["optimizer"],
+                options=FLAT,
             )
         self._share_weights()
 
@@ -222,43 +230,41 @@ class ParameterServer(Strategy):
                 thread.join()
             self._raise_failure()
         else:
-            self._send(PAUSE, SERVER)
+            dist.send_object_list([None], SERVER, self.group)
         self._share_weights()
 
     def _share_weights(self) -> None:
-        """Everybody takes over the server's weights."""
-        weights = self.server.weights() if self.rank == SERVER else flatten(self.parameters)
-        version = torch.tensor([self.server.version if self.rank == SERVER else 0])
+        """Everybody takes over the server's weights, frozen ones too."""
+        servers = self.server.model if self.rank == SERVER else self.model
+        version = torch.tensor(self.server.version if self.rank == SERVER else 0)
+        for parameter, weights in zip(self.model.parameters(), servers.parameters(), strict=True):
+            values = weights.detach().cpu().contiguous()
+            if self.group is not None:
+                dist.broadcast(values, SERVER, self.group)
+            parameter.data.copy_(values)
         if self.group is not None:
-            dist.broadcast(weights, SERVER, self.group)
             dist.broadcast(version, SERVER, self.group)
-        self._take(weights, int(version))
-
-    def _take(self, weights: Tensor, version: int) -> None:
-        with torch.no_grad():
-            for parameter, part in zip(self.parameters, unflatten(weights, self.parameters), strict=True):
-                parameter.copy_(part)
-        self.version = version
+        self.version = int(version)
 
     def _exchange(self, gradient: Tensor, push: Push) -> tuple[Tensor, Pull]:
         """Push and pull; the worker in the server's own process needs no message."""
         if self.rank == SERVER:
             self._raise_failure()
             return self.server.push(self.rank, gradient, push)
-        self._send(push, SERVER)
+        dist.send_object_list([push], SERVER, self.group)
         dist.send(gradient, SERVER, self.group)
-        pull = self._receive(Pull, SERVER)
-        dist.recv(gradient, SERVER, self.group)
+        pull = _receive(SERVER, self.group)
+        dist.recv(gradient, SERVER, self.group)  # the weights, which are as many
         return gradient, pull
 
     def _serve(self, worker: int) -> None:
-        """Answer one worker until it pauses; a thread of the server's process."""
+        """Answer one worker until it comes to a meeting; a thread of the server's process."""
         gradient = torch.zeros_like(self.server.weights())
         try:
-            while (push := self._receive(Push, worker)) != PAUSE:
+            while (push := _receive(worker, self.group)) is not None:
                 dist.recv(gradient, worker, self.group)
                 weights, pull = self.server.push(worker, gradient, push)
-                self._send(pull, worker)
+                dist.send_object_list([pull], worker, self.group)
                 dist.send(weights, worker, self.group)
         except Exception as error:  # raised where the rank's own thread comes by next
             self._failure = error
@@ -267,19 +273,11 @@ class ParameterServer(Strategy):
         if self._failure is not None:
             raise RuntimeError("The parameter server lost a worker.") from self._failure
 
-    def _send(self, message: Push | Pull, rank: int) -> None:
-        dist.send(torch.tensor(list(vars(message).values()), dtype=torch.float64), rank, self.group)
 
-    def _receive(self, kind: type[Any], rank: int) -> Any:
-        fields = vars(PAUSE if kind is Push else NOTHING).values()
-        numbers = torch.zeros(len(fields), dtype=torch.float64)
-        dist.recv(numbers, rank, self.group)
-        return kind(*(type(field)(number) for field, number in zip(fields, numbers.tolist(), strict=True)))
-
-
-PAUSE = Push(version=-1, step=-1, learning_rate=0.0, loss_sum=0.0, tokens=0, stop=False)
-"""A worker's word that it has come to a meeting."""
-NOTHING = Pull(version=0, loss=0.0, last_step=-1)
+def _receive(rank: int, group: dist.ProcessGroup | None) -> Any:
+    message: list[Any] = [None]
+    dist.recv_object_list(message, rank, group)
+    return message[0]
 
 
 def trainable(model: nn.Module) -> list[nn.Parameter]:
@@ -294,5 +292,5 @@ def flatten(tensors: Sequence[Tensor]) -> Tensor:
 
 def unflatten(vector: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
     """Views of the vector in the shapes of `like`."""
-    parts = vector.split([tensor.numel() for tensor in like])
+    parts = torch.split(vector, [tensor.numel() for tensor in like])
     return [part.view_as(tensor) for part, tensor in zip(parts, like, strict=True)]
