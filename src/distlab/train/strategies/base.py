@@ -18,15 +18,20 @@ from typing import Any, ClassVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
 from torch.distributed.tensor import DTensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+from torch.optim import Optimizer
 
 from distlab.train.config import TrainConfig
 from distlab.train.models import IGNORED, loss_sum
 from distlab.train.optimizer import build_optimizer
 from distlab.train.precision import LossScale, autocast
 from distlab.train.recompute import recompute_activations
+
+FLAT = StateDictOptions(flatten_optimizer_state_dict=True)
+"""Optimizer state and settings as one entry per parameter: a rank's entries do not depend on which others
+the rank holds, so that ranks with different layers (pipeline stages) write one common checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -89,9 +94,17 @@ class Strategy(ABC):
         """Wrap the model and build its optimizer."""
         recompute_activations(model, self.config.memory.activation_checkpointing)
         self.model = self.wrap(model)
-        self.forward = torch.compile(self.model) if self.config.compile else self.model
+        self.forward = self.compiled() if self.config.compile else self.model
         self.scale = LossScale(self.config.memory.precision == "fp16")
-        self.optimizer = build_optimizer(self.model, self.config.optimizer)
+        self.optimizer = self.build_optimizer()
+
+    def compiled(self) -> Any:
+        """What to call in place of the model in training when torch.compile is asked for."""
+        return torch.compile(self.model)
+
+    def build_optimizer(self) -> Optimizer:
+        """The optimizer of the wrapped model."""
+        return build_optimizer(self.model, self.config.optimizer)
 
     def gradients(self, batch: Batch) -> Tensor:
         """Leave the gradient of the mean loss over `global_tokens` in every `.grad`, times the loss scale.
@@ -101,12 +114,16 @@ class Strategy(ABC):
         part = torch.zeros((), device=self.device)
         for i, (inputs, targets) in enumerate(batch.micro_batches):
             with self.synchronise(i == len(batch.micro_batches) - 1):
-                with autocast(self.device, self.config.memory.precision):
+                with self.autocast():
                     outputs = self.forward(inputs)
                 loss = loss_sum(outputs, targets) / batch.global_tokens
                 self.backward(loss * (self.gradient_factor * self.scale.factor))
             part += loss.detach()
         return part
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """Around each forward pass: compute in the configured precision."""
+        return autocast(self.device, self.config.memory.precision)
 
     def synchronise(self, last: bool) -> AbstractContextManager[Any]:
         """Around each micro-batch: gradients travel between ranks only in the last one's backward pass."""
@@ -153,7 +170,7 @@ class Strategy(ABC):
     def evaluate(self, inputs: Tensor, targets: Tensor) -> Sums:
         """Loss and right guesses on held-out samples; every rank gets the same samples and answers alike."""
         self.model.eval()
-        with torch.no_grad(), autocast(self.device, self.config.memory.precision):
+        with torch.no_grad(), self.autocast():
             outputs = self.model(inputs)
         self.model.train()
         return count_right(outputs, targets)
@@ -168,7 +185,7 @@ class Strategy(ABC):
 
     def state(self) -> dict[str, Any]:
         """Weights and optimizer state by parameter name, each rank's own part: what a checkpoint holds."""
-        model, optimizer = get_state_dict(self.model, self.optimizer)
+        model, optimizer = get_state_dict(self.model, self.optimizer, options=FLAT)
         return {"model": model, "optimizer": optimizer}
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -178,6 +195,7 @@ class Strategy(ABC):
             self.optimizer,
             model_state_dict=state["model"],
             optim_state_dict=state["optimizer"],
+            options=FLAT,
         )
 
 

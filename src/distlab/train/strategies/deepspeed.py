@@ -1,0 +1,179 @@
+"""DeepSpeed: data parallelism whose ranks stop keeping the same things twice (ZeRO, in four stages).
+
+Bytes on each of n ranks for P parameters, trained by AdamW in 16 bits with fp32 copies (Rajbhandari et al.,
+2020, ZeRO: Memory Optimizations Toward Training Trillion Parameter Models, section 3 and figure 1):
+
+| stage | sharded              | weights | gradients | fp32 copy, moments | travels in a step     |
+|-------|----------------------|---------|-----------|--------------------|-----------------------|
+| 0     | nothing              | 4 P     | 4 P       | 8 P                | gradients, all-reduce |
+| 1     | optimizer state      | 2 P     | 2 P       | 12 P / n           | the same              |
+| 2     | ... and gradients    | 2 P     | 2 P / n   | 12 P / n           | the same              |
+| 3     | ... and weights      | 2 P / n | 2 P / n   | 12 P / n           | half as much again    |
+
+Stage 0 computes as DDP does, under autocast: its weights are the fp32 ones. Stages 1 to 3 hold 16-bit weights
+to compute with, and of the fp32 ones, which the optimizer updates, a rank has its share.
+
+The optimizer is torch's own, as in all strategies, with offload too: there it runs on the CPU. (DeepSpeed's
+CPUAdam does the same arithmetic, but a compiler has to build it first. Neither it nor the shared-memory
+kernel that DeepSpeed would build for CPUs at start-up, in half a minute, is used here.) An optimizer sees one
+flat piece of many parameters, so that only optimizers that treat each number by itself will do.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from distlab.errors import SettingError
+from distlab.train.config import TrainConfig
+from distlab.train.mesh import build_mesh
+from distlab.train.models import parameter_count
+from distlab.train.optimizer import build_optimizer
+from distlab.train.precision import DTYPES
+from distlab.train.strategies.base import Strategy, Update
+from distlab.train.strategies.zero_state import ZeroState
+
+SHARDED = (
+    frozenset[str](),
+    frozenset({"optimizer"}),
+    frozenset({"optimizer", "gradients"}),
+    frozenset({"optimizer", "gradients", "weights"}),
+)
+"""By stage."""
+
+SMALL = 1e-3
+"""Stage 3 leaves a parameter whole on every rank if it has less than this part of the model's weights: a
+gather of few bytes costs as much time as one of many. DeepSpeed's own limit is 100,000."""
+
+
+class DeepSpeed(Strategy):
+    """ZeRO stages 0 to 3, with optimizer state (and weights, in stage 3) in host memory if offloaded."""
+
+    def __init__(self, config: TrainConfig, device: torch.device) -> None:
+        super().__init__(config, device)
+        self.mesh = build_mesh(config, device)
+        self.stage = config.memory.zero_stage
+        self.half = (
+            DTYPES[config.memory.precision] if self.stage and config.memory.precision != "fp32" else None
+        )
+        self.shards = SHARDED[self.stage]
+        # From stage 2 on a rank has no room for whole gradients: they travel after every micro-batch.
+        self.accumulates_without_sync = self.stage < 2
+        self.gradient_factor = self.data_size  # DeepSpeed averages over ranks; the step follows their sum
+        if config.memory.offload and not self.stage:
+            raise SettingError(
+                "memory.offload is on and memory.zero_stage is 0, which shards nothing that could be offloaded; "
+                "set memory.zero_stage to 1, 2 or 3."
+            )
+        self.deepspeed = _import(device)
+
+    def wrap(self, model: nn.Module) -> nn.Module:
+        if self.half is not None:
+            model.register_forward_pre_hook(self._cast_inputs)
+        optimizer = build_optimizer(model, self.config.optimizer)
+        self.zero_state = ZeroState(model, optimizer, self.stage, self.mesh["data"])
+        self.engine, *_ = self.deepspeed.initialize(
+            model=model, optimizer=optimizer, config=self._engine_config(model), dist_init_required=False
+        )
+        # Stage 0's engine would switch autocast off, and nothing else.
+        module: nn.Module = self.engine if self.stage else self.engine.module
+        return module
+
+    def _engine_config(self, model: nn.Module) -> dict[str, Any]:
+        """What others write in a `ds_config.json`."""
+        memory = self.config.memory
+        elements = int(self.config.communication.bucket_mb * 1e6 / (self.half or torch.float32).itemsize)
+        place = {"device": "cpu", "pin_memory": self.device.type == "cuda"}
+        return {
+            "train_micro_batch_size_per_gpu": 1,  # for DeepSpeed's reports alone; sampler.py makes the batches
+            "gradient_accumulation_steps": self.config.data.micro_batches,
+            "gradient_clipping": self.config.optimizer.clip_norm or 0.0,
+            "bf16": {"enabled": self.half is torch.bfloat16, "check_grad_overflow": False},
+            "fp16": {"enabled": self.half is torch.float16, "loss_scale": 1.0},  # not adapted: see `update`
+            "zero_optimization": {
+                "stage": self.stage,
+                "reduce_bucket_size": elements,
+                "allgather_bucket_size": elements,
+                "stage3_prefetch_bucket_size": elements,
+                "stage3_param_persistence_threshold": int(SMALL * parameter_count(model)),
+                "offload_optimizer": place if memory.offload else None,
+                "offload_param": place if memory.offload and self.stage == 3 else None,
+            },
+            "zero_force_ds_cpu_optimizer": False,
+            "steps_per_print": None,
+        }
+
+    def _cast_inputs(self, model: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return tuple(x.to(self.half) if x.is_floating_point() else x for x in inputs)
+
+    def compiled(self) -> Any:
+        self.engine.compile()
+        return self.model
+
+    def build_optimizer(self) -> Optimizer:
+        optimizer: Optimizer = self.engine.optimizer
+        if self.stage:
+            self.engine.optimizer.override_loss_scale(self.scale.factor)
+        return optimizer
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        return nullcontext() if self.half else super().autocast()
+
+    def synchronise(self, last: bool) -> AbstractContextManager[Any]:
+        self.engine.set_gradient_accumulation_boundary(last)
+        return nullcontext()
+
+    def backward(self, loss: Tensor) -> None:
+        # The loss is a part of a mean over all micro-batches already, which DeepSpeed would divide by their
+        # number (scale_wrt_gas); and stages 1 to 3 multiply by the loss scale themselves.
+        self.engine.backward(loss / self.scale.factor if self.stage else loss, scale_wrt_gas=False)
+
+    def update(self, learning_rate: float) -> Update:
+        if not self.stage:
+            return super().update(learning_rate)
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate
+        self.engine.step()
+        applied = self.engine.was_step_applied()
+        norm = float(self.engine.get_global_grad_norm()) if applied else math.inf
+        self.scale.observe(norm)
+        self.engine.optimizer.override_loss_scale(self.scale.factor)
+        return Update(norm, applied)
+
+    def weights_sum(self) -> float:
+        if self.stage < 3:
+            return super().weights_sum()
+        total = 0.0
+        for weights in self.model.parameters():
+            with self.deepspeed.zero.GatheredParameters([weights]):
+                total += weights.detach().double().sum().item()
+        return total
+
+    def state(self) -> dict[str, Any]:
+        return self.zero_state.read(self.engine) if self.stage else super().state()
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        if self.stage:
+            self.zero_state.write(self.engine, state)
+        else:
+            super().load_state(state)
+
+
+def _import(device: torch.device) -> Any:
+    """The package, told which device to use, and not to compile anything."""
+    os.environ.setdefault("DS_ACCELERATOR", device.type)
+    try:
+        import deepspeed  # type: ignore[import-not-found,import-untyped,unused-ignore]
+    except ImportError:
+        raise SettingError(
+            "strategy is 'deepspeed', which is not installed; install it with `pip install deepspeed==0.19.8`, "
+            "or choose another strategy, such as 'fsdp'."
+        ) from None
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    return deepspeed
