@@ -54,7 +54,7 @@ def test_the_same_samples_in_every_run_and_none_for_training_and_testing(config:
     assert _rows(training) == _rows(again)
     assert fingerprint(training) == fingerprint(again) != fingerprint(held_out)
     assert len(held_out) >= 100
-    if config.data.source != "text":  # pieces of two paragraphs may agree, and padding differs
+    if config.model.kind == "mlp":  # short sequences may agree by chance
         assert not set(_rows(training)) & set(_rows(held_out))
 
 
@@ -156,7 +156,7 @@ def test_nine_of_ten_synthetic_tokens_follow_the_rule() -> None:
         ("digits", 0.2, 100, 0.3),
         ("synthetic images", 0.05, 60, 0.1),
         ("synthetic sequences", 1e-2, 60, 2.5),
-        ("text", 1e-2, 60, 3.2),
+        ("text", 1e-2, 50, 3.0),
     ],
 )
 def test_every_source_can_be_learnt(source: str, learning_rate: float, steps: int, below: float) -> None:

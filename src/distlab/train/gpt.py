@@ -18,9 +18,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu, scaled_dot_product_attention
 
-INIT_STD = 0.02
-"""Standard deviation of new weights (Radford et al., 2018, Improving Language Understanding, section 4.1)."""
-
 ROTARY_BASE = 10_000
 """Slowest turn: one radian in about this many positions (Su et al., 2021, RoFormer, section 3.2.2)."""
 
@@ -41,7 +38,7 @@ class GPT(nn.Module):
         self.blocks = nn.ModuleDict({str(i): Block(width, heads, dropout) for i in range(layers)})
         self.norm = nn.RMSNorm(width)
         self.head = nn.Linear(width, vocabulary, bias=False)
-        self._initialise(layers)
+        self._initialise(width, layers)
         if tied:
             self.head.weight = self.embedding.weight
 
@@ -53,15 +50,18 @@ class GPT(nn.Module):
         logits_BLV: Tensor = self.head(self.norm(x_BLD))
         return logits_BLV
 
-    def _initialise(self, layers: int) -> None:
-        """Small normal weights; smaller where a block adds to x_BLD, which 2 `layers` additions make grow.
+    def _initialise(self, width: int, layers: int) -> None:
+        """Normal weights; smaller where a block adds to x_BLD, so that 2 `layers` additions do not make it grow.
 
-        (Radford et al., 2019, Language Models are Unsupervised Multitask Learners, section 2.3.)
+        The standard deviation 1 / (2 sqrt(D)) is GPT-2's constant 0.02 at D = 625; with that constant,
+        narrow models begin with signals too weak to learn from. (Radford et al., 2019, Language Models are
+        Unsupervised Multitask Learners, section 2.3, for the factor 1 / sqrt(2 layers).)
         """
+        std = 1 / (2 * math.sqrt(width))
         for name, module in self.named_modules():
             if isinstance(module, nn.Linear | nn.Embedding):
                 adds = name.endswith((".o", ".down"))
-                nn.init.normal_(module.weight, std=INIT_STD / math.sqrt(2 * layers) if adds else INIT_STD)
+                nn.init.normal_(module.weight, std=std / math.sqrt(2 * layers) if adds else std)
 
 
 class Block(nn.Module):
