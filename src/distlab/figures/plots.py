@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from distlab.figures.figure import BLUE, FONT, GREEN, PURPLE, RED, Figure, open_tag
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure as Canvas
 
 _INK = "#010203"
 """Stands for the page's text colour while matplotlib draws; no other mark may have it."""
@@ -46,25 +50,7 @@ def plot(
     Each series has a colour, a dash and a marker of its own. `level` draws a horizontal line with a label
     at `level_side`.
     """
-    import matplotlib
-
-    settings: Any = {
-        "svg.fonttype": "none",
-        "svg.hashsalt": alt,
-        "font.size": 10,
-        "text.color": _INK,
-        "axes.edgecolor": _INK,
-        "axes.labelcolor": _INK,
-        "xtick.color": _INK,
-        "ytick.color": _INK,
-        "legend.edgecolor": _INK,
-        "grid.color": _INK,
-        "grid.alpha": 0.15,
-    }
-    with matplotlib.rc_context(settings):
-        from matplotlib.figure import Figure as Canvas  # no pyplot: no global state, no window system
-
-        canvas = Canvas(figsize=(4.6, 3.2), layout="constrained")
+    with drawing(alt) as canvas:
         axes = canvas.add_subplot()
         for i, s in enumerate(series):
             line = "none" if s.style == "points" else _DASHES[i % 4]
@@ -91,8 +77,36 @@ def plot(
         axes.spines[["top", "right"]].set_visible(False)
         if any(s.label for s in series):
             axes.legend(frameon=False, fontsize=9)
-        stream = io.StringIO()
-        canvas.savefig(stream, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+        return finished(canvas, alt, caption)
+
+
+@contextlib.contextmanager
+def drawing(alt: str, height: float = 3.2) -> Iterator[Canvas]:
+    """An empty plot, `height` inches tall, that is drawn in the page's ink inside the `with` block."""
+    import matplotlib
+    from matplotlib.figure import Figure as Canvas  # no pyplot: no global state, no window system
+
+    settings: Any = {
+        "svg.fonttype": "none",
+        "svg.hashsalt": alt,
+        "font.size": 10,
+        "text.color": _INK,
+        "axes.edgecolor": _INK,
+        "axes.labelcolor": _INK,
+        "xtick.color": _INK,
+        "ytick.color": _INK,
+        "legend.edgecolor": _INK,
+        "grid.color": _INK,
+        "grid.alpha": 0.15,
+    }
+    with matplotlib.rc_context(settings):
+        yield Canvas(figsize=(4.6, height), layout="constrained")
+
+
+def finished(canvas: Canvas, alt: str, caption: str) -> Figure:
+    """What was drawn, as an inline figure; call it inside the `with drawing` block."""
+    stream = io.StringIO()
+    canvas.savefig(stream, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     return Figure(_inline(stream.getvalue(), alt), alt, caption)
 
 

@@ -29,7 +29,7 @@ class LogLine(StepRecord):
     rank: int
     world_size: int
     attempt: int
-    """How often the run had been started again when the step was made: 0 without a restart."""
+    """How often this rank had taken the run up again when it made the step: 0 without a restart."""
     tier: str
     """`gpu` or `cpu`: where the model was."""
     time: float
