@@ -3,20 +3,26 @@ from __future__ import annotations
 import copy
 import math
 import sys
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import nn
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor, Shard
 from torch.optim import SGD
 from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, LinearLR, LRScheduler, SequentialLR
+from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from distlab.errors import SettingError
 from distlab.train.config import ModelConfig, OptimizerConfig
 from distlab.train.models import build_model, loss_sum, parameter_count
 from distlab.train.optimizer import (
     IMPLEMENTATIONS,
+    NOT_SHARDED,
     OptimizerInBackward,
     build_optimizer,
     learning_rate,
@@ -118,6 +124,37 @@ def test_bytes_of_state() -> None:
 def test_implementation_that_does_not_exist(name: Any, implementation: Any) -> None:
     with pytest.raises(SettingError, match=f"is '{implementation}', which {name} does not have; .*plain"):
         build_optimizer(build_model(TINY, 0), OptimizerConfig(name, implementation))
+
+
+@pytest.fixture
+def first_of_two_shards() -> Iterator[nn.Module]:
+    """A model of which this process, as rank 0 of 2, holds the upper half of the rows; nothing is sent."""
+    dist.init_process_group("fake", rank=0, world_size=2, store=FakeStore())
+    try:
+        mesh = init_device_mesh("cpu", (2,))
+        model = nn.Linear(16, 8, bias=False)
+        shard = DTensor.from_local(model.weight.detach()[:4], mesh, [Shard(0)])
+        model.weight = nn.Parameter(shard)
+        model.weight.grad = torch.ones_like(shard)
+        yield model
+    finally:
+        dist.destroy_process_group()
+
+
+@pytest.mark.parametrize(("name", "implementation"), COMBINATIONS)
+def test_sharded_weights(first_of_two_shards: nn.Module, name: Any, implementation: Any) -> None:
+    config = OptimizerConfig(name, implementation)
+    if (name, implementation) not in NOT_SHARDED:
+        optimizer = build_optimizer(first_of_two_shards, config)
+        optimizer.step()
+        assert optimizer_bytes(optimizer) == {"sgd": 4 * 64, "adamw": 8 * 64 + 4}[name]
+        return
+    with pytest.raises(SettingError, match=f"is '{name}', implementation '{implementation}', .* sharded"):
+        build_optimizer(first_of_two_shards, config)
+    optimizer = build_optimizer(nn.Linear(1, 1), config)
+    optimizer.param_groups[0]["params"] = [first_of_two_shards.weight]
+    with pytest.raises((NotImplementedError, RuntimeError)):  # or the table of what cannot be is out of date
+        optimizer.step()
 
 
 def test_8_bit_states_without_torchao(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,10 +8,10 @@ bits, with a scale for each 256 of them); Adafactor almost 0 (row and column mea
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from typing import Any
 
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.optim import SGD, Adafactor, AdamW, Optimizer
 
 from distlab.errors import SettingError
@@ -25,20 +25,22 @@ IMPLEMENTATIONS = {
 }
 
 
-def build_optimizer(model: nn.Module | Iterable[nn.Parameter], config: OptimizerConfig) -> Optimizer:
-    """The configured optimizer for the parameters that are trained.
+NOT_SHARDED = {("sgd", "fused"), ("adafactor", "plain"), ("adafactor", "foreach")}
+"""What torch 2.13 cannot do on DTensors, which FSDP and tensor parallelism make of weights."""
+
+
+def build_optimizer(model: nn.Module, config: OptimizerConfig) -> Optimizer:
+    """The configured optimizer for the parameters of `model` that are trained.
 
     Weight decay pulls matrices towards 0, not the vectors of biases and norms. SettingError where the
-    optimizer lacks the implementation, or is not installed.
+    optimizer lacks the implementation, cannot work on sharded weights, or is not installed.
     """
-    known = IMPLEMENTATIONS[config.name]
-    if config.implementation not in known:
-        raise SettingError(
-            f"optimizer.implementation is {config.implementation!r}, which {config.name} does not have; "
-            f"set it to {' or '.join(known)}."
-        )
-    parameters = list(model.parameters() if isinstance(model, nn.Module) else model)
-    groups = _groups([p for p in parameters if p.requires_grad], config.weight_decay)
+    return _optimizer([p for p in model.parameters() if p.requires_grad], config)
+
+
+def _optimizer(parameters: list[nn.Parameter], config: OptimizerConfig) -> Optimizer:
+    _check(parameters, config)
+    groups = _groups(parameters, config.weight_decay)
     foreach, fused = config.implementation == "foreach", config.implementation == "fused"
     rate = config.learning_rate
     if config.name == "sgd":
@@ -56,6 +58,21 @@ def build_optimizer(model: nn.Module | Iterable[nn.Parameter], config: Optimizer
         ) from None
     optimizer: Optimizer = AdamW8bit(groups, rate)
     return optimizer
+
+
+def _check(parameters: list[nn.Parameter], config: OptimizerConfig) -> None:
+    known = IMPLEMENTATIONS[config.name]
+    if config.implementation not in known:
+        raise SettingError(
+            f"optimizer.implementation is {config.implementation!r}, which {config.name} does not have; "
+            f"set it to {' or '.join(known)}."
+        )
+    sharded = any(isinstance(parameter, DTensor) for parameter in parameters)
+    if sharded and (config.name, config.implementation) in NOT_SHARDED:
+        raise SettingError(
+            f"optimizer.name is {config.name!r}, implementation {config.implementation!r}, which torch cannot "
+            "do on sharded weights; set them to 'adamw' and 'fused', or to 'sgd' and 'foreach'."
+        )
 
 
 def _groups(parameters: list[nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:
@@ -91,10 +108,11 @@ def optimizer_bytes(optimizer: Optimizer | OptimizerInBackward) -> int:
 
 
 def _bytes(tensor: Tensor) -> int:
-    """Bytes in this process, also of a tensor made of others: a shard (DTensor), 8-bit codes with scales."""
+    """Bytes in this process, also of a tensor made of others: a DTensor's shard, 8-bit codes and their scales."""
     if hasattr(tensor, "__tensor_flatten__"):
         names, _ = tensor.__tensor_flatten__()
-        return sum(_bytes(getattr(tensor, name)) for name in names)
+        inner = [getattr(tensor, name) for name in names]
+        return sum(_bytes(part) for part in inner if isinstance(part, Tensor))
     return tensor.numel() * tensor.element_size()
 
 
@@ -107,7 +125,7 @@ class OptimizerInBackward:
     """
 
     def __init__(self, model: nn.Module, config: OptimizerConfig) -> None:
-        self.optimizers = {p: build_optimizer([p], config) for p in model.parameters() if p.requires_grad}
+        self.optimizers = {p: _optimizer([p], config) for p in model.parameters() if p.requires_grad}
         """One optimizer per parameter; their list is what `get_state_dict` of torch's checkpoints takes."""
         for parameter in self.optimizers:
             parameter.register_post_accumulate_grad_hook(self._update)  # type: ignore[no-untyped-call]
