@@ -24,9 +24,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch._dynamo  # DTensor wants it: once here, not in each fork
 import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.tensor import Shard, distribute_tensor
+from torch.distributed.tensor import DTensor, Shard
 
 from distlab.train.checkpoint import Checkpoints, storage
 from distlab.train.checkpoint.folder import Folder
@@ -50,7 +51,7 @@ SCENARIOS = [
     Scenario("sharded", {"keep": 1}, 1, 20),
     Scenario("incremental in the background", {"incremental": True, "asynchronous": True, "keep": 2}, 1, 20),
     Scenario("full", {"kind": "full", "keep": 1}, 1, 12),
-    Scenario("sharded by two ranks", {"incremental": True, "keep": 1}, 2, 12),
+    Scenario("sharded by two ranks", {"incremental": True, "keep": 1}, 2, 24),
 ]
 
 
@@ -62,6 +63,8 @@ class Knife:
         self.fraction = fraction
         self.calls: list[str] = []
         self._lock = threading.Lock()
+
+    def start(self) -> None:
         for name in CALLS:
             setattr(os, name, self._counting(name, getattr(os, name)))
 
@@ -88,15 +91,20 @@ def report(text: str) -> None:
     real_write(report_to, text.encode())
 
 
-def save(folder: Path, scenario: Scenario, step: int, rank: int) -> None:
+def save(folder: Path, scenario: Scenario, step: int, rank: int, knife: Knife | None) -> None:
     """One rank's save; with two ranks, the matrix is cut in two."""
     state = make_state(step)
     if scenario.ranks > 1:
         store = dist.FileStore(str(folder.with_suffix(".store")), scenario.ranks)
         dist.init_process_group("gloo", store=store, rank=rank, world_size=scenario.ranks)
         mesh = init_device_mesh("cpu", (scenario.ranks,))
-        state["model"]["matrix"] = distribute_tensor(state["model"]["matrix"], mesh, [Shard(0)])
+        half = state["model"]["matrix"].chunk(scenario.ranks)[rank]
+        state["model"]["matrix"] = DTensor.from_local(half, mesh, [Shard(0)])
     checkpoints = Checkpoints(folder, **scenario.options)
+    if scenario.ranks > 1:
+        dist.barrier()
+    if knife:
+        knife.start()
     checkpoints.save(step, state, {"loss": 1.0 / step})
     checkpoints.wait()
 
@@ -117,7 +125,7 @@ def fork_ranks(
         code = 1
         try:
             knife = Knife(at, fraction) if rank == victim else None
-            save(folder, scenario, step, rank)
+            save(folder, scenario, step, rank, knife)
             if knife:
                 report(",".join(knife.calls))
             code = 0

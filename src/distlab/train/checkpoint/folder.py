@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import os
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
 import fsspec  # type: ignore[import-untyped]
@@ -92,31 +92,25 @@ class Folder:
     def check(self, name: str, size: int) -> None:
         """Raise Damage unless `name`, a file from `put`, has `size` bytes and the content it is named by."""
         self._sound.discard(name)
-        try:
+        with _unreadable_is_damage(name):
             found = self._fs.size(self._path(name))
             if found != size:
                 raise Damage(f"{name} has {found} bytes of {size}")
             with self._fs.open(self._path(name), "rb") as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
-        except FileNotFoundError:
-            raise Damage(f"{name} is missing") from None
-        except OSError as error:
-            raise Damage(f"{name} cannot be read ({type(error).__name__}: {error})") from error
         _compare(name, digest)
         self._sound.add(name)
 
     def get(self, name: str) -> bytes:
         """The content of a file from `put`; Damage where it is not what was put there."""
-        try:
-            content = self.read(name)
-        except FileNotFoundError:
-            raise Damage(f"{name} is missing") from None
+        content = self.read(name)
         _compare(name, hashlib.sha256(content).hexdigest())
         return content
 
     def read(self, name: str) -> bytes:
-        """The content of any file. FileNotFoundError, or another OSError, where there is none to be had."""
-        content: bytes = self._fs.cat_file(self._path(name))
+        """The content of any file, unchecked; Damage where it is missing or cannot be read."""
+        with _unreadable_is_damage(name):
+            content: bytes = self._fs.cat_file(self._path(name))
         return content
 
     def names(self) -> list[str]:
@@ -138,6 +132,18 @@ class Folder:
 
     def _path(self, name: str) -> str:
         return f"{self._root}/{name}"
+
+
+@contextlib.contextmanager
+def _unreadable_is_damage(name: str) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError:
+        raise Damage(f"{name} is missing") from None
+    except (ConnectionError, TimeoutError):
+        raise  # a store that does not answer says nothing about its files
+    except OSError as error:
+        raise Damage(f"{name} cannot be read ({type(error).__name__}: {error})") from error
 
 
 def _compare(name: str, digest: str) -> None:

@@ -216,7 +216,7 @@ class Checkpoints:
         self._damaged.discard(checkpoint.url)
         try:
             prune(self._folder, self.keep, self._damaged)
-        except OSError as error:  # the checkpoint is saved all the same
+        except Exception as error:  # each storage has its own; the checkpoint is saved all the same
             log.warning("Old checkpoints in %s could not be removed: %s.", self._folder.url, error)
 
     def _verify(self, folder: Folder, checkpoint: Checkpoint) -> list[str]:

@@ -69,12 +69,8 @@ def read_mark(folder: Folder, step: int) -> Checkpoint:
     try:
         document = json.loads(folder.read(name))
         checksum = document.pop("sha256")
-    except FileNotFoundError:
-        raise Damage(f"{name} is missing") from None
     except (ValueError, AttributeError, KeyError, TypeError):
         raise Damage(f"{name} is not what was written: no whole JSON object with a checksum") from None
-    except OSError as error:
-        raise Damage(f"{name} cannot be read ({type(error).__name__}: {error})") from error
     if checksum != _checksum(document) or document.get("step") != step:
         raise Damage(f"{name} is not what was written: its checksum or its step does not fit")
     ours = document.pop("checkpoint")
