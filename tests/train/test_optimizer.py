@@ -27,6 +27,7 @@ from distlab.train.optimizer import (
     build_optimizer,
     learning_rate,
     optimizer_bytes,
+    set_learning_rate,
 )
 
 TINY = ModelConfig(kind="gpt", width=16, heads=2, freeze=("blocks.0.attention.k",))
@@ -163,6 +164,29 @@ def test_8_bit_states_without_torchao(monkeypatch: pytest.MonkeyPatch) -> None:
         build_optimizer(build_model(TINY, 0), OptimizerConfig("adamw_8bit", "plain"))
 
 
+def test_8_bit_states_are_small_and_near() -> None:
+    """Without its compiler, which takes a minute for what the same code does uncompiled."""
+    pytest.importorskip("torchao", reason="torchao is not installed: `pip install torchao`")
+    config = OptimizerConfig("adamw_8bit", "plain", weight_decay=0.1)
+    models = [nn.Linear(64, 64, bias=False) for _ in range(2)]
+    models[1].load_state_dict(models[0].state_dict())
+    plain = OptimizerConfig("adamw", weight_decay=0.1)
+    optimizers = [build_optimizer(models[0], config), build_optimizer(models[1], plain)]
+    torch.manual_seed(0)
+    with torch.compiler.set_stance("force_eager"):
+        for step in range(5):
+            gradient = torch.randn(64, 64)
+            for model, optimizer in zip(models, optimizers, strict=True):
+                set_learning_rate(optimizer, 0.01 / (step + 1))
+                model.weight.grad = gradient.clone()
+                optimizer.step()
+    moved = 0.01 * sum(1 / (step + 1) for step in range(5))
+    torch.testing.assert_close(models[0].weight, models[1].weight, rtol=0, atol=0.1 * moved)
+    codes, scales, table, counter = 4096, 4 * 4096 // 256, 4 * 256, 4
+    assert optimizer_bytes(optimizers[0]) == 2 * (codes + scales + table) + counter
+    assert optimizer_bytes(optimizers[1]) == 2 * 4 * 4096 + counter
+
+
 @pytest.mark.parametrize("warmup", [0, 1, 4, 20])
 @pytest.mark.parametrize("schedule", ["constant", "linear", "cosine"])
 def test_schedules_are_torchs_own(schedule: Literal["constant", "linear", "cosine"], warmup: int) -> None:
@@ -234,8 +258,7 @@ def test_learning_rate_of_updates_in_the_backward_pass() -> None:
     model = build_model(TINY, 0)
     optimizer = OptimizerInBackward(model, OptimizerConfig(momentum=0))
     before = [p.clone() for p in model.parameters()]
-    for group in optimizer.param_groups:
-        group["lr"] = 0.0
+    set_learning_rate(optimizer, 0.0)
     _backward(model, 0)
     assert all(p.equal(old) for p, old in zip(model.parameters(), before, strict=True))
 

@@ -2,7 +2,8 @@
 
 An optimizer's state can be larger than the model. Bytes per parameter in fp32 (`optimizer_bytes` measures
 them): SGD 0, with momentum 4; AdamW 8 (mean and mean square of the gradient); adamw_8bit about 2 (both in 8
-bits, with a scale for each 256 of them); Adafactor almost 0 (row and column means of the squares).
+bits, with a scale for each 256 of them; vectors and small matrices stay in fp32); Adafactor almost 0 (row and
+column means of the squares).
 """
 
 from __future__ import annotations
@@ -95,6 +96,15 @@ def learning_rate(config: OptimizerConfig, step: int, steps: int) -> float:
     if config.schedule == "linear":
         return config.learning_rate * (1 - progress)
     return config.learning_rate * (1 + math.cos(math.pi * progress)) / 2
+
+
+def set_learning_rate(optimizer: Optimizer | OptimizerInBackward, rate: float) -> None:
+    """Use `rate` from the next step on."""
+    for group in optimizer.param_groups:
+        if isinstance(group["lr"], Tensor):  # torchao's compiled step reads it from there
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate
 
 
 def optimizer_bytes(optimizer: Optimizer | OptimizerInBackward) -> int:
