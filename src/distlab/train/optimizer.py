@@ -25,7 +25,6 @@ IMPLEMENTATIONS = {
     "adamw_8bit": ("plain",),
 }
 
-
 NOT_SHARDED = {("sgd", "fused"), ("adafactor", "plain"), ("adafactor", "foreach")}
 """What torch 2.13 cannot do on DTensors, which FSDP and tensor parallelism make of weights."""
 

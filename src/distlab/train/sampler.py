@@ -25,7 +25,8 @@ class BatchPlan:
     - `shuffled`: a shuffle, cut every `global_batch` samples; the last batch of an epoch is smaller. A short
       sample that meets a long one is padded to its length.
     - `by_length`: samples sorted by length (like lengths shuffled), cut every `global_batch`; then the order
-      of the batches is shuffled. Hardly any padding, but steps of very different numbers of tokens.
+      of the batches is shuffled. Hardly any padding, but steps of very different numbers of tokens, and
+      samples of like length meet again in every epoch.
     - `token_budget`: sorted and shuffled likewise, but a batch takes samples as long as their number times
       the longest is at most `token_budget` (a longer sample is a batch of its own). Steps of like cost.
     """
