@@ -17,12 +17,17 @@ The optimizer is torch's own, as in all strategies, with offload too: there it r
 CPUAdam does the same arithmetic, but a compiler has to build it first. Neither it nor the shared-memory
 kernel that DeepSpeed would build for CPUs at start-up, in half a minute, is used here.) An optimizer sees one
 flat piece of many parameters, so that only optimizers that treat each number by itself will do.
+
+Measured as communication is the time of each of DeepSpeed's collective calls and of each wait for one. Not on
+a GPU in stage 3, which communicates on streams of its own: what it waits there shows as computation.
 """
 
 from __future__ import annotations
 
+import logging
 import math
 import os
+import warnings
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -36,7 +41,8 @@ from distlab.train.mesh import build_mesh
 from distlab.train.models import parameter_count
 from distlab.train.optimizer import build_optimizer
 from distlab.train.precision import DTYPES
-from distlab.train.strategies.base import Strategy, Update
+from distlab.train.strategies.base import Batch, Strategy, Update
+from distlab.train.strategies.stopwatch import Stopwatch, stopwatch
 from distlab.train.strategies.zero_state import ZeroState
 
 SHARDED = (
@@ -81,7 +87,12 @@ class DeepSpeed(Strategy):
         self.engine, *_ = self.deepspeed.initialize(
             model=model, optimizer=optimizer, config=self._engine_config(model), dist_init_required=False
         )
-        # Stage 0's engine would switch autocast off, and nothing else.
+        if self.stage:
+            self.zero_state.attach(self.deepspeed, self.engine)
+        self.stopwatch = stopwatch(self.device)
+        if self.stage < 3 or self.device.type == "cpu":
+            _watch(self.deepspeed.comm.comm, self.stopwatch)
+        # All that stage 0's engine would do in the forward pass is to switch autocast off.
         module: nn.Module = self.engine if self.stage else self.engine.module
         return module
 
@@ -106,6 +117,7 @@ class DeepSpeed(Strategy):
                 "offload_param": place if memory.offload and self.stage == 3 else None,
             },
             "zero_force_ds_cpu_optimizer": False,
+            "zero_allow_untested_optimizer": True,  # plain SGD; the tests of this strategy are its test
             "steps_per_print": None,
         }
 
@@ -118,9 +130,13 @@ class DeepSpeed(Strategy):
 
     def build_optimizer(self) -> Optimizer:
         optimizer: Optimizer = self.engine.optimizer
+        return optimizer
+
+    def gradients(self, batch: Batch) -> Tensor:
+        self.stopwatch.reset()
         if self.stage:
             self.engine.optimizer.override_loss_scale(self.scale.factor)
-        return optimizer
+        return super().gradients(batch)
 
     def autocast(self) -> AbstractContextManager[Any]:
         return nullcontext() if self.half else super().autocast()
@@ -143,8 +159,10 @@ class DeepSpeed(Strategy):
         applied = self.engine.was_step_applied()
         norm = float(self.engine.get_global_grad_norm()) if applied else math.inf
         self.scale.observe(norm)
-        self.engine.optimizer.override_loss_scale(self.scale.factor)
         return Update(norm, applied)
+
+    def communication_s(self) -> float:
+        return self.stopwatch.total_s()
 
     def weights_sum(self) -> float:
         if self.stage < 3:
@@ -156,11 +174,11 @@ class DeepSpeed(Strategy):
         return total
 
     def state(self) -> dict[str, Any]:
-        return self.zero_state.read(self.engine) if self.stage else super().state()
+        return self.zero_state.read() if self.stage else super().state()
 
     def load_state(self, state: dict[str, Any]) -> None:
         if self.stage:
-            self.zero_state.write(self.engine, state)
+            self.zero_state.write(state)
         else:
             super().load_state(state)
 
@@ -176,4 +194,34 @@ def _import(device: torch.device) -> Any:
             "or choose another strategy, such as 'fsdp'."
         ) from None
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)  # it warns of every optimizer that is not its own
+    warnings.filterwarnings("ignore", "`torch.distributed", FutureWarning)  # names that it calls
     return deepspeed
+
+
+def _watch(comm: Any, watch: Stopwatch) -> None:
+    """Put a stopwatch on what all of DeepSpeed's communication goes through, in place of an earlier one."""
+    comm.cdb = _Watched(getattr(comm.cdb, "watched", comm.cdb), watch)
+
+
+class _Watched:
+    """An object whose methods, and the `wait` of what they return, are timed."""
+
+    def __init__(self, watched: Any, watch: Stopwatch) -> None:
+        self.watched = watched
+        self.watch = watch
+
+    def __getattr__(self, name: str) -> Any:
+        attribute = getattr(self.watched, name)
+        return self._timed(attribute) if callable(attribute) else attribute
+
+    def _timed(self, method: Any) -> Any:
+        def call(*args: Any, **options: Any) -> Any:
+            self.watch.start()
+            try:
+                result = method(*args, **options)
+            finally:
+                self.watch.stop()
+            return _Watched(result, self.watch) if hasattr(result, "wait") else result
+
+        return call

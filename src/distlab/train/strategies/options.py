@@ -30,7 +30,13 @@ TAKES: dict[str, dict[str, tuple[Any, ...] | None]] = {
     "fsdp": {**_COMMON, "memory.offload": ANY, "memory.reshard": ANY},
     "tensor_parallel": {**_COMMON, "parallel.tensor": ANY},
     "pipeline": {**_COMMON, "parallel.tensor": ANY, "parallel.pipeline": ANY, "parallel.schedule": ANY},
-    "deepspeed": {**_COMMON, "memory.offload": ANY, "memory.zero_stage": ANY},
+    "deepspeed": {
+        **_COMMON,
+        "optimizer.name": ("adamw",),  # or sgd: it sees flat pieces, not matrices
+        "memory.offload": ANY,
+        "memory.zero_stage": ANY,
+        "communication.bucket_mb": ANY,
+    },
     "horovod": {**_COMMON, "communication.bucket_mb": ANY, "communication.compression": ("fp16",)},
     # No rank has the gradient of a whole step, whose norm clipping and loss scaling look at.
     "parameter_server": {**_COMMON, "memory.precision": ("bf16",), "optimizer.clip_norm": ()},
