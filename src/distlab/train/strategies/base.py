@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -69,9 +69,9 @@ class Update:
 class Strategy(ABC):
     """A way of training one model on all ranks; `prepare` it before anything else."""
 
-    shards: ClassVar[frozenset[str]] = frozenset()
+    shards: frozenset[str] = frozenset()
     """What no rank holds whole: of "weights", "gradients", "optimizer"."""
-    accumulates_without_sync: ClassVar[bool] = True
+    accumulates_without_sync = True
     """Do gradients travel once per step, however many micro-batches it has?"""
     gradient_factor = 1
     """What this rank's loss is multiplied by, so that the strategy's own arithmetic gives sums over ranks."""

@@ -9,7 +9,7 @@ same. DeepSpeed's documented `safe_get_full_...` and `safe_set_full_...` do the 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -92,7 +92,8 @@ class ZeroState:
 
     def _rows(self, whole: Tensor) -> DTensor:
         """This rank's rows; `clone` lets the others go."""
-        return distribute_tensor(whole, self.mesh, [Shard(0)], src_data_rank=None).clone()
+        rows = distribute_tensor(whole, self.mesh, [Shard(0)], src_data_rank=None)
+        return cast(DTensor, rows.clone())
 
     def _pieces(self) -> Iterator[tuple[dict[str, Any], Tensor]]:
         if self.stage < 3:
