@@ -10,30 +10,23 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.metadata
-import importlib.util
 import json as jsonlib
 import os
 import platform
 import re
 import shutil
-import subprocess
 import sys
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
-from typing import Literal
 
-import psutil
-import yaml
 from packaging.requirements import Requirement
 from packaging.version import Version
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from distlab.machine import cores, cpu_model
-
-Tier = Literal["gpu", "cpu", "none"]
+from distlab.labs import LabTier, lab_tier, labs
+from distlab.machine import Hardware, command_output, hardware, torch_cuda
 
 PYTHON_NEEDED = (3, 11)
 NODE_NEEDED = 20
@@ -41,49 +34,8 @@ MEMORY_WANTED_BYTES = 4 * 2**30
 """The Hub, its services and one learner with a two-process lab."""
 
 SHOWN_PACKAGES = ("torch", "numpy", "scikit-learn", "jupyter-book", "jupyterhub", "jupyterlab", "nbgrader")
-COMMAND_TIMEOUT_S = 20
 
-
-@dataclass(frozen=True)
-class Gpu:
-    """One NVIDIA GPU as the driver reports it."""
-
-    index: int
-    name: str
-    memory_bytes: int
-    driver: str
-
-
-@dataclass(frozen=True)
-class Hardware:
-    """The machine as this process may use it."""
-
-    cpu: str
-    cores: int
-    """Cores this process may run on."""
-    memory_bytes: int
-    gpus: tuple[Gpu, ...]
-    """GPUs visible to this process (CUDA_VISIBLE_DEVICES applied)."""
-
-
-@dataclass(frozen=True)
-class Lab:
-    """What a lab needs (`labs.yml`)."""
-
-    id: str
-    title: str
-    processes: int
-    packages: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class LabTier:
-    """In which tier a lab would run, and why."""
-
-    lab: str
-    title: str
-    tier: Tier
-    why: str
+HOROVOD = Requirement("horovod==0.28.1")
 
 
 @dataclass(frozen=True)
@@ -100,11 +52,23 @@ class Check:
 
 
 @dataclass(frozen=True)
+class Framework:
+    """A framework that only some strategies and labs import."""
+
+    name: str
+    version: str
+    """Empty where it is not installed."""
+    get: str
+    """The command that installs it; empty where the version that distlab takes is there."""
+
+
+@dataclass(frozen=True)
 class Report:
     """All that `distlab doctor` knows."""
 
     hardware: Hardware
     versions: dict[str, str]
+    frameworks: tuple[Framework, ...]
     labs: tuple[LabTier, ...]
     checks: tuple[Check, ...]
 
@@ -146,102 +110,12 @@ def examine(root: Path) -> Report:
     return Report(
         hardware=found,
         versions=versions(root, packages),
+        frameworks=frameworks(root, packages),
         labs=tuple(lab_tier(lab, gpus=len(found.gpus), cuda=cuda, installed=packages) for lab in labs()),
         checks=(
             *base_checks(found, cuda, packages),
             *(site_checks(root) if (root / "_config.yml").is_file() else ()),
         ),
-    )
-
-
-# --- the machine ---
-
-
-def hardware() -> Hardware:
-    """The machine's CPU, memory and visible GPUs."""
-    return Hardware(
-        cpu=cpu_model(),
-        cores=cores(),
-        memory_bytes=psutil.virtual_memory().total,
-        gpus=gpus(),
-    )
-
-
-def gpus() -> tuple[Gpu, ...]:
-    """The GPUs that `nvidia-smi` lists, less those that CUDA_VISIBLE_DEVICES hides; none without a driver."""
-    out = _output(
-        "nvidia-smi",
-        "--query-gpu=index,uuid,name,memory.total,driver_version",
-        "--format=csv,noheader,nounits",
-    )
-    found = []
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    for line in out.splitlines():
-        fields = [field.strip() for field in line.split(",")]
-        if len(fields) != 5 or not fields[3].isdigit():
-            continue
-        index, uuid, name, memory_mib, driver = fields
-        if visible is None or any(
-            v.strip() and (v.strip() == index or uuid.startswith(v.strip())) for v in visible.split(",")
-        ):
-            found.append(Gpu(int(index), name, int(memory_mib) * 2**20, driver))
-    return tuple(found)
-
-
-def torch_cuda() -> str:
-    """The CUDA version that the installed torch was built for, or an empty string (also without torch)."""
-    spec = importlib.util.find_spec("torch")
-    if spec is None or spec.origin is None:
-        return ""
-    text = (Path(spec.origin).parent / "version.py").read_text(encoding="utf-8")
-    match = re.search(r"^cuda\b[^=]*=\s*['\"]([\d.]+)['\"]", text, re.MULTILINE)
-    return match[1] if match else ""
-
-
-def _output(*command: str) -> str:
-    """What a command prints, or an empty string where it is missing, fails or hangs."""
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=COMMAND_TIMEOUT_S)
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return done.stdout.strip() if done.returncode == 0 else ""
-
-
-# --- labs ---
-
-
-def labs() -> tuple[Lab, ...]:
-    """The course's labs, in order."""
-    text = resources.files("distlab").joinpath("labs.yml").read_text(encoding="utf-8")
-    return tuple(
-        Lab(row["id"], row["title"], int(row["processes"]), tuple(row["packages"]))
-        for row in yaml.safe_load(text)
-    )
-
-
-def lab_tier(lab: Lab, *, gpus: int, cuda: str, installed: dict[str, str]) -> LabTier:
-    """In which tier `lab` runs with so many visible GPUs.
-
-    Args:
-        lab: what it needs.
-        gpus: visible GPUs.
-        cuda: the CUDA version of the installed torch, or an empty string.
-        installed: installed packages and their versions.
-    """
-
-    def verdict(tier: Tier, why: str) -> LabTier:
-        return LabTier(lab.id, lab.title, tier, why)
-
-    missing = [name for name in lab.packages if name not in installed]
-    if missing:
-        return verdict("none", f"not installed: {', '.join(missing)}")
-    if gpus >= lab.processes and cuda:
-        return verdict("gpu", f"{lab.processes} processes, a GPU each")
-    if gpus >= lab.processes:
-        return verdict("cpu", "this torch is built without CUDA")
-    has = "no GPU is visible" if gpus == 0 else f"{gpus} GPU visible" if gpus == 1 else f"{gpus} GPUs visible"
-    return verdict(
-        "cpu", f"{lab.processes} processes on CPU cores; {has}, {lab.processes} needed for the GPU tier"
     )
 
 
@@ -260,12 +134,27 @@ def versions(root: Path, packages: dict[str, str]) -> dict[str, str]:
     if cuda := torch_cuda():
         found["torch's CUDA"] = cuda
     found |= {
-        "node": _output("node", "--version").removeprefix("v"),
-        "bubblewrap": _output("bwrap", "--version").removeprefix("bubblewrap "),
+        "node": command_output("node", "--version").removeprefix("v"),
+        "bubblewrap": command_output("bwrap", "--version").removeprefix("bubblewrap "),
         "configurable-http-proxy": _npm_version(root, "configurable-http-proxy"),
         "mathjax": _npm_version(root, "mathjax"),
     }
     return {name: version for name, version in found.items() if version}
+
+
+def frameworks(root: Path, packages: dict[str, str]) -> tuple[Framework, ...]:
+    """Each framework of distlab's extra of that name, and Horovod, which has to be built for the torch here."""
+    here = (root / "scripts/setup").is_file()
+    pip = f"{sys.executable} -m pip install"
+    get = "scripts/setup dev" if here else f"{pip} 'distlab[frameworks]'"
+    build = f'{pip} --no-deps "$(scripts/build_horovod gloo --python {sys.executable})"'
+    horovod = build if here else f"in the course's repository: {build}"
+    found = []
+    for wanted, command in [*((one, get) for one in _required("frameworks")), (HOROVOD, horovod)]:
+        version = packages.get(_normal(wanted.name), "")
+        right = bool(version) and wanted.specifier.contains(version, prereleases=True)
+        found.append(Framework(wanted.name, version, "" if right else command))
+    return tuple(found)
 
 
 def base_checks(found: Hardware, cuda: str, packages: dict[str, str]) -> tuple[Check, ...]:
@@ -307,7 +196,7 @@ def base_checks(found: Hardware, cuda: str, packages: dict[str, str]) -> tuple[C
 
 def site_checks(root: Path) -> tuple[Check, ...]:
     """What the site needs; `root` is the course's repository."""
-    node = _output("node", "--version").removeprefix("v")
+    node = command_output("node", "--version").removeprefix("v")
     node_ok = bool(node) and int(node.split(".")[0]) >= NODE_NEEDED
     checks = [
         _packages_check("Site packages", "course", installed()),
@@ -348,10 +237,7 @@ def _sandbox_checks() -> list[Check]:
 def _packages_check(name: str, extra: str, packages: dict[str, str]) -> Check:
     """Are the packages of one of distlab's extras installed, in versions that it accepts?"""
     wrong = []
-    for text in importlib.metadata.requires("distlab") or []:
-        requirement = Requirement(text)
-        if requirement.marker is None or not requirement.marker.evaluate({"extra": extra}):
-            continue
+    for requirement in _required(extra):
         version = packages.get(_normal(requirement.name))
         if version is None:
             wrong.append(f"{requirement.name} missing")
@@ -361,6 +247,12 @@ def _packages_check(name: str, extra: str, packages: dict[str, str]) -> Check:
     if wrong and Path("Makefile").is_file():
         fix = "make up"
     return Check(name, ", ".join(wrong) or "in order", not wrong, True, fix)
+
+
+def _required(extra: str) -> list[Requirement]:
+    """What one of distlab's extras asks for."""
+    everything = map(Requirement, importlib.metadata.requires("distlab") or [])
+    return [one for one in everything if one.marker and one.marker.evaluate({"extra": extra})]
 
 
 def _apt(package: str) -> str:
@@ -391,6 +283,7 @@ def show(report: Report, console: Console) -> None:
     if not machine.gpus:
         console.print("No NVIDIA GPU is visible.")
     console.print(", ".join(f"{name} {version}" for name, version in report.versions.items()), style="dim")
+    _show_frameworks(report.frameworks, console)
     tiers = Table("Lab", "Title", "Tier here", "Why", title="Labs", title_justify="left")
     for lab in report.labs:
         tiers.add_row(lab.lab, lab.title, lab.tier, lab.why)
@@ -410,17 +303,15 @@ def show(report: Report, console: Console) -> None:
         console.print("[red]The course cannot run yet:[/] mend what is marked as missing.")
 
 
-def tiers_by_machine() -> list[dict[str, str]]:
-    """Which tier each lab runs in on which kind of machine, as rows for a table."""
-    machines = {"Laptop or CPU server": 0, "One GPU": 1, "Two GPUs or more": 2}
-    rows = []
-    for lab in labs():
-        have = dict.fromkeys(lab.packages, "")
-        tiers = {
-            name: lab_tier(lab, gpus=gpus, cuda="any", installed=have).tier for name, gpus in machines.items()
-        }
-        rows.append({"Lab": lab.id, "Title": lab.title, **tiers})
-    return rows
+def _show_frameworks(found: tuple[Framework, ...], console: Console) -> None:
+    table = Table("Framework", "Installed", title="Frameworks", title_justify="left")
+    for one in found:
+        table.add_row(one.name, one.version or "no")
+    console.print(table)
+    for command in dict.fromkeys(one.get for one in found if one.get):
+        names = ", ".join(one.name for one in found if one.get == command)
+        # Unwrapped: a command is there to be copied.
+        console.print(f"To install [bold]{names}[/]: {escape(command)}", soft_wrap=True)
 
 
 def _gib(size_bytes: int) -> str:

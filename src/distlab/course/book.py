@@ -38,7 +38,7 @@ from distlab.course.book_check import (
     known_labs,
 )
 from distlab.course.site import Site
-from distlab.doctor import hardware
+from distlab.machine import hardware
 
 __all__ = ["BookError", "build_book"]
 
