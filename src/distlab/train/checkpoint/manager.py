@@ -55,7 +55,8 @@ class Checkpoints:
     """The checkpoints of one run. Every rank makes one, and calls each method at the same point.
 
     A state is a dictionary with string keys, as torch.distributed.checkpoint.state_dict makes it; tensors may
-    be DTensors. `state["model"]` is what tells one model from another. All ranks must see the same folder.
+    be DTensors. `state["model"]` is what tells one model from another. All ranks must see the same folder, and
+    one run at a time may write to it. Ranks are those of torch.distributed; without it there is one.
 
     folder: a path or a URL that fsspec knows; it is made where it is missing.
     kind: "sharded", each rank writes its part; "full", the first rank writes all in one file.

@@ -31,7 +31,6 @@ def prune(folder: Folder, keep: int, damaged: set[str]) -> None:
     folder.sync()
     wanted = {file for c in checkpoints if c.serial >= oldest for file in c.files}
     spared = tuple(f"step_{step}.ckpt/" for step in unreadable if step >= first_step)
-    folder.remove(
-        [n for n in names if OURS.fullmatch(n) and n not in wanted and not n.startswith(spared or ("/",))]
-    )
+    unwanted = [n for n in names if OURS.fullmatch(n) and n not in wanted and not n.startswith(spared)]
+    folder.remove(unwanted)
     folder.sync()
