@@ -40,7 +40,7 @@ TAKES: dict[str, dict[str, tuple[Any, ...] | None]] = {
     "horovod": {**_COMMON, "communication.bucket_mb": ANY, "communication.compression": ("fp16",)},
     # No rank has the gradient of a whole step, whose norm clipping and loss scaling look at.
     "parameter_server": {**_COMMON, "memory.precision": ("bf16",), "optimizer.clip_norm": ()},
-    "tensorflow": {"optimizer.name": ("adamw",)},
+    "tensorflow": {"data.micro_batches": ANY},
 }
 
 OPTIONAL = sorted({name for takes in TAKES.values() for name in takes})
