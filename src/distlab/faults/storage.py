@@ -24,7 +24,7 @@ from distlab.errors import SettingError
 
 SMALL_BYTES = 2**30
 """A file system up to this size is filled for good; on a larger one others would suffer."""
-LEFT_BYTES = 64 * 2**10
+LEFT_BYTES = 16 * 2**10
 """What a full disk still takes: a few lines of a log, no checkpoint."""
 
 
@@ -65,11 +65,11 @@ def newest_checkpoint(run_folder: str) -> str:
 
 
 def fill_disk(folder: Path) -> str:
-    """Leave no space (64 KiB) for what this process writes under `folder`; say by which means.
+    """Leave no space (16 KiB) for what this process writes under `folder`; say by which means.
 
     On a file system of 1 GiB or less (`small_disk`) a file `ballast` takes all of it, and writers get ENOSPC
     ("No space left on device"). On a larger one, which others share, this process alone loses the right to
-    write files of more than 64 KiB, and gets EFBIG ("File too large").
+    write files of more than 16 KiB, and gets EFBIG ("File too large").
     """
     folder.mkdir(parents=True, exist_ok=True)
     if shutil.disk_usage(folder).total > SMALL_BYTES:
