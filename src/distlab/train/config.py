@@ -40,7 +40,7 @@ class ModelConfig:
     layers: int = 2
     """Transformer blocks (gpt)."""
     heads: int = 4
-    """Attention heads (gpt); they divide the width."""
+    """Attention heads (gpt); a head's width, width / heads, is even."""
     dropout: float = 0.0
     tied: bool = True
     """Do the token embedding and the last layer share one matrix (gpt)?"""
@@ -73,7 +73,9 @@ class OptimizerConfig:
 
     name: Literal["sgd", "adamw", "adafactor", "adamw_8bit"] = "sgd"
     implementation: Literal["plain", "foreach", "fused"] = "foreach"
-    """One kernel per operation and parameter, per operation for many parameters, or one for all of it."""
+    """One kernel per operation and parameter, per operation for many parameters, or one for all of it.
+
+    adamw_8bit has plain alone, adafactor no fused."""
     learning_rate: float = 0.1
     momentum: float = 0.9
     """Of SGD."""
@@ -214,6 +216,7 @@ _LEAST = {
     "world_size": 1,
     "steps": 1,
     "max_restarts": 0,
+    "seed": 0,
     "model.width": 1,
     "model.layers": 1,
     "model.heads": 1,

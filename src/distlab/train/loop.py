@@ -15,7 +15,7 @@ import torch
 from distlab.bench.stamp import stamp
 from distlab.faults.inject import Injector
 from distlab.train.config import TrainConfig
-from distlab.train.data import Dataset, load_data
+from distlab.train.data import Dataset, fingerprint, load_data
 from distlab.train.interrupt import Interrupt
 from distlab.train.launch import device
 from distlab.train.logs import RunLog
@@ -54,7 +54,7 @@ class Trainer:
         self.parameters, self.payload_bytes = parameter_count(model), gradient_bytes(model)
         self.strategy.prepare(model)
         self.plan = BatchPlan(self.training, config.data, config.seed)
-        self.saving = Saving(config, self.strategy)
+        self.saving = Saving(config, self.strategy, fingerprint(self.training))
         self.first = self.saving.resume()
         self.faults = Injector(config, self.strategy.rank, self.first)
         self.stopped = False
@@ -68,6 +68,8 @@ class Trainer:
 
     def __exit__(self, *error: Any) -> None:
         self.context.__exit__(*error)
+        if error[0] is None:
+            self.strategy.close()
 
     def step(self, step: int) -> None:
         """Take optimizer step `step`, report it, and save where a checkpoint is due."""
@@ -75,11 +77,11 @@ class Trainer:
         started = time.perf_counter()
         global_batch = plan.global_batch(step)
         ids = plan.share(global_batch, strategy.data_size, strategy.data_rank)
-        batch = self._batch(ids, global_batch)
+        rate = learning_rate(self.config.optimizer, step, self.config.steps)
+        batch = self._batch(ids, global_batch, rate)
         data_s = time.perf_counter() - started
 
         part = strategy.gradients(batch)
-        rate = learning_rate(self.config.optimizer, step, self.config.steps)
         update = strategy.update(rate)
         _synchronise(self.place)
         step_s = time.perf_counter() - started
@@ -124,7 +126,7 @@ class Trainer:
             interrupted=self.stopped,
         )
 
-    def _batch(self, ids: list[list[int]], global_batch: list[int]) -> Batch:
+    def _batch(self, ids: list[list[int]], global_batch: list[int], rate: float) -> Batch:
         """This rank's micro-batches on its device."""
         micro_batches = []
         for part in ids:
@@ -132,7 +134,7 @@ class Trainer:
             micro_batches.append(
                 (inputs.to(self.place, non_blocking=True), targets.to(self.place, non_blocking=True))
             )
-        return Batch(micro_batches, sum(self.plan.tokens[i] for i in global_batch))
+        return Batch(micro_batches, sum(self.plan.tokens[i] for i in global_batch), rate)
 
 
 def _synchronise(place: torch.device) -> None:

@@ -73,10 +73,7 @@ def main(folder: Path) -> int:
     _die_with(job.parent)
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # a rank that waits in a collective must end at once, too
     os.environ["OMP_NUM_THREADS"] = str(job.threads)
-    names = {name for _, name in socket.if_nameindex()}
-    for loopback in ("lo", "lo0"):
-        if loopback in names:  # else gloo looks up the host's name, which a sandbox may not know
-            os.environ.setdefault("GLOO_SOCKET_IFNAME", loopback)
+    use_loopback()
     sys.path[:] = job.sys_path
     sys.argv = [job.command]
     for name, lines in job.cell_lines.items():
@@ -90,6 +87,14 @@ def main(folder: Path) -> int:
         _write(folder / FAILURE.format(rank), pickle.dumps(failure))
         return 1
     return 0
+
+
+def use_loopback() -> None:
+    """Where all ranks are on this machine: gloo else looks up the host's name, which a sandbox may not know."""
+    names = {name for _, name in socket.if_nameindex()}
+    for loopback in ("lo", "lo0"):
+        if loopback in names:
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", loopback)
 
 
 def _call(job: Job) -> object:

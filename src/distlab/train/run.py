@@ -21,6 +21,7 @@ import tyro
 
 from distlab.errors import LaunchError
 from distlab.train.config import TrainConfig, from_yaml
+from distlab.train.launchers import is_rank, join_horovod
 
 if TYPE_CHECKING:
     from distlab.train.result import TrainResult
@@ -74,7 +75,7 @@ def run(config: TrainConfig) -> TrainResult | None:
     from distlab.train.strategies.options import check_options
 
     check_options(config)
-    if "RANK" in os.environ or "HOROVOD_RANK" in os.environ:
+    if is_rank():
         return _run_as_rank(config)
     from distlab.train.launch import launch
     from distlab.train.loop import train
@@ -98,16 +99,17 @@ def _run_as_rank(config: TrainConfig) -> TrainResult | None:
     from distlab.train.launch import backend_for
     from distlab.train.loop import train
 
-    if config.strategy == "horovod":  # which has a group of its own
-        result = train(config)
-        return result if result.rank == 0 else None
-    world_size = int(os.environ["WORLD_SIZE"])
-    local_size = int(os.environ.get("LOCAL_WORLD_SIZE", world_size))
+    store = None if "RANK" in os.environ else join_horovod(config)
+    rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    local_rank = int(os.environ["LOCAL_RANK"])
+    local_size = int(os.environ.get("LOCAL_WORLD_SIZE", local_rank + 1))  # not every launcher says
     backend = backend_for(local_size)
-    gpu = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if backend == "nccl" else None
+    if local_size == world_size:
+        use_loopback()
+    gpu = torch.device("cuda", local_rank) if backend == "nccl" else None
     if gpu is not None:
         torch.cuda.set_device(gpu)
-    dist.init_process_group(backend, device_id=gpu)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, device_id=gpu)
     try:
         result = train(replace(config, world_size=world_size))
     finally:

@@ -29,8 +29,9 @@ if TYPE_CHECKING:
 class Saving:
     """The checkpoints of one run."""
 
-    def __init__(self, config: TrainConfig, strategy: Strategy) -> None:
-        """SettingError where the run's folder cannot be written."""
+    def __init__(self, config: TrainConfig, strategy: Strategy, data: int) -> None:
+        """data: fingerprint of the samples. SettingError where the run's folder cannot be written."""
+        self.data = data
         self.config = config
         self.strategy = strategy
         self.every = config.checkpoint.every_steps
@@ -58,16 +59,24 @@ class Saving:
 
     def resume(self) -> int:
         """Load the wanted checkpoint, if any; return how many optimizer steps lie behind."""
-        if self.checkpoints is None or self.wanted is None:
+        if self.checkpoints is None:
             return 0
-        found = self.checkpoints.find(self.wanted)
-        if found is None:
-            if self.wanted != "latest":
+        if self.wanted is None:
+            if steps := self.checkpoints.steps():
                 raise SettingError(
-                    f"resume_from_checkpoint is {self.wanted!r}; there is no complete checkpoint of that name in "
-                    f"{self.config.run_folder}."
+                    f"{self.config.run_folder} holds checkpoints up to step {steps[-1]}, which a new run would "
+                    "overwrite; go on with --resume_from_checkpoint latest, or choose another name."
                 )
             return 0
+        found = self.checkpoints.find(self.wanted)
+        if found is None and self.wanted != "latest":
+            raise SettingError(
+                f"resume_from_checkpoint is {self.wanted!r}, where there is no whole checkpoint; expected "
+                "'latest', a name such as 'step_20', or the path of a step_N.ckpt."
+            )
+        if found is None:  # a run that had saved nothing yet
+            return 0
+        self._refuse_other_data(found)
         self._load(self.checkpoints, found)
         return found.step
 
@@ -91,6 +100,7 @@ class Saving:
             "hostname": platform.node(),
             "hardware": asdict(stamp(self.strategy.device)),
             "world_size": self.strategy.world_size,
+            "data": self.data,
             "config": self.config.as_dict(),
         }
         state = self.strategy.state() | {"progress": self._progress(steps)}
@@ -100,6 +110,24 @@ class Saving:
         """Wait until everything is saved."""
         if self.checkpoints is not None:
             self.checkpoints.wait()
+
+    def _refuse_other_data(self, found: Checkpoint) -> None:
+        """SettingError where step k of this run would not take the samples of step k of that one."""
+        then, now = found.info["config"], self.config.as_dict()
+        names = [f"data.{name}" for name in now["data"] if name != "micro_batches"]
+        for name in ["seed", *names]:
+            part = name.removeprefix("data.")
+            before, here = (then, now) if part == name else (then["data"], now["data"])
+            if before[part] != here[part]:
+                raise SettingError(
+                    f"{name} is {here[part]!r}, and {found.url} was trained with {before[part]!r}: it would go "
+                    "on with other samples; set it back, or start a run of another name."
+                )
+        if found.info["data"] != self.data:
+            raise SettingError(
+                f"{found.url} was trained on other samples than data.source {self.config.data.source!r} has "
+                "here (the text differs between releases of Python); resume with the release of that run."
+            )
 
     def _progress(self, steps: int) -> dict[str, Any]:
         scale = self.strategy.scale

@@ -23,7 +23,7 @@ from torch.distributed.checkpoint.state_dict_saver import async_save, save
 
 from distlab.errors import SettingError
 from distlab.train.checkpoint.folder import Damage, Folder
-from distlab.train.checkpoint.record import Checkpoint, Kind, read_mark, read_marks
+from distlab.train.checkpoint.record import MARK, Checkpoint, Kind, read_mark, read_marks
 from distlab.train.checkpoint.retention import prune
 from distlab.train.checkpoint.state import (
     State,
@@ -148,6 +148,11 @@ class Checkpoints:
         finally:
             if self._saving.done():  # not where Ctrl-C ended the wait
                 self._saving = None
+
+    def steps(self) -> list[int]:
+        """Steps that have a commit mark, in order; whether they are whole, `find` tells."""
+        names = self._on_first_rank(self._folder.names)
+        return sorted(int(match[1]) for name in names if (match := MARK.fullmatch(name)))
 
     def find(self, name: str = "latest") -> Checkpoint | None:
         """Find a checkpoint, every byte of which has been read and found right.

@@ -25,7 +25,7 @@ from torch.optim import Optimizer
 
 from distlab.train.config import TrainConfig
 from distlab.train.models import IGNORED, loss_sum
-from distlab.train.optimizer import build_optimizer
+from distlab.train.optimizer import build_optimizer, set_learning_rate
 from distlab.train.precision import LossScale, autocast
 from distlab.train.recompute import recompute_activations
 
@@ -42,6 +42,8 @@ class Batch:
     """Inputs and targets. As many on every rank; one may hold no sample."""
     global_tokens: int
     """Targets that count, over all ranks and micro-batches of the step."""
+    learning_rate: float
+    """Of this step."""
 
 
 @dataclass(frozen=True)
@@ -148,8 +150,7 @@ class Strategy(ABC):
                 if clip_norm is not None:
                     clip_grads_with_norm_(self.model.parameters(), clip_norm, total)
         if applied:
-            for group in self.optimizer.param_groups:
-                group["lr"] = learning_rate
+            set_learning_rate(self.optimizer, learning_rate)
             self.optimizer.step()
         self.optimizer.zero_grad()
         return Update(norm, applied)
@@ -183,20 +184,27 @@ class Strategy(ABC):
             total += (part.full_tensor() if isinstance(part, DTensor) else part).item()
         return total
 
+    def optimizers(self) -> list[Optimizer]:
+        """All optimizers that hold state."""
+        return [self.optimizer]
+
     def state(self) -> dict[str, Any]:
         """Weights and optimizer state by parameter name, each rank's own part: what a checkpoint holds."""
-        model, optimizer = get_state_dict(self.model, self.optimizer, options=FLAT)
+        model, optimizer = get_state_dict(self.model, self.optimizers(), options=FLAT)
         return {"model": model, "optimizer": optimizer}
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Take over what `state` returned, as loaded from a checkpoint."""
         set_state_dict(
             self.model,
-            self.optimizer,
+            self.optimizers(),
             model_state_dict=state["model"],
             optim_state_dict=state["optimizer"],
             options=FLAT,
         )
+
+    def close(self) -> None:  # noqa: B027
+        """Let go of what the strategy opened, when a run ends well."""
 
 
 def count_right(outputs: Tensor, targets: Tensor) -> Sums:

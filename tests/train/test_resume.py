@@ -1,0 +1,122 @@
+"""A run that is cut in two is the same run: to the bit at the same world size, and by its data at any other."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from distlab.errors import SettingError
+from distlab.train.config import (
+    CheckpointConfig,
+    DataConfig,
+    LogConfig,
+    MemoryConfig,
+    ModelConfig,
+    OptimizerConfig,
+    TrainConfig,
+)
+from distlab.train.launch import launch
+from distlab.train.loop import train
+from distlab.train.result import TrainResult
+
+# 100 samples in batches of 12: nine steps an epoch, so that both halves begin in the middle of one.
+WHOLE = TrainConfig(
+    strategy="single",
+    steps=12,
+    model=ModelConfig("gpt", width=32, layers=2, heads=2, dropout=0.1),
+    data=DataConfig("synthetic", global_batch=12, samples=100, sequence_length=16),
+    optimizer=OptimizerConfig("adamw", learning_rate=0.01, schedule="cosine"),
+    log=LogConfig(samples=True),
+)
+FIRST = 7
+
+
+def _in_two(config: TrainConfig, folder: Path, **changes: object) -> TrainResult:
+    """Train to step 7 and save; then go on, with some settings changed, to the end."""
+    saved = replace(config, name="cut", folder=str(folder), checkpoint=CheckpointConfig(every_steps=FIRST))
+    train(replace(saved, steps=FIRST, optimizer=_as_long(config)))
+    return train(replace(saved, resume_from_checkpoint="latest", **changes))  # type: ignore[arg-type]
+
+
+def _as_long(config: TrainConfig) -> OptimizerConfig:
+    """A schedule that does not know where the first part stops."""
+    return replace(config.optimizer, schedule="constant")
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_a_run_in_two_parts_is_the_run_in_one(precision: str, tmp_path: Path) -> None:
+    memory = MemoryConfig(precision=precision)  # type: ignore[arg-type]
+    config = replace(WHOLE, memory=memory, optimizer=_as_long(WHOLE))
+    torch.manual_seed(3)
+    whole = train(config)
+    torch.manual_seed(3)
+    second = _in_two(config, tmp_path)
+    assert second.resumed_from == FIRST
+    assert [step.step for step in second.steps] == list(range(FIRST, WHOLE.steps))
+    assert [step.loss for step in second.steps] == [step.loss for step in whole.steps[FIRST:]]
+    assert (second.weights_sum, second.held_out_loss) == (whole.weights_sum, whole.held_out_loss)
+
+
+def test_each_sample_is_seen_once_in_an_epoch_across_the_cut(tmp_path: Path) -> None:
+    _in_two(WHOLE, tmp_path)
+    lines = [json.loads(line) for line in (tmp_path / "cut/log/rank_0.jsonl").read_text().splitlines()]
+    first_epoch = [i for line in lines[:9] for part in line["sample_ids"] for i in part]
+    assert sorted(first_epoch) == list(range(100))
+
+
+def test_one_rank_takes_up_what_two_began_and_back(tmp_path: Path) -> None:
+    config = replace(WHOLE, model=replace(WHOLE.model, dropout=0.0), optimizer=_as_long(WHOLE))
+    whole = train(config)
+    saved = replace(config, folder=str(tmp_path), checkpoint=CheckpointConfig(every_steps=FIRST))
+    launch(train, 2, replace(saved, strategy="fsdp", steps=FIRST), threads_per_rank=1)
+    again = replace(saved, resume_from_checkpoint="step_7")
+    alone = train(again)
+    both = launch(train, 2, replace(again, strategy="ddp"), threads_per_rank=1)
+    for result in [alone, *both]:
+        assert result.resumed_from == FIRST
+        assert [step.loss for step in result.steps] == pytest.approx(
+            [step.loss for step in whole.steps[FIRST:]], abs=1e-5
+        )
+
+
+def test_a_finished_run_has_nothing_left_to_do(tmp_path: Path) -> None:
+    config = replace(WHOLE, folder=str(tmp_path), steps=3, checkpoint=CheckpointConfig(every_steps=2))
+    first = train(config)
+    again = train(replace(config, resume_from_checkpoint="latest"))
+    assert (again.resumed_from, again.steps) == (3, [])
+    assert again.weights_sum == first.weights_sum
+
+
+def test_what_does_not_fit_a_checkpoint_is_refused(tmp_path: Path) -> None:
+    config = replace(WHOLE, folder=str(tmp_path), steps=2, checkpoint=CheckpointConfig(every_steps=2))
+    train(config)
+    before = sorted(path.name for path in tmp_path.rglob("*"))
+    resumed = replace(config, steps=4, resume_from_checkpoint="latest")
+    for change, message in (
+        ({"data": replace(config.data, global_batch=6)}, r"data.global_batch is 6, and .* with 12"),
+        ({"seed": 1}, "seed is 1"),
+        ({"model": replace(config.model, width=64)}, "another model"),
+        ({"resume_from_checkpoint": "step_9"}, "no checkpoint step_9"),
+        ({"folder": None, "checkpoint": CheckpointConfig()}, "folder is not set"),
+    ):
+        with pytest.raises(SettingError, match=message):
+            train(replace(resumed, **change))  # type: ignore[arg-type]
+    assert sorted(path.name for path in tmp_path.rglob("*")) == before
+
+
+def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    config = replace(WHOLE, folder=str(tmp_path / "file"), checkpoint=CheckpointConfig(every_steps=2))
+    with pytest.raises(SettingError, match="file/run"):
+        train(config)
+
+
+def test_a_new_run_does_not_overwrite_an_old_one(tmp_path: Path) -> None:
+    config = replace(WHOLE, folder=str(tmp_path), steps=2, checkpoint=CheckpointConfig(every_steps=2))
+    train(config)
+    with pytest.raises(SettingError, match=r"holds checkpoints up to step 2.*resume_from_checkpoint latest"):
+        train(config)
