@@ -3,7 +3,7 @@
     tensorboard --logdir runs            # every run below this folder
     wandb sync runs/demo/log/wandb/*     # sends an offline run to a server, if you want that
 
-Both cost the training thread more than the JSON line does (see `train.logging` in benchmarks).
+Each costs the training thread several times what the JSON line does.
 """
 
 from __future__ import annotations

@@ -27,7 +27,10 @@ def ram_bytes() -> int:
 
 def vram_bytes(device: torch.device) -> int | None:
     """Most memory that tensors held on the GPU so far; None on a CPU."""
-    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
+    if device.type != "cuda":
+        return None
+    # What torch.cuda.max_memory_allocated reads, without the sorting of 100 other numbers at each step.
+    return int(torch.cuda.memory_stats_as_nested_dict(device)["allocated_bytes"]["all"]["peak"])
 
 
 def peak_flops(device: torch.device, precision: str) -> float | None:
