@@ -1,0 +1,94 @@
+"""A launcher in a process of its own whose output is watched: each line keeps the moment when it came."""
+
+from __future__ import annotations
+
+import re
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+import psutil
+
+from distlab.faults.drills.report import DrillError
+
+T = TypeVar("T")
+
+LOOPBACK = "127.0.0.1"
+PATIENCE_S = 180
+"""A drill whose run shows no progress for so long has failed."""
+POLL_S = 0.01
+
+
+class Launcher:
+    """A started command; `kill` it, with all that it started, when the drill is over."""
+
+    def __init__(self, command: list[str], env: dict[str, str]) -> None:
+        self.lines: list[tuple[float, str]] = []
+        self.process = subprocess.Popen(
+            command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
+        )
+        self.reader = threading.Thread(target=self._read, daemon=True)
+        self.reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        with self.process.stdout as output:
+            for line in output:
+                self.lines.append((time.time(), line))
+
+    def said(self, pattern: str, since_s: float) -> float | None:
+        """When the first line since `since_s` (Unix time) came that matches; None if there is none."""
+        return next((at for at, line in self.lines if at >= since_s and re.search(pattern, line)), None)
+
+    def wait_for(self, look: Callable[[], T | None], what: str) -> T:
+        """Wait until `look` returns something. DrillError if the launcher ends first, or nothing happens."""
+        until = time.monotonic() + PATIENCE_S
+        while (found := look()) is None:
+            if self.process.poll() is not None:
+                raise DrillError(
+                    f"The launcher exited with {self.process.returncode} before {what}.\n{self.tail()}"
+                )
+            if time.monotonic() > until:
+                raise DrillError(f"For {PATIENCE_S} s nothing told of {what}.\n{self.tail()}")
+            time.sleep(POLL_S)
+        return found
+
+    def finish(self) -> None:
+        """Wait for the end. DrillError unless it is a good one."""
+        try:
+            code = self.process.wait(PATIENCE_S)
+        except subprocess.TimeoutExpired:
+            raise DrillError(f"The run did not end within {PATIENCE_S} s.\n{self.tail()}") from None
+        self.reader.join()
+        if code:
+            raise DrillError(f"The launcher exited with {code}.\n{self.tail()}")
+
+    def tail(self) -> str:
+        """The last lines of the output."""
+        return "".join(line for _, line in self.lines[-20:])
+
+    def kill(self) -> None:
+        """End the process and its descendants at once, the launcher first: like a power failure."""
+        try:
+            descendants = psutil.Process(self.process.pid).children(recursive=True)
+        except psutil.NoSuchProcess:
+            descendants = []
+        self.process.kill()
+        for process in descendants:
+            try:
+                process.kill()
+            except psutil.NoSuchProcess:
+                continue
+        self.process.wait()
+        psutil.wait_procs(descendants)
+        self.reader.join()
+
+
+def free_port() -> int:
+    """A TCP port of the loopback that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind((LOOPBACK, 0))
+        return int(probe.getsockname()[1])
