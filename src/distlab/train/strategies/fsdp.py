@@ -146,7 +146,7 @@ def _watch(unit: FSDPModule, watch: Stopwatch, is_root: bool, compiled: bool) ->
         _on_gradient((output,), watch.stop)
 
     assert isinstance(unit, nn.Module)
-    hook = torch.compiler.disable if compiled else lambda function: function  # a compiler cannot read clocks
+    hook: Callable[[Any], Any] = torch.compiler.disable if compiled else lambda function: function
     unit.register_forward_pre_hook(hook(before_fsdp_enters), prepend=True)
     unit.register_forward_pre_hook(hook(after_fsdp_entered))
     unit.register_forward_hook(hook(before_fsdp_leaves), prepend=True)

@@ -103,14 +103,26 @@ def split_layers(model: nn.Module, mesh: DeviceMesh, watch: Stopwatch | None) ->
     `watch` counts the time of the exchanges; a compiled model makes them where no clock can be read.
     """
     plan = gpt_plan(model) if isinstance(model, GPT) else MLP_PLAN
-    tied = isinstance(model, GPT) and model.head.weight is model.embedding.weight
+    weights = dict(model.named_parameters(remove_duplicate=False))
+    tied = "head.weight" in weights and weights["head.weight"] is weights.get("embedding.weight")
     for name, style in plan.items():
         layer = model.get_submodule(name)
         parallelize_module(layer, mesh, style)
         if watch is not None:
             _watch(layer, watch)
+        if isinstance(layer, nn.Embedding):
+            _split_gradient(layer.weight)
     if isinstance(model, GPT) and tied:
         model.head.weight = model.embedding.weight
+
+
+def _split_gradient(weight: Tensor) -> None:
+    """Keep this rank's part of a gradient that DTensor computes as a whole: that of an embedding."""
+    if weight.requires_grad:
+        assert isinstance(weight, DTensor)
+        weight.register_hook(  # type: ignore[no-untyped-call]
+            lambda gradient: gradient.redistribute(placements=weight.placements)
+        )
 
 
 class Copied(ParallelStyle):
@@ -147,11 +159,15 @@ def gpt_plan(model: GPT) -> dict[str, ParallelStyle]:
         "mlp.up": ColwiseParallel(),
         "mlp.down": RowwiseParallel(),
     }
-    return {
+    plan = {f"blocks.{i}.{name}": style for i in model.blocks for name, style in block.items()}
+    plan |= {
         "embedding": RowwiseParallel(input_layouts=Replicate()),
-        **{f"blocks.{i}.{name}": style for i in model.blocks for name, style in block.items()},
         "norm": Copied(),
         "head": ColwiseParallel(output_layouts=Replicate()),
+    }
+    # What a stage of a pipeline lacks has an Identity in its place.
+    return {
+        name: style for name, style in plan.items() if not isinstance(model.get_submodule(name), nn.Identity)
     }
 
 
