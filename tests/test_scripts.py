@@ -1,0 +1,181 @@
+"""The set-up: the locks hold what pyproject.toml asks for, the shell scripts parse, and wheels are cached safely."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+SCRIPTS = REPOSITORY / "scripts"
+
+
+def locked(profile: str) -> dict[str, str]:
+    """Each pin of a lock with its hashes."""
+    text = (REPOSITORY / "requirements" / f"{profile}.txt").read_text()
+    pins = re.findall(r"^([a-z0-9._-]+==.*?)(?=\n    #)", text, re.MULTILINE | re.DOTALL)
+    return {pin.split("==")[0]: pin for pin in pins}
+
+
+@pytest.mark.parametrize(
+    ("profile", "extras"),
+    [("course", ["train", "course"]), ("dev", ["train", "course", "frameworks", "dev"])],
+)
+def test_a_lock_holds_its_extras(profile: str, extras: list[str]) -> None:
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    asked = [text for extra in extras for text in project["optional-dependencies"][extra]]
+    wanted = map(Requirement, project["dependencies"] + asked)
+    pins = locked(profile)
+    for one in wanted:
+        if one.name == "torch":
+            assert (REPOSITORY / "requirements" / "torch.txt").read_text() == f"{one}\n"
+            assert "torch" not in pins, "torch is pinned without a hash: two builds of it serve"
+            continue
+        pin = pins[canonicalize_name(one.name)]
+        assert one.specifier.contains(re.search(r"==([^ ]+)", pin)[1]), pin  # type: ignore[index]
+        assert "--hash=sha256:" in pin
+
+
+def test_the_tests_run_with_the_course_s_own_pins() -> None:
+    dev = locked("dev")
+    assert {name: dev[name] for name in locked("course")} == locked("course")
+
+
+def test_no_lock_names_a_registry() -> None:
+    for file in (REPOSITORY / "requirements").glob("*.txt"):
+        assert not re.search(r"://|--(extra-)?index-url|--find-links|--trusted-host", file.read_text()), file
+
+
+def test_shell_scripts_parse() -> None:
+    shell = [
+        file for file in SCRIPTS.iterdir() if file.is_file() and "bash" in file.read_text().split("\n")[0]
+    ]
+    assert {file.name for file in shell} >= {"setup", "check", "lint", "lock"}
+    for file in shell:
+        done = subprocess.run(["bash", "-n", file], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+
+
+# --- the cache of wheels ---
+
+
+@pytest.fixture
+def wheels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """scripts/wheel_cache.py with a cache of its own, whose builds take no time and are counted in `builds`."""
+    spec = importlib.util.spec_from_file_location("wheel_cache", SCRIPTS / "wheel_cache.py")
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "wheel_cache", module)
+    spec.loader.exec_module(module)
+    module.builds = []  # type: ignore[attr-defined]
+
+    def build(recipe: object, python: Path, scratch: Path) -> Path:
+        module.builds.append(recipe)  # type: ignore[attr-defined]
+        made = scratch / "tiny-1.0-py3-none-any.whl"
+        with zipfile.ZipFile(made, "w") as archive:
+            archive.writestr("tiny.py", f"answer = {40 + len(module.builds)}")  # type: ignore[attr-defined]
+        return made
+
+    monkeypatch.setattr(module, "CACHE", tmp_path / "cache" / "distlab" / "wheels")
+    monkeypatch.setattr(module, "_build", build)
+    return module
+
+
+def recipe(wheels: ModuleType, trial: str = "import tiny", **changes: object) -> object:
+    settings = {
+        "requirement": "tiny==1.0 --hash=sha256:00",
+        "variant": "",
+        "script": Path(__file__),
+        **changes,
+    }
+    return wheels.Recipe(trial=trial, **settings)
+
+
+PYTHON = Path(sys.executable)
+
+
+def test_a_wheel_is_built_once(wheels: ModuleType) -> None:
+    first = wheels.wheel(recipe(wheels), PYTHON)
+    assert wheels.wheel(recipe(wheels), PYTHON) == first
+    assert len(wheels.builds) == 1
+    assert wheels.wheel(recipe(wheels, variant="other"), PYTHON) != first
+    assert wheels.wheel(recipe(wheels, requirement="tiny==1.0 --hash=sha256:11"), PYTHON) != first
+    assert len(wheels.builds) == 3
+
+
+def test_a_damaged_wheel_is_built_again(wheels: ModuleType) -> None:
+    first = wheels.wheel(recipe(wheels), PYTHON)
+    good = first.read_bytes()
+    first.write_bytes(good[:-1])
+    assert wheels.wheel(recipe(wheels), PYTHON) == first
+    assert len(wheels.builds) == 2
+    assert len(first.read_bytes()) == len(good)
+
+
+def test_a_cached_wheel_that_fails_its_trial_is_built_again(wheels: ModuleType) -> None:
+    first = wheels.wheel(recipe(wheels, trial="import tiny; assert tiny.answer == 41"), PYTHON)
+    # As after a change of the system's libraries: the wheel is whole, and yet it no longer works.
+    assert wheels.wheel(recipe(wheels, trial="import tiny; assert tiny.answer == 42"), PYTHON) == first
+    assert len(wheels.builds) == 2
+
+
+def test_a_wheel_that_never_works_is_not_kept(wheels: ModuleType) -> None:
+    with pytest.raises(wheels.BuildError, match="ModuleNotFoundError: No module named 'huge'"):
+        wheels.wheel(recipe(wheels, trial="import huge"), PYTHON)
+    assert not list(wheels.CACHE.rglob("*.whl"))
+
+
+def test_the_trial_finds_no_compiler(wheels: ModuleType) -> None:
+    wheels.wheel(recipe(wheels, trial="import shutil; assert not shutil.which('g++')"), PYTHON)
+
+
+def test_a_cache_that_others_may_write_is_refused(wheels: ModuleType) -> None:
+    wheels.wheel(recipe(wheels), PYTHON)
+    wheels.CACHE.chmod(0o777)
+    with pytest.raises(wheels.BuildError, match="can be written by other users"):
+        wheels.wheel(recipe(wheels), PYTHON)
+
+
+def test_missing_tools_are_named(wheels: ModuleType, tmp_path: Path) -> None:
+    with pytest.raises(
+        wheels.BuildError, match=r"no-such-compiler is missing, which tiny 1\.0 is compiled with"
+    ):
+        wheels.wheel(recipe(wheels, programs=("no-such-compiler",)), PYTHON)
+    with pytest.raises(wheels.BuildError, match="make one with scripts/setup"):
+        wheels.wheel(recipe(wheels), tmp_path / "no" / "python")
+
+
+def test_a_patch_for_another_source_is_refused(wheels: ModuleType, tmp_path: Path) -> None:
+    source = tmp_path / "CMakeLists.txt"
+    source.write_text("set(STANDARD 14)")
+    wheels.replace(source, "14", "17")
+    assert source.read_text() == "set(STANDARD 17)"
+    with pytest.raises(wheels.BuildError, match="the source has changed"):
+        wheels.replace(source, "14", "17")
+
+
+def test_a_failed_command_shows_its_last_lines(
+    wheels: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wheels.tempfile, "gettempdir", lambda: str(tmp_path))
+    with pytest.raises(
+        wheels.BuildError, match=r"compiling failed \(exit 3; all of it in .*:\nno such header"
+    ):
+        wheels._run("compiling", ["sh", "-c", "echo no such header; exit 3"], tmp_path)
+
+
+@pytest.mark.parametrize("script", ["build_deepspeed", "build_horovod"])
+def test_the_scripts_explain_themselves(script: str) -> None:
+    done = subprocess.run([sys.executable, SCRIPTS / script, "--help"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert f"scripts/{script}" in done.stdout
