@@ -39,8 +39,9 @@ OWN: dict[str, dict[str, list[Any]]] = {
 }
 
 
-def _cases(strategy: str) -> Iterator[TrainConfig]:
-    settings = COMMON | OWN[strategy]
+def pairs(strategy: str, own: dict[str, list[Any]]) -> Iterator[TrainConfig]:
+    """Runs of one strategy, with settings of its own beside the common ones; `memory`: several at a time."""
+    settings = COMMON | own
     for row in AllPairs(list(settings.values())):
         chosen = dict(zip(settings, row, strict=True))
         gpt = chosen["model"]["kind"] == "gpt"
@@ -65,6 +66,7 @@ def _cases(strategy: str) -> Iterator[TrainConfig]:
                     "activation_checkpointing": chosen["activation_checkpointing"],
                     "reshard": chosen.get("reshard", True),
                     "offload": chosen.get("offload", False),
+                    **chosen.get("memory", {}),
                 },
                 "communication": {"bucket_mb": chosen.get("bucket_mb", 25.0)},
             }
@@ -73,7 +75,7 @@ def _cases(strategy: str) -> Iterator[TrainConfig]:
 
 @pytest.mark.parametrize("strategy", list(OWN))
 def test_every_pair_of_options_does_the_mathematics_of_one_process(strategy: str) -> None:
-    configs = list(_cases(strategy))
+    configs = list(pairs(strategy, OWN[strategy]))
     assert len(configs) >= 12
     for config, ranks in zip(configs, run_cases(configs), strict=True):
         assert_same(config, ranks)

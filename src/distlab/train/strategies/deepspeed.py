@@ -39,7 +39,7 @@ from distlab.errors import SettingError
 from distlab.train.config import TrainConfig
 from distlab.train.mesh import build_mesh
 from distlab.train.models import parameter_count
-from distlab.train.optimizer import build_optimizer
+from distlab.train.optimizer import build_optimizer, set_learning_rate
 from distlab.train.precision import DTYPES
 from distlab.train.strategies.base import Batch, Strategy, Update
 from distlab.train.strategies.stopwatch import Stopwatch, stopwatch
@@ -63,8 +63,14 @@ class DeepSpeed(Strategy):
 
     def __init__(self, config: TrainConfig, device: torch.device) -> None:
         super().__init__(config, device)
-        self.mesh = build_mesh(config, device)
         self.stage = config.memory.zero_stage
+        if config.memory.offload and not self.stage:
+            raise SettingError(
+                "memory.offload is on and memory.zero_stage is 0, which shards nothing that could be offloaded; "
+                "set memory.zero_stage to 1, 2 or 3."
+            )
+        self.deepspeed = import_deepspeed(device)
+        self.mesh = build_mesh(config, device)
         self.half = (
             DTYPES[config.memory.precision] if self.stage and config.memory.precision != "fp32" else None
         )
@@ -72,12 +78,6 @@ class DeepSpeed(Strategy):
         # From stage 2 on a rank has no room for whole gradients: they travel after every micro-batch.
         self.accumulates_without_sync = self.stage < 2
         self.gradient_factor = self.data_size  # DeepSpeed averages over ranks; the step follows their sum
-        if config.memory.offload and not self.stage:
-            raise SettingError(
-                "memory.offload is on and memory.zero_stage is 0, which shards nothing that could be offloaded; "
-                "set memory.zero_stage to 1, 2 or 3."
-            )
-        self.deepspeed = _import(device)
 
     def wrap(self, model: nn.Module) -> nn.Module:
         if self.half is not None:
@@ -153,8 +153,7 @@ class DeepSpeed(Strategy):
     def update(self, learning_rate: float) -> Update:
         if not self.stage:
             return super().update(learning_rate)
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate
+        set_learning_rate(self.optimizer, learning_rate)
         self.engine.step()
         applied = self.engine.was_step_applied()
         norm = float(self.engine.get_global_grad_norm()) if applied else math.inf
@@ -183,7 +182,7 @@ class DeepSpeed(Strategy):
             super().load_state(state)
 
 
-def _import(device: torch.device) -> Any:
+def import_deepspeed(device: torch.device) -> Any:
     """The package, told which device to use, and not to compile anything."""
     os.environ.setdefault("DS_ACCELERATOR", device.type)
     try:
