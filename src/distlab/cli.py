@@ -18,6 +18,7 @@ from distlab.errors import SettingError
 COMMANDS = {
     "train": ("distlab.train.run:main", "Train on one process or many, from a file or from options"),
     "doctor": ("distlab.doctor:doctor", "What this machine can run, and what is missing"),
+    "runs show": ("distlab.train.runs:show", "Compare training runs by their logs"),
     "bench collectives": ("distlab.bench.collectives:main", "Time the collectives between processes"),
     "course up": ("distlab.course.up:up", "Start the site and stay until Ctrl-C"),
     "course down": ("distlab.course.up:down", "Stop the site"),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -28,6 +29,9 @@ StrategyName = Literal[
     "parameter_server",
     "tensorflow",
 ]
+
+NAME = re.compile(r"\w[\w .+=-]*")
+"""A run's name is a folder's, also in a URL."""
 
 
 @dataclass(frozen=True)
@@ -197,7 +201,7 @@ class TrainConfig:
             raise SettingError(
                 f"model.width is {model.width}; it must be a multiple of heads, {model.heads}."
             )
-        if not self.name or "/" in self.name or self.name.startswith("."):
+        if not NAME.fullmatch(self.name):
             raise SettingError(f"name is {self.name!r}; it must be a folder's name, such as 'fsdp_2gpu'.")
         if self.checkpoint.every_steps and self.folder is None:
             raise SettingError("checkpoint.every_steps is set but folder is not; set folder, such as 'runs'.")

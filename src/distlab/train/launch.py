@@ -120,7 +120,7 @@ def launch(
             shutdown_timeout=stop_s,
         )
         try:
-            with _quiet_agent(), _own_signal_handlers():
+            with _quiet_agent(), _own_signal_handlers(), _a_store_for_each_attempt():
                 elastic_launch(config, sys.executable)("-m", "distlab.train.rank", folder)
         except ChildFailedError as error:
             failures: dict[int, ProcessFailure] = error.failures
@@ -182,6 +182,24 @@ def _quiet_agent() -> Iterator[None]:
         yield
     finally:
         logger.setLevel(level)
+
+
+@contextlib.contextmanager
+def _a_store_for_each_attempt() -> Iterator[None]:
+    """Let ranks that are started again meet at a store of their own.
+
+    By default all attempts share the agent's, and a rank may call at the address of one that has died.
+    """
+    name = "TORCH_DISABLE_SHARE_RDZV_TCP_STORE"
+    before = os.environ.get(name)
+    os.environ[name] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
 
 
 @contextlib.contextmanager

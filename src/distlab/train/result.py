@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from distlab.bench.stamp import Stamp
 from distlab.train.config import TrainConfig
+
+if TYPE_CHECKING:
+    from distlab.bench.stamp import Stamp
 
 
 @dataclass(frozen=True)

@@ -98,6 +98,7 @@ def _run_as_rank(config: TrainConfig) -> TrainResult | None:
 
     from distlab.train.launch import backend_for
     from distlab.train.loop import train
+    from distlab.train.rank import use_loopback
 
     store = None if "RANK" in os.environ else join_horovod(config)
     rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
