@@ -7,10 +7,17 @@ import sys
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import book, site
+from benchmarks import book, checkpoints, recovery, site, starting, train
 from benchmarks.results import Result, record
 
 BENCHMARKS = {
+    "import.distlab": starting.import_distlab,
+    "launch.two_ranks": starting.two_ranks,
+    "train.ddp.overhead": train.ddp_overhead,
+    "train.fsdp.overhead": train.fsdp_overhead,
+    "checkpoint.async_stall": checkpoints.async_stall,
+    "recovery.torchrun": recovery.torchrun,
+    "recovery.ray": recovery.ray,
     "book.build": book.build,
     "site.second_up": site.second_up,
     "site.open_lab": site.open_lab,

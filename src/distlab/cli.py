@@ -13,11 +13,14 @@ from collections.abc import Callable
 
 import tyro
 
-from distlab.errors import SettingError
+from distlab.errors import LaunchError, SettingError
 
 COMMANDS = {
     "train": ("distlab.train.run:main", "Train on one process or many, from a file or from options"),
     "doctor": ("distlab.doctor:doctor", "What this machine can run, and what is missing"),
+    "tune": ("distlab.train.ray_tune:main", "Search settings with Ray Tune (ASHA, population-based)"),
+    "drill torchrun": ("distlab.faults.drills.torchrun:torchrun", "Kill a rank under torchrun, and measure"),
+    "drill ray": ("distlab.faults.drills.ray:ray", "The same under Ray Train"),
     "runs show": ("distlab.train.runs:show", "Compare training runs by their logs"),
     "bench collectives": ("distlab.bench.collectives:main", "Time the collectives between processes"),
     "course up": ("distlab.course.up:up", "Start the site and stay until Ctrl-C"),
@@ -56,6 +59,9 @@ def main(argv: list[str] | None = None) -> None:
     except SettingError as error:
         print(f"distlab {name}: {error}", file=sys.stderr)
         sys.exit(2)
+    except LaunchError as error:
+        print(f"distlab {name}: {error}", file=sys.stderr)
+        sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
 

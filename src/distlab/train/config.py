@@ -166,6 +166,8 @@ class TrainConfig:
     strategy: StrategyName = "ddp"
     world_size: int = 2
     """Processes that `distlab train` starts; a launcher's own number is taken as it is."""
+    launcher: Literal["torch", "ray"] = "torch"
+    """Who starts and watches the processes: torch's elastic agent, or Ray Train."""
     steps: int = 40
     seed: int = 0
     compile: bool = False

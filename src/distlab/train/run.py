@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from distlab.errors import LaunchError
 from distlab.train.config import TrainConfig, from_yaml
 from distlab.train.launchers import is_rank, join_horovod
 
@@ -39,9 +38,6 @@ def main(args: list[str]) -> int:
     except KeyboardInterrupt:
         print(f"Interrupted: {_how_to_resume(config)}", file=sys.stderr)
         return 0
-    except LaunchError as error:
-        print(f"distlab train: {error}", file=sys.stderr)
-        return 1
     if result is not None:
         print(json.dumps(summary(result)) if as_json else _sentence(result))
     return 0
@@ -75,6 +71,14 @@ def run(config: TrainConfig) -> TrainResult | None:
     from distlab.train.strategies.options import check_options
 
     check_options(config)
+    if config.strategy == "tensorflow":
+        from distlab.train.tensorflow import train_tensorflow
+
+        return train_tensorflow(config)
+    if config.launcher == "ray":
+        from distlab.train.ray_train import train_with_ray
+
+        return train_with_ray(config, config.world_size)[0]
     if is_rank():
         return _run_as_rank(config)
     from distlab.train.launch import launch
