@@ -1,0 +1,349 @@
+"""Ray Tune: many runs of one configuration with a few settings varied, and time for the promising ones only.
+
+    distlab tune --vary optimizer.learning_rate=0.01..1 model.width=32,64,128 --trials 8
+    distlab tune --config configs/digits.yaml --vary optimizer.learning_rate=0.01..1 --scheduler pbt
+
+- `asha` stops the worse half of the trials that have come as far, at so many steps, twice as many, four times
+  as many: most of the time goes to few trials. (Li et al. 2020, A System for Massively Parallel Hyperparameter
+  Tuning.)
+- `pbt`, population-based training, gives up nothing: a trial that is behind goes on from the checkpoint of one
+  that leads, with settings a little changed. What it finds is not one value but a schedule: each trial's
+  `lineage` says which settings its weights were trained with. (Jaderberg et al. 2017, Population Based Training
+  of Neural Networks.)
+
+A trial is one process, with strategy `single`: a configuration is the same mathematics with every exact strategy
+at every world size, so that what is found holds for the distributed run. As many trials run at a time as there
+are cores, or GPUs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+import tempfile
+import uuid
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from distlab.errors import LaunchError, SettingError
+from distlab.machine import cores
+from distlab.train.config import CheckpointConfig, LogConfig, TrainConfig, from_dict, from_yaml
+from distlab.train.ray_train import local_ray, require_ray
+
+Range = tuple[float, float]
+"""Values between two positive ones, drawn so that each factor between them is as likely as any other."""
+Space = Mapping[str, Sequence[Any] | Range]
+"""What to vary: a list of choices, or a `Range`, by the dotted name of a setting."""
+
+PBT_VARIES = ("optimizer.learning_rate", "optimizer.clip_norm")
+"""Settings that take effect in the middle of a run. Others are part of the model, the data or a checkpoint."""
+
+NEWEST = "newest.json"
+"""What Ray keeps for a trial beside our checkpoint: where that lies, and the lineage of its weights."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Settings that weights were trained with, from an optimizer step on."""
+
+    trial: str
+    first_step: int
+    settings: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What one trial came to."""
+
+    name: str
+    settings: dict[str, Any]
+    """Of its last step, by dotted name."""
+    steps: int
+    """Optimizer steps behind its weights; fewer than the run's where the scheduler stopped it."""
+    held_out_loss: float
+    accuracy: float
+    lineage: list[Stage]
+    """How its weights came about, in order."""
+
+
+def tune(
+    config: TrainConfig,
+    space: Space,
+    scheduler: Literal["asha", "pbt"] = "asha",
+    trials: int = 8,
+    report_every: int = 10,
+) -> list[Trial]:
+    """Try settings from `space` in place of those of `config`; returns the trials, lowest held-out loss first.
+
+    report_every: optimizer steps between looks of the scheduler at a trial.
+
+    Settings are drawn by `config.seed`. Which trials a scheduler looks at first depends on the machine.
+
+    Raises SettingError where Ray is missing or a setting cannot be varied so, LaunchError where a trial failed.
+    """
+    require_ray()
+    config = _as_trial(config)
+    _check(config, space, scheduler, trials, report_every)
+    import ray
+    import torch
+    from ray.tune.search.basic_variant import BasicVariantGenerator
+
+    resources = {"cpu": 1.0, "gpu": float(torch.cuda.is_available())}
+    trainable = ray.tune.with_resources(
+        partial(_trial, config=config, report_every=report_every, saves=scheduler == "pbt"), resources
+    )
+    with local_ray(cores()), tempfile.TemporaryDirectory(prefix="distlab-ray-") as storage:
+        results: Any = ray.tune.Tuner(
+            trainable,
+            param_space={name: _domain(values) for name, values in space.items()},
+            tune_config=ray.tune.TuneConfig(
+                metric="held_out_loss",
+                mode="min",
+                num_samples=trials,
+                search_alg=BasicVariantGenerator(random_state=config.seed),
+                scheduler=_scheduler(scheduler, space, config.steps, report_every),
+                reuse_actors=True,
+                trial_name_creator=_name,
+                trial_dirname_creator=_name,
+            ),
+            run_config=ray.tune.RunConfig(storage_path=storage, verbose=0, callbacks=[_progress()]),
+        ).fit()
+        if results.errors:
+            raise LaunchError(f"{len(results.errors)} of {trials} trials failed: {results.errors[0]}", rank=0)
+        table = [_outcome(i, result) for i, result in enumerate(results)]
+    return sorted(table, key=lambda trial: trial.held_out_loss)
+
+
+def _trial(values: dict[str, Any], config: TrainConfig, report_every: int, saves: bool) -> None:
+    """One trial, from the beginning or from the checkpoint that Ray hands it; ends where Ray stops it."""
+    import ray.tune
+
+    from distlab.train.loop import Trainer
+
+    name = ray.tune.get_context().get_trial_name()
+    handed = ray.tune.get_checkpoint()
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        handed.as_directory() if handed else nullcontext() as begun,
+    ):
+        # Ray may put a later checkpoint of a trial into the same directory: names of their own keep them apart.
+        config = replace(_vary(config, values), folder=folder, name=uuid.uuid4().hex)
+        if saves:
+            config = replace(config, checkpoint=CheckpointConfig(report_every, kind="full", keep=1))
+        lineage = []
+        if begun:
+            before = json.loads(Path(begun, NEWEST).read_text())
+            lineage = before["lineage"]
+            config = replace(config, resume_from_checkpoint=f"{begun}/{before['checkpoint']}")
+        with Trainer(config) as trainer:
+            if not lineage or (lineage[-1]["trial"], lineage[-1]["settings"]) != (name, values):
+                lineage.append(dataclasses.asdict(Stage(name, trainer.first, values)))
+            for step in range(trainer.first, config.steps):
+                trainer.step(step)
+                if (step + 1) % report_every and step + 1 < config.steps:
+                    continue
+                result = trainer.result()
+                report = {
+                    "step": step + 1,
+                    "held_out_loss": result.held_out_loss,
+                    "accuracy": result.accuracy,
+                    "lineage": lineage,
+                }
+                ours = None
+                if saves:
+                    newest = {"checkpoint": f"{config.name}/step_{step + 1}.ckpt", "lineage": lineage}
+                    Path(folder, NEWEST).write_text(json.dumps(newest))
+                    ours = ray.tune.Checkpoint.from_directory(folder)
+                ray.tune.report(report, checkpoint=ours)
+
+
+def _as_trial(config: TrainConfig) -> TrainConfig:
+    """The same mathematics on one process, with nothing left behind."""
+    nothing = LogConfig(jsonl=False)
+    return replace(
+        config,
+        strategy="single",
+        world_size=1,
+        checkpoint=CheckpointConfig(),
+        resume_from_checkpoint=None,
+        log=nothing,
+    )
+
+
+def _vary(config: TrainConfig, values: Mapping[str, Any]) -> TrainConfig:
+    """The configuration with some settings replaced, by dotted name; SettingError for what there is not."""
+    changed = config.as_dict()
+    for name, value in values.items():
+        *parents, last = name.split(".")
+        part = changed
+        for parent in parents:
+            part = part.setdefault(parent, {})
+            if not isinstance(part, dict):
+                raise SettingError(f"There is no setting {name}; {parent} has no parts.")
+        part[last] = value
+    return from_dict(changed)
+
+
+def _check(config: TrainConfig, space: Space, scheduler: str, trials: int, report_every: int) -> None:
+    """SettingError for what no trial could run with."""
+    from distlab.train.strategies.options import check_options, setting
+
+    for name, count in (("trials", trials), ("report_every", report_every)):
+        if count < 1:
+            raise SettingError(f"{name} is {count}; it must be 1 or more.")
+    if not space:
+        raise SettingError(
+            "There is nothing to vary; name a setting, such as optimizer.learning_rate=0.01..1."
+        )
+    for name, values in space.items():
+        if scheduler == "pbt" and name not in PBT_VARIES:
+            raise SettingError(
+                f"{name} cannot change in the middle of a run, as population-based training would have it; vary "
+                f"{' or '.join(PBT_VARIES)}, or use scheduler 'asha'."
+            )
+        if not values or (isinstance(values, tuple) and not 0 < values[0] < values[1]):
+            raise SettingError(
+                f"{name} is to be drawn from {values!r}; expected choices, or two positive numbers, lower first."
+            )
+        for value in values:
+            check_options(_vary(config, {name: value}))
+        if isinstance(values, tuple) and isinstance(setting(config, name), int):
+            raise SettingError(f"{name} is a whole number and cannot be drawn from a range; give choices.")
+
+
+def _domain(values: Sequence[Any] | Range) -> Any:
+    """Ray's words for what a setting is drawn from."""
+    import ray.tune
+
+    return ray.tune.loguniform(*values) if isinstance(values, tuple) else ray.tune.choice(list(values))
+
+
+def _scheduler(name: str, space: Space, steps: int, report_every: int) -> Any:
+    from ray.tune.schedulers import ASHAScheduler, PopulationBasedTraining
+
+    if name == "asha":
+        return ASHAScheduler("step", max_t=steps, grace_period=min(report_every, steps), reduction_factor=2)
+    return PopulationBasedTraining(
+        "step",
+        perturbation_interval=report_every,
+        hyperparam_mutations={setting: _domain(values) for setting, values in space.items()},
+        custom_explore_fn=partial(_keep_in_range, space=dict(space)),
+        log_config=False,
+    )
+
+
+def _keep_in_range(settings: dict[str, Any], space: Space) -> dict[str, Any]:
+    """Ray changes a number by a fifth up or down, whatever its range is."""
+    for name, values in space.items():
+        if isinstance(values, tuple):
+            settings[name] = min(max(settings[name], values[0]), values[1])
+    return settings
+
+
+def _progress() -> Any:
+    """Tells people of each report, on standard error."""
+    from ray.tune import Callback
+
+    class Progress(Callback):
+        def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: Any, **info: Any) -> None:
+            settings = ", ".join(f"{name} {_short(value)}" for name, value in result["config"].items())
+            print(
+                f"{trial}: step {result['step']}, held-out loss {result['held_out_loss']:.4f}, "
+                f"{100 * result['accuracy']:.1f}% right ({settings})",
+                file=sys.stderr,
+            )
+
+    return Progress()
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _name(trial: Any) -> str:
+    """`trial_0` and so on; Ray counts within its own identifiers."""
+    return f"trial_{int(trial.trial_id.rpartition('_')[2])}"
+
+
+def _outcome(number: int, result: Any) -> Trial:
+    metrics = result.metrics
+    lineage = [Stage(**stage) for stage in metrics["lineage"]]
+    return Trial(
+        name=f"trial_{number}",
+        settings=lineage[-1].settings,
+        steps=metrics["step"],
+        held_out_loss=metrics["held_out_loss"],
+        accuracy=metrics["accuracy"],
+        lineage=lineage,
+    )
+
+
+def parse_space(vary: Sequence[str]) -> dict[str, list[Any] | Range]:
+    """`name=low..high` is a range, `name=a,b,c` choices, each as YAML reads it.
+
+    SettingError for anything else.
+    """
+    import yaml
+
+    space: dict[str, list[Any] | Range] = {}
+    for text in vary:
+        name, equals, values = text.partition("=")
+        low, dots, high = values.partition("..")
+        try:
+            if not (name and equals and values):
+                raise ValueError
+            space[name] = (
+                (float(low), float(high)) if dots else [yaml.safe_load(value) for value in values.split(",")]
+            )
+        except (ValueError, yaml.YAMLError):
+            raise SettingError(
+                f"Cannot vary {text!r}; expected a range such as optimizer.learning_rate=0.01..1, or choices such "
+                "as model.width=32,64."
+            ) from None
+    return space
+
+
+def main(
+    vary: tuple[str, ...],
+    config: Path | None = None,
+    scheduler: Literal["asha", "pbt"] = "asha",
+    trials: int = 8,
+    report_every: int = 10,
+    as_json: Annotated[bool, tyro.conf.arg(name="json")] = False,
+) -> int:
+    """Find good settings by trying many, with Ray Tune.
+
+    Args:
+        vary: `name=low..high` for a range, `name=a,b,c` for choices; names as in a configuration file.
+        config: YAML file with all other settings.
+        scheduler: asha stops trials that are behind; pbt lets them go on from the weights of better ones.
+        trials: How many settings to draw.
+        report_every: Optimizer steps between looks at a trial.
+        as_json: Print the trials as JSON.
+    """
+    base = from_yaml(config) if config else TrainConfig()
+    table = tune(base, parse_space(vary), scheduler, trials, report_every)
+    if as_json:
+        print(json.dumps([dataclasses.asdict(trial) for trial in table]))
+    else:
+        _print_table(table)
+    return 0
+
+
+def _print_table(table: Sequence[Trial]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    shown = Table("trial", *table[0].settings, "steps", "held-out loss", "right", "stages")
+    for trial in table:
+        settings = [_short(value) for value in trial.settings.values()]
+        numbers = [str(trial.steps), f"{trial.held_out_loss:.4f}", f"{100 * trial.accuracy:.1f}%"]
+        shown.add_row(trial.name, *settings, *numbers, str(len(trial.lineage)))
+    Console().print(shown)

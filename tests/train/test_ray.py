@@ -1,0 +1,189 @@
+"""Ray Train and Ray Tune, in one local Ray: it takes seconds to start."""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import yaml
+
+from distlab.errors import LaunchError, SettingError
+from distlab.faults.config import Fault
+from distlab.train.config import CheckpointConfig, DataConfig, MemoryConfig, ModelConfig, TrainConfig
+from distlab.train.loop import Trainer
+from distlab.train.ray_train import RankPrefix, local_ray, train_with_ray
+from distlab.train.ray_tune import Stage, Trial, main, parse_space, tune
+from distlab.train.records import read_log
+from distlab.train.result import StepRecord
+from tests.train.strategies.equivalence import assert_same
+
+needs_ray = pytest.mark.skipif(
+    importlib.util.find_spec("ray") is None,
+    reason="Ray is not installed: pip install 'distlab[frameworks]'",
+)
+
+SMALL = TrainConfig(steps=6, seed=3, model=ModelConfig(width=32), data=DataConfig(global_batch=479))
+RATE = "optimizer.learning_rate"
+
+
+@pytest.fixture(scope="module")
+def ray_here() -> Iterator[None]:
+    before = set(psutil.Process().children(recursive=True))
+    with local_ray(2):
+        import ray
+
+        assert ray.cluster_resources()["CPU"] >= 2
+        yield
+    assert set(psutil.Process().children(recursive=True)) <= before
+    assert not ray.is_initialized()
+
+
+@needs_ray
+@pytest.mark.usefixtures("ray_here")
+def test_fsdp_on_ray_equals_plain_training_also_after_a_killed_worker(tmp_path: Path) -> None:
+    config = replace(
+        SMALL,
+        strategy="fsdp",
+        folder=str(tmp_path),
+        checkpoint=CheckpointConfig(every_steps=2),
+        max_restarts=1,
+        faults=(Fault("kill", step=3, rank=1),),
+    )
+    ranks = train_with_ray(config)
+    assert [(result.rank, result.world_size) for result in ranks] == [(0, 2), (1, 2)]
+    assert [result.resumed_from for result in ranks] == [2, 2]
+    whole = [replace(result, steps=_logged(result.config, result.rank)) for result in ranks]
+    assert_same(replace(config, faults=(), folder=None, checkpoint=CheckpointConfig()), whole)
+
+
+@needs_ray
+@pytest.mark.usefixtures("ray_here")
+def test_a_worker_that_fails_is_one_clear_error() -> None:
+    with pytest.raises(LaunchError, match="Rank 1 of 2 failed: InjectedError: Rank 1 fails") as caught:
+        train_with_ray(replace(SMALL, faults=(Fault("raise", step=2, rank=1),)))
+    assert caught.value.rank == 1
+    assert "in train" in str(caught.value)
+
+
+@needs_ray
+@pytest.mark.usefixtures("ray_here")
+def test_asha_finds_a_learning_rate_and_stops_others(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = replace(SMALL, steps=24)
+    file = tmp_path / "small.yaml"
+    file.write_text(yaml.safe_dump(_plain(config.as_dict())))
+    assert main((f"{RATE}=0.00001,0.0001,0.3",), file, trials=6, report_every=6, as_json=True) == 0
+    shown = capsys.readouterr()
+    trials = [_trial(values) for values in json.loads(shown.out)]
+    assert {trial.name for trial in trials} == {f"trial_{i}" for i in range(6)}
+    assert [trial.held_out_loss for trial in trials] == sorted(trial.held_out_loss for trial in trials)
+    assert (trials[0].settings, trials[0].steps) == ({RATE: 0.3}, 24)
+    assert min(trial.steps for trial in trials) < 24
+    for trial in trials:
+        _assert_reproduced(config, trial)
+        assert f"{trial.name}: step {trial.steps}, held-out loss {trial.held_out_loss:.4f}" in shown.err
+
+
+@needs_ray
+@pytest.mark.usefixtures("ray_here")
+def test_population_goes_on_from_the_weights_that_lead() -> None:
+    config = replace(SMALL, steps=24)
+    trials = tune(config, {RATE: (1e-5, 0.3)}, "pbt", trials=3, report_every=6)
+    assert [trial.steps for trial in trials] == [24] * 3
+    assert any(trial.lineage[0].trial != trial.name for trial in trials)
+    for trial in trials:
+        assert all(1e-5 <= stage.settings[RATE] <= 0.3 for stage in trial.lineage)
+        _assert_reproduced(config, trial)
+
+
+def _assert_reproduced(config: TrainConfig, trial: Trial) -> None:
+    """Training with the settings of the lineage, in one piece and without Ray, ends at the same weights."""
+    with Trainer(replace(config, strategy="single")) as trainer:
+        for step in range(trial.steps):
+            stage = [stage for stage in trial.lineage if stage.first_step <= step][-1]
+            rate = replace(config.optimizer, learning_rate=stage.settings[RATE])
+            trainer.config = replace(trainer.config, optimizer=rate)
+            trainer.step(step)
+        result = trainer.result()
+    assert result.held_out_loss == pytest.approx(trial.held_out_loss, abs=1e-6)
+    assert result.accuracy == trial.accuracy
+
+
+def _logged(config: TrainConfig, rank: int) -> list[StepRecord]:
+    """What a rank wrote down in all its lives."""
+    assert config.run_folder is not None
+    return [line for line in read_log(config.run_folder) if line.rank == rank]
+
+
+def _trial(values: dict[str, Any]) -> Trial:
+    return Trial(**values | {"lineage": [Stage(**stage) for stage in values["lineage"]]})
+
+
+def _plain(value: Any) -> Any:
+    """With lists in place of tuples, as YAML has it."""
+    return json.loads(json.dumps(value))
+
+
+def test_lines_carry_their_rank() -> None:
+    stream = io.StringIO()
+    prefixed = RankPrefix(stream, 1)
+    print("step 1\nst", end="", file=prefixed)
+    print("ep 2", file=prefixed)
+    assert stream.getvalue() == "[rank 1] step 1\n[rank 1] step 2\n"
+
+
+def test_ranges_and_choices_are_read() -> None:
+    space = parse_space([f"{RATE}=0.01..1", "model.width=32,64", "model.kind=mlp,cnn"])
+    assert space == {RATE: (0.01, 1.0), "model.width": [32, 64], "model.kind": ["mlp", "cnn"]}
+
+
+@pytest.mark.parametrize("text", ["model.width", "=1,2", f"{RATE}=low..high", f"{RATE}=", "model.width=[1,2"])
+def test_what_is_neither_range_nor_choices_is_refused(text: str) -> None:
+    with pytest.raises(SettingError, match="Cannot vary"):
+        parse_space([text])
+
+
+@needs_ray
+@pytest.mark.parametrize(
+    ("config", "space", "options", "message"),
+    [
+        (SMALL, {}, {}, "nothing to vary"),
+        (SMALL, {"optimizer.learnin_rate": [1]}, {}, r"did you mean optimizer.learning_rate"),
+        (SMALL, {"steps.most": [1]}, {}, "There is no setting steps.most"),
+        (SMALL, {RATE: ["fast"]}, {}, "optimizer.learning_rate is 'fast'"),
+        (SMALL, {RATE: (1.0, 0.1)}, {}, "lower first"),
+        (SMALL, {RATE: []}, {}, "expected choices"),
+        (SMALL, {"model.width": (8.0, 16.0)}, {}, "model.width is a whole number"),
+        (SMALL, {"memory.offload": [True, False]}, {}, "memory.offload is True"),
+        (SMALL, {"model.width": [8, 16]}, {"scheduler": "pbt"}, "model.width cannot change in the middle"),
+        (SMALL, {RATE: [0.1]}, {"trials": 0}, "trials is 0"),
+        (replace(SMALL, memory=MemoryConfig(offload=True)), {RATE: [0.1]}, {}, "memory.offload is True"),
+    ],
+)
+def test_what_cannot_be_tuned_is_refused_before_anything_starts(
+    config: TrainConfig, space: dict[str, Any], options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(SettingError, match=message):
+        tune(config, space, **options)
+
+
+@needs_ray
+def test_strategies_with_processes_of_their_own_are_refused() -> None:
+    with pytest.raises(SettingError, match="strategy 'horovod' starts its own processes"):
+        train_with_ray(replace(SMALL, strategy="horovod"))
+
+
+def test_missing_ray_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    for call in (lambda: train_with_ray(SMALL), lambda: tune(SMALL, {RATE: [0.1]})):
+        with pytest.raises(SettingError, match=r"pip install 'distlab\[frameworks\]'"):
+            call()
