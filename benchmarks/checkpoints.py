@@ -35,6 +35,7 @@ def _measure(folder: str) -> list[list[float]]:
     import torch
     import torch.distributed as dist
     import torch.distributed.checkpoint as dcp
+    from torch.distributed.checkpoint.state_dict import get_state_dict
     from torch.distributed.fsdp import fully_shard
 
     from distlab.train.checkpoint import Checkpoints
@@ -46,7 +47,7 @@ def _measure(folder: str) -> list[list[float]]:
     optimizer = torch.optim.SGD(model.parameters(), 0.1, 0.9)
     model(torch.zeros(1, 1, 8, 8)).sum().backward()
     optimizer.step()
-    state = dict(zip(("model", "optimizer"), dcp.state_dict.get_state_dict(model, optimizer), strict=True))
+    state = dict(zip(("model", "optimizer"), get_state_dict(model, optimizer), strict=True))
     stores = [Checkpoints(f"{folder}/{kind}", asynchronous=kind == "a", keep=1) for kind in ("a", "s")]
     group = dist.new_group(backend="gloo")
     step = 0
