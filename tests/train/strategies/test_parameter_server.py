@@ -27,11 +27,9 @@ from distlab.train.config import (
     TrainConfig,
 )
 from distlab.train.launch import launch
-from distlab.train.loop import train
+from distlab.train.loop import Trainer, train
 from distlab.train.result import TrainResult
-from distlab.train.strategies import parameter_server
-from distlab.train.strategies.base import Update
-from distlab.train.strategies.parameter_server import ParameterServer, Push, Server
+from distlab.train.strategies.parameter_server import ParameterServer, Push, Server, describe
 from tests.train.strategies.equivalence import alone
 
 ASYNCHRONOUS = TrainConfig(
@@ -79,30 +77,33 @@ def test_workers_that_take_turns_repeat_bit_for_bit() -> None:
     assert _take_turns(3, 0.5, 50) == _take_turns(3, 0.5, 50)
 
 
+def test_staleness_in_words() -> None:
+    words = "Staleness of 4 gradients, in updates by others: 0: 2, 3: 2 (mean 1.50)."
+    assert describe(Counter({3: 2, 0: 2})) == words
+
+
 def test_one_rank_is_plain_training() -> None:
     config = replace(ASYNCHRONOUS, steps=7)
     assert [s.loss for s in train(config).steps] == pytest.approx([s.loss for s in alone(config).steps])
     assert train(config).weights_sum == alone(config).weights_sum
 
 
-class Watched(ParameterServer):
-    """Keeps itself for the test to look at; rank 1 is asked to stop in its fifth step if checkpoints are on."""
-
-    last: ParameterServer
-
-    def __init__(self, config: TrainConfig, device: torch.device) -> None:
-        super().__init__(config, device)
-        Watched.last = self
-
-    def update(self, learning_rate: float) -> Update:
-        if self.config.checkpoint.every_steps and self.rank == 1 and self.step == 3:
-            signal.raise_signal(signal.SIGINT)
-        return super().update(learning_rate)
-
-
-def _train_watched(configs: list[TrainConfig]) -> list[tuple[TrainResult, dict[str, Any]]]:
-    parameter_server.ParameterServer = Watched  # type: ignore[misc]
-    return [(train(config), Watched.last.report()) for config in configs]
+def _train_watched(configs: list[TrainConfig]) -> list[tuple[TrainResult, Counter[int]]]:
+    """Train, and look at the server; with checkpoints, rank 1 is asked to stop in its fifth step."""
+    watched = []
+    for config in configs:
+        with Trainer(config) as trainer:
+            strategy = trainer.strategy
+            assert isinstance(strategy, ParameterServer)
+            for step in range(config.steps):
+                if config.checkpoint.every_steps and strategy.rank == 1 and step == 4:
+                    signal.raise_signal(signal.SIGINT)
+                trainer.step(step)
+                if trainer.stopped:
+                    break
+            staleness = strategy.server.staleness if strategy.rank == 0 else Counter[int]()
+            watched.append((trainer.result(), staleness))
+    return watched
 
 
 def test_two_workers(tmp_path: Path) -> None:
@@ -119,14 +120,12 @@ def test_two_workers(tmp_path: Path) -> None:
 
 
 def _assert_bound_but_not_equal(
-    first: tuple[TrainResult, dict[str, Any]], second: tuple[TrainResult, dict[str, Any]]
+    first: tuple[TrainResult, Counter[int]], second: tuple[TrainResult, Counter[int]]
 ) -> None:
     synchronous = alone(ASYNCHRONOUS)
-    (result, report), (other, nothing) = first, second
-    staleness = report["staleness"]
-    assert sum(staleness.values()) == 2 * ASYNCHRONOUS.steps
+    (result, staleness), (other, _) = first, second
+    assert staleness.total() == 2 * ASYNCHRONOUS.steps
     assert any(late > 0 for late in staleness)
-    assert nothing == {}
     for ours in (result, other):
         losses = [step.loss for step in ours.steps]
         assert losses[-1] < losses[0] / 2

@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import copy
 import math
+import sys
 import threading
 import time
 from collections import Counter
@@ -177,9 +178,10 @@ class ParameterServer(Strategy):
         value[0] = self.pulled.loss
         value[1] = float(0 <= last <= self.step + 1)  # the loop reads it one step later
 
-    def report(self) -> dict[str, Any]:
-        """On the server's rank `{"staleness": {updates late: pushes}}`."""
-        return {"staleness": dict(sorted(self.server.staleness.items()))} if self.rank == SERVER else {}
+    def close(self) -> None:
+        """Tell how stale the gradients were."""
+        if self.rank == SERVER and self.server.version:
+            print(describe(self.server.staleness), file=sys.stderr)
 
     def evaluate(self, inputs: Tensor, targets: Tensor) -> Sums:
         self._meet()
@@ -278,6 +280,13 @@ def _receive(rank: int, group: dist.ProcessGroup | None) -> Any:
     message: list[Any] = [None]
     dist.recv_object_list(message, rank, group)
     return message[0]
+
+
+def describe(staleness: Counter[int]) -> str:
+    """The histogram in words."""
+    parts = ", ".join(f"{late}: {count}" for late, count in sorted(staleness.items()))
+    mean = sum(late * count for late, count in staleness.items()) / staleness.total()
+    return f"Staleness of {staleness.total()} gradients, in updates by others: {parts} (mean {mean:.2f})."
 
 
 def trainable(model: nn.Module) -> list[nn.Parameter]:
