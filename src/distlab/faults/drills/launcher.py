@@ -17,8 +17,8 @@ from distlab.faults.drills.report import DrillError
 T = TypeVar("T")
 
 LOOPBACK = "127.0.0.1"
-PATIENCE_S = 180
-"""A drill whose run shows no progress for so long has failed."""
+PATIENCE_S = 600
+"""A drill whose run neither ends nor shows what is waited for has failed after so long."""
 POLL_S = 0.01
 
 
