@@ -28,7 +28,8 @@ import logging
 import math
 import os
 import warnings
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -69,11 +70,19 @@ class DeepSpeed(Strategy):
                 "memory.offload is on and memory.zero_stage is 0, which shards nothing that could be offloaded; "
                 "set memory.zero_stage to 1, 2 or 3."
             )
+        if config.compile and self.stage == 3:
+            raise SettingError(
+                "compile is on and memory.zero_stage is 3, whose hooks around every layer torch.compile would "
+                "compile again and again; set memory.zero_stage to 2 or less, compile to false, or strategy to 'fsdp'."
+            )
         self.deepspeed = import_deepspeed(device)
         self.mesh = build_mesh(config, device)
         self.half = (
             DTYPES[config.memory.precision] if self.stage and config.memory.precision != "fp32" else None
         )
+        bytes_each = (self.half or torch.float32).itemsize
+        self.bucket = max(1, int(config.communication.bucket_mb * 1e6 / bytes_each))
+        """Numbers that travel together."""
         self.shards = SHARDED[self.stage]
         # From stage 2 on a rank has no room for whole gradients: they travel after every micro-batch.
         self.accumulates_without_sync = self.stage < 2
@@ -99,7 +108,6 @@ class DeepSpeed(Strategy):
     def _engine_config(self, model: nn.Module) -> dict[str, Any]:
         """What others write in a `ds_config.json`."""
         memory = self.config.memory
-        elements = int(self.config.communication.bucket_mb * 1e6 / (self.half or torch.float32).itemsize)
         place = {"device": "cpu", "pin_memory": self.device.type == "cuda"}
         return {
             "train_micro_batch_size_per_gpu": 1,  # for DeepSpeed's reports alone; sampler.py makes the batches
@@ -109,9 +117,9 @@ class DeepSpeed(Strategy):
             "fp16": {"enabled": self.half is torch.float16, "loss_scale": 1.0},  # not adapted: see `update`
             "zero_optimization": {
                 "stage": self.stage,
-                "reduce_bucket_size": elements,
-                "allgather_bucket_size": elements,
-                "stage3_prefetch_bucket_size": elements,
+                "reduce_bucket_size": self.bucket,
+                "allgather_bucket_size": self.bucket,
+                "stage3_prefetch_bucket_size": self.bucket,
                 "stage3_param_persistence_threshold": int(SMALL * parameter_count(model)),
                 "offload_optimizer": place if memory.offload else None,
                 "offload_param": place if memory.offload and self.stage == 3 else None,
@@ -141,14 +149,20 @@ class DeepSpeed(Strategy):
     def autocast(self) -> AbstractContextManager[Any]:
         return nullcontext() if self.half else super().autocast()
 
-    def synchronise(self, last: bool) -> AbstractContextManager[Any]:
+    @contextmanager
+    def synchronise(self, last: bool) -> Iterator[None]:
         self.engine.set_gradient_accumulation_boundary(last)
-        return nullcontext()
+        yield
+        if last and not self.stage:
+            self.engine.allreduce_gradients(self.bucket)
 
     def backward(self, loss: Tensor) -> None:
-        # The loss is a part of a mean over all micro-batches already, which DeepSpeed would divide by their
-        # number (scale_wrt_gas); and stages 1 to 3 multiply by the loss scale themselves.
-        self.engine.backward(loss / self.scale.factor if self.stage else loss, scale_wrt_gas=False)
+        if not self.stage:
+            super().backward(loss)
+            return
+        # DeepSpeed multiplies by the loss scale itself. And the loss is a part of a mean over all micro-batches
+        # already, so that it must not be divided by their number (scale_wrt_gas).
+        self.engine.backward(loss / self.scale.factor, scale_wrt_gas=False)
 
     def update(self, learning_rate: float) -> Update:
         if not self.stage:
