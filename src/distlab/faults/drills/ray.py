@@ -40,6 +40,11 @@ MAX_FAILURES = 3
 KILLED, NOTICED = "killed", "noticed"
 """Events: the second node was killed; Ray's controller learnt that workers failed."""
 POLL_S = 0.01
+ENVIRONMENT = {
+    # At first Ray wants the places back that went with a dead node. By default it waits a minute for them.
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "10",
+    **QUIET,
+}
 
 
 def ray(
@@ -73,7 +78,7 @@ def drill_ray(elastic: bool = False, strategy: str = "ddp", step: int = 12, step
         path = Path(folder) / "config.json"
         path.write_text(jsonlib.dumps(config.as_dict()))
         command = [sys.executable, "-m", "distlab.faults.drills.ray", str(path), "elastic" * elastic]
-        driver = Launcher(command, QUIET | os.environ)
+        driver = Launcher(command, ENVIRONMENT | os.environ)
         try:
             driver.finish()
         finally:

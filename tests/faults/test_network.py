@@ -1,0 +1,152 @@
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from distlab.errors import SettingError
+from distlab.faults.network import Network, clean_up, missing_rights
+
+needs_rights = pytest.mark.skipif(missing_rights() is not None, reason=str(missing_rights()))
+
+REDUCE = """
+import os, sys, time
+from datetime import timedelta
+import torch
+import torch.distributed as dist
+
+dist.init_process_group("gloo", timeout=timedelta(seconds=3))
+x = torch.ones(2**20)
+dist.all_reduce(x)
+assert x.unique().tolist() == [2.0]
+print("reduced", flush=True)
+while not os.path.exists(sys.argv[1]):  # until the cable is cut
+    time.sleep(0.01)
+dist.all_reduce(x)
+"""
+SEND = """
+import socket, sys
+with socket.create_connection(("10.0.0.2", 4000), timeout=1) as peer:
+    peer.sendall(b"hello")
+    print(peer.recv(5).decode())
+"""
+ECHO = """
+import socket
+with socket.create_server(("", 4000)) as server:
+    print("listening", flush=True)
+    while True:
+        peer, _ = server.accept()
+        peer.sendall(peer.recv(5))
+"""
+
+
+def _namespaces() -> set[str]:
+    listed = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True, check=True).stdout
+    return set(re.findall(r"^distlab-\S+", listed, re.M))
+
+
+@pytest.fixture
+def network() -> Iterator[Network]:
+    before = _namespaces()
+    with Network(2) as made:
+        yield made
+    assert _namespaces() <= before
+
+
+@needs_rights
+def test_a_slow_cable_holds_packets_back_and_a_cut_one_is_an_error_in_time(
+    network: Network, tmp_path: Path
+) -> None:
+    is_cut = tmp_path / "cut"
+    for rank in range(2):
+        network.slow(rank, rate_Mbits=200)
+    ranks = [
+        network.start(rank, [sys.executable, "-c", REDUCE, str(is_cut)], {"OMP_NUM_THREADS": "1"})
+        for rank in range(2)
+    ]
+    for rank in ranks:
+        assert rank.stdout is not None
+        assert any(line == "reduced\n" for line in rank.stdout)
+    for rank in range(2):
+        for queue in network.queues(rank):
+            assert "tbf" in queue
+            assert "rate 200Mbit" in queue
+        # All-reduce sends each rank's 4 MiB once over its cable, in halves.
+        sent, held_back = (
+            int(re.search(rf"{what} (\d+)", network.queues(rank)[0])[1]) for what in ("Sent", "overlimits")
+        )  # type: ignore[index]
+        assert sent > 4 * 2**20
+        assert held_back > 0
+    network.cut(1)
+    is_cut.touch()
+    for rank in ranks:
+        output, _ = rank.communicate()
+        assert rank.returncode != 0
+        assert re.search("timed out|timeout", output, re.I), output
+
+
+@needs_rights
+def test_a_mended_cable_carries_again(network: Network) -> None:
+    echo = network.start(1, [sys.executable, "-c", ECHO])
+    assert echo.stdout is not None
+    assert echo.stdout.readline() == "listening\n"
+
+    def send() -> str:
+        return network.start(0, [sys.executable, "-c", SEND]).communicate()[0]
+
+    assert send() == "hello\n"
+    network.cut(1)
+    assert "TimeoutError" in send()
+    network.mend(1)
+    assert send() == "hello\n"
+
+
+@needs_rights
+def test_ranks_do_not_see_the_machines_network(network: Network) -> None:
+    shown, _ = network.start(0, ["ip", "-brief", "address"]).communicate()
+    assert [line.split()[0].split("@")[0] for line in shown.splitlines()] == ["lo", "eth0"]
+    assert "10.0.0.1/24" in shown
+
+
+@needs_rights
+def test_what_a_killed_process_leaves_goes_with_the_next_network() -> None:
+    code = """
+import os
+from distlab.faults.network import Network
+with Network(1) as network:
+    print(network.name, network.start(0, ["sleep", "infinity"]).pid, flush=True)
+    os.kill(os.getpid(), 9)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == -signal.SIGKILL
+    name, pid = done.stdout.split()
+    assert f"{name}-0" in _namespaces()
+    _, alive = psutil.wait_procs(
+        [psutil.Process(int(pid))] if psutil.pid_exists(int(pid)) else [], timeout=10
+    )
+    assert alive == []
+    clean_up()
+    assert not any(namespace.startswith(name) for namespace in _namespaces())
+
+
+@needs_rights
+def test_without_rights_it_says_so() -> None:
+    code = "from distlab.faults.network import Network\nNetwork(2)"
+    done = subprocess.run(
+        ["setpriv", "--bounding-set", "-all", "--inh-caps", "-all", sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "SettingError: User 0 may not make network namespaces; run as root" in done.stderr
+
+
+def test_a_network_has_at_least_one_rank() -> None:
+    with pytest.raises(SettingError, match="world_size is 0"):
+        Network(0)

@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import errno
+import subprocess
+import sys
+from pathlib import Path
+
+import fsspec  # type: ignore[import-untyped]
+import pytest
+
+from distlab.errors import SettingError
+from distlab.faults.storage import LEFT_BYTES, damage, fill_disk, newest_checkpoint, small_disk, truncate
+
+
+def _write(path: Path, size: int) -> None:
+    with path.open("wb", buffering=0) as file:
+        while file.tell() < size:
+            file.write(b"0123")
+
+
+def _files(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    folder = tmp_path / "step_2.ckpt"
+    folder.mkdir()
+    (folder / "small").write_bytes(b"small")
+    (folder / "large").write_bytes(bytes(range(200)))
+    return folder
+
+
+def test_damage_is_one_bit_of_the_largest_file(checkpoint: Path) -> None:
+    before = _files(checkpoint)
+    assert damage(checkpoint) == str(checkpoint / "large")
+    after = _files(checkpoint)
+    assert after["small"] == before["small"]
+    differs = [a ^ b for a, b in zip(before["large"], after["large"], strict=True) if a != b]
+    assert [bits.bit_count() for bits in differs] == [1]
+
+
+def test_truncation_takes_the_second_half_of_the_largest_file(checkpoint: Path) -> None:
+    assert truncate(checkpoint) == str(checkpoint / "large")
+    assert _files(checkpoint) == {"small": b"small", "large": bytes(range(100))}
+
+
+def test_a_single_file_and_a_store_will_do_as_well(checkpoint: Path) -> None:
+    damage(checkpoint / "small")
+    assert (checkpoint / "small").read_bytes() != b"small"
+    with fsspec.open("memory://runs/step_1.ckpt/part", "wb") as file:
+        file.write(b"0123456789")
+    truncate("memory://runs/step_1.ckpt")
+    with fsspec.open("memory://runs/step_1.ckpt/part") as file:
+        assert file.read() == b"01234"
+
+
+def test_nothing_to_damage(tmp_path: Path) -> None:
+    (tmp_path / "empty").touch()
+    for folder in (tmp_path, tmp_path / "missing"):
+        with pytest.raises(SettingError, match="holds no file with anything in it"):
+            damage(folder)
+
+
+def test_the_newest_checkpoint_is_a_complete_one(tmp_path: Path) -> None:
+    for step in (5, 10, 15):
+        (tmp_path / f"step_{step}.ckpt").mkdir()
+    with pytest.raises(SettingError, match="no complete checkpoint"):
+        newest_checkpoint(str(tmp_path))
+    for step in (5, 10):
+        (tmp_path / f"step_{step}.json").touch()
+    assert newest_checkpoint(str(tmp_path)) == f"{tmp_path}/step_10.ckpt"
+
+
+def test_a_small_disk_is_full_for_whoever_writes_and_gone_afterwards() -> None:
+    try:
+        disk = small_disk(2)
+        with disk as folder:
+            assert "ENOSPC" in fill_disk(folder / "run")
+            with pytest.raises(OSError, match="No space left") as error:
+                _write(folder / "more", LEFT_BYTES + 1)
+            assert error.value.errno == errno.ENOSPC
+    except SettingError as error_:
+        pytest.skip(str(error_))
+    assert not folder.exists()
+
+
+def test_without_rights_there_is_no_small_disk() -> None:
+    code = "from distlab.faults.storage import small_disk\nwith small_disk(1): pass"
+    done = subprocess.run(
+        ["setpriv", "--bounding-set", "-all", "--inh-caps", "-all", sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if "setpriv" in done.stderr:
+        pytest.skip("only root may give up rights")
+    assert "SettingError: Cannot mount a file system of 1 MiB" in done.stderr
+    assert "run as root" in done.stderr
