@@ -18,6 +18,7 @@ BENCHMARKS = {
     "checkpoint.async_stall": checkpoints.async_stall,
     "recovery.torchrun": recovery.torchrun,
     "recovery.ray": recovery.ray,
+    "recovery.horovod": recovery.horovod,
     "book.build": book.build,
     "site.second_up": site.second_up,
     "site.open_lab": site.open_lab,

@@ -43,7 +43,7 @@ def take_turns(
     ways: Sequence[Callable[[], float]],
     close_enough: Callable[[list[list[float]]], bool],
     least: int = 12,
-    most: int = 400,
+    most: int = 150,
 ) -> list[list[float]]:
     """Seconds of each turn of each way. `close_enough` says when to stop, and must agree on all ranks."""
     times: list[list[float]] = [[] for _ in ways]

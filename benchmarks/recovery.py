@@ -24,6 +24,13 @@ def ray() -> list[Result]:
     return _rows("recovery.ray", [drill_ray().as_dict() for _ in range(ROUNDS)])
 
 
+def horovod() -> list[Result]:
+    """Horovod Elastic: the rank that is left goes on in its own process."""
+    from distlab.faults.drills.horovod import drill_horovod
+
+    return _rows("recovery.horovod", [drill_horovod().as_dict() for _ in range(ROUNDS)])
+
+
 def _rows(name: str, drills: list[dict[str, float]]) -> list[Result]:
     """The whole recovery, and its parts: `<name>.detection`, `.restart`, `.load`."""
     medians = {part: statistics.median(drill[part] for drill in drills) for part in PARTS}

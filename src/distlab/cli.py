@@ -21,6 +21,7 @@ COMMANDS = {
     "tune": ("distlab.train.ray_tune:main", "Search settings with Ray Tune (ASHA, population-based)"),
     "drill torchrun": ("distlab.faults.drills.torchrun:torchrun", "Kill a rank under torchrun, and measure"),
     "drill ray": ("distlab.faults.drills.ray:ray", "The same under Ray Train"),
+    "drill horovod": ("distlab.faults.drills.horovod:horovod", "The same under Horovod Elastic"),
     "runs show": ("distlab.train.runs:show", "Compare training runs by their logs"),
     "bench collectives": ("distlab.bench.collectives:main", "Time the collectives between processes"),
     "course up": ("distlab.course.up:up", "Start the site and stay until Ctrl-C"),
