@@ -19,7 +19,7 @@ from distlab.errors import LaunchError, SettingError
 from distlab.faults.config import Fault
 from distlab.train.config import CheckpointConfig, DataConfig, MemoryConfig, ModelConfig, TrainConfig
 from distlab.train.loop import Trainer
-from distlab.train.ray_train import RankPrefix, local_ray, train_with_ray
+from distlab.train.ray_train import RankPrefix, WorkerError, first_failure, local_ray, train_with_ray
 from distlab.train.ray_tune import Stage, Trial, main, parse_space, tune
 from distlab.train.records import read_log
 from distlab.train.result import StepRecord
@@ -67,10 +67,22 @@ def test_fsdp_on_ray_equals_plain_training_also_after_a_killed_worker(tmp_path: 
 @needs_ray
 @pytest.mark.usefixtures("ray_here")
 def test_a_worker_that_fails_is_one_clear_error() -> None:
-    with pytest.raises(LaunchError, match="Rank 1 of 2 failed: InjectedError: Rank 1 fails") as caught:
-        train_with_ray(replace(SMALL, faults=(Fault("raise", step=2, rank=1),)))
-    assert caught.value.rank == 1
+    config = replace(SMALL, strategy="single", faults=(Fault("raise", step=2, rank=0),))
+    with pytest.raises(LaunchError, match="Rank 0 of 1 failed: InjectedError: Rank 0 fails") as caught:
+        train_with_ray(config, num_workers=1)
+    assert caught.value.rank == 0
     assert "in train" in str(caught.value)
+
+
+def test_the_worker_that_failed_first_is_named() -> None:
+    early, late = (WorkerError(at, f"KeyError: {at}", "frames", None) for at in (1.0, 2.0))
+    setting = WorkerError(0.5, "SettingError: steps is 0", "frames", "steps is 0")
+    died = RuntimeError("The actor died")
+    assert str(first_failure({0: late, 1: early}, 2)) == "Rank 1 of 2 failed: KeyError: 1.0\n\nframes"
+    assert str(first_failure({0: early, 1: died}, 2)) == "Rank 1 of 2 died: The actor died"
+    mistake = first_failure({0: late, 1: setting}, 2)
+    assert isinstance(mistake, SettingError)
+    assert str(mistake) == "steps is 0"
 
 
 @needs_ray
@@ -78,16 +90,16 @@ def test_a_worker_that_fails_is_one_clear_error() -> None:
 def test_asha_finds_a_learning_rate_and_stops_others(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    config = replace(SMALL, steps=24)
+    config = replace(SMALL, steps=24, seed=240)  # draws the best first and the worst last, which has to stop
     file = tmp_path / "small.yaml"
     file.write_text(yaml.safe_dump(_plain(config.as_dict())))
-    assert main((f"{RATE}=0.00001,0.0001,0.3",), file, trials=6, report_every=6, as_json=True) == 0
+    assert main((f"{RATE}=0.00001,0.0001,0.001,0.1",), file, trials=4, report_every=6, as_json=True) == 0
     shown = capsys.readouterr()
     trials = [_trial(values) for values in json.loads(shown.out)]
-    assert {trial.name for trial in trials} == {f"trial_{i}" for i in range(6)}
+    assert {trial.name for trial in trials} == {f"trial_{i}" for i in range(4)}
     assert [trial.held_out_loss for trial in trials] == sorted(trial.held_out_loss for trial in trials)
-    assert (trials[0].settings, trials[0].steps) == ({RATE: 0.3}, 24)
-    assert min(trial.steps for trial in trials) < 24
+    assert (trials[0].settings, trials[0].steps) == ({RATE: 0.1}, 24)
+    assert next(trial.steps for trial in trials if trial.settings == {RATE: 1e-5}) == 6
     for trial in trials:
         _assert_reproduced(config, trial)
         assert f"{trial.name}: step {trial.steps}, held-out loss {trial.held_out_loss:.4f}" in shown.err

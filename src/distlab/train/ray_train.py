@@ -100,7 +100,7 @@ def train_with_ray(config: TrainConfig, num_workers: int | tuple[int, int] = 2) 
         try:
             results: list[TrainResult] = trainer.fit().return_value
         except ray.train.WorkerGroupError as error:
-            raise _first_failure(error.worker_failures, most) from None
+            raise first_failure(error.worker_failures, most) from None
     return results
 
 
@@ -166,7 +166,7 @@ class WorkerError(RuntimeError):
         return cls(time.time(), f"{type(error).__name__}: {error}", traceback.format_exc(), setting)
 
 
-def _first_failure(failures: dict[int, Exception], world_size: int) -> LaunchError | SettingError:
+def first_failure(failures: dict[int, Exception], world_size: int) -> LaunchError | SettingError:
     """Say which worker failed first, and how.
 
     One that dies without a word makes the others raise: it is the cause. Else it is the one that raised first.
