@@ -232,8 +232,8 @@ def _try(recipe: Recipe, built: Path, python: Path) -> None:
     with tempfile.TemporaryDirectory(prefix="distlab-trial-") as unpacked:
         with zipfile.ZipFile(built) as archive:
             archive.extractall(unpacked)
-        # No compiler in PATH: what the wheel lacks must not be compiled in secret.
-        environment = {**os.environ, "PYTHONPATH": unpacked, "PATH": unpacked, "HOME": unpacked}
+        # No compiler: what the wheel lacks must not be compiled in secret.
+        environment = {**os.environ, "PYTHONPATH": unpacked, "CXX": "false", "HOME": unpacked}
         try:
             done = subprocess.run(
                 [python, "-c", recipe.trial],
