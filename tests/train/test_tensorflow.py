@@ -102,6 +102,7 @@ def _run(example: str, *args: str) -> dict[str, list[float]]:
             replace(UNEVEN, folder="runs", checkpoint=CheckpointConfig(every_steps=2)),
             "neither saves nor resumes",
         ),
+        (replace(UNEVEN, model=ModelConfig(freeze=("head",))), "model.freeze is set"),
         (replace(UNEVEN, optimizer=OptimizerConfig(name="adamw")), "optimizer.name is 'adamw'"),
         (replace(UNEVEN, parallel=ParallelConfig(tensor=2)), "parallel.tensor is 2"),
     ],

@@ -51,6 +51,10 @@ def check(config: TrainConfig) -> None:
     check_options(config)
     if config.model.kind == "gpt":
         raise SettingError("model.kind is 'gpt', which only torch trains here; set it to 'mlp' or 'cnn'.")
+    if config.model.freeze:
+        raise SettingError(
+            "model.freeze is set, which only torch does here; leave it out, or set strategy to 'ddp'."
+        )
     if config.checkpoint.every_steps or config.resume_from_checkpoint or config.faults:
         raise SettingError(
             "strategy 'tensorflow' neither saves nor resumes here; leave checkpoint, resume_from_checkpoint and "
