@@ -28,6 +28,7 @@ from distlab.train.strategies.options import OPTIONAL, TAKES, check_options, set
         ({"model": {"kind": "gpt"}}, "model.kind is 'gpt' and data.source is 'digits'"),
         ({"name": "../up"}, "name is '../up'"),
         ({"checkpoint": {"every_steps": 2}}, "folder is not"),
+        ({"max_restarts": 1}, "max_restarts is 1 but checkpoint.every_steps is 0"),
     ],
 )
 def test_wrong_values_are_named(values: dict[str, Any], message: str) -> None:

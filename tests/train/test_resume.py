@@ -20,7 +20,7 @@ from distlab.train.config import (
     TrainConfig,
 )
 from distlab.train.launch import launch
-from distlab.train.loop import train
+from distlab.train.loop import Trainer, train
 from distlab.train.result import TrainResult
 
 # 100 samples in batches of 12: nine steps an epoch, so that both halves begin in the middle of one.
@@ -120,3 +120,19 @@ def test_a_new_run_does_not_overwrite_an_old_one(tmp_path: Path) -> None:
     train(config)
     with pytest.raises(SettingError, match=r"holds checkpoints up to step 2.*resume_from_checkpoint latest"):
         train(config)
+
+
+def test_a_resumed_run_follows_its_own_configuration(tmp_path: Path) -> None:
+    optimizer = OptimizerConfig(momentum=0.9)
+    first = TrainConfig(
+        strategy="single",
+        steps=2,
+        folder=str(tmp_path),
+        model=ModelConfig(width=16),
+        optimizer=optimizer,
+        checkpoint=CheckpointConfig(every_steps=2),
+    )
+    train(first)
+    config = replace(first, steps=4, resume_from_checkpoint="latest", optimizer=OptimizerConfig(momentum=0.1))
+    with Trainer(config) as trainer:
+        assert {group["momentum"] for group in trainer.strategy.optimizer.param_groups} == {0.1}

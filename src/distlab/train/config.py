@@ -205,6 +205,11 @@ class TrainConfig:
             )
         if not NAME.fullmatch(self.name):
             raise SettingError(f"name is {self.name!r}; it must be a folder's name, such as 'fsdp_2gpu'.")
+        if self.max_restarts and not self.checkpoint.every_steps:
+            raise SettingError(
+                f"max_restarts is {self.max_restarts} but checkpoint.every_steps is 0, so that there is nothing to "
+                "start again from; set it, such as to 10."
+            )
         if self.checkpoint.every_steps and self.folder is None:
             raise SettingError("checkpoint.every_steps is set but folder is not; set folder, such as 'runs'.")
 

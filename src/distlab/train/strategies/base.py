@@ -194,7 +194,14 @@ class Strategy(ABC):
         return {"model": model, "optimizer": optimizer}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Take over what `state` returned, as loaded from a checkpoint."""
+        """Take over what `state` returned, as loaded from a checkpoint.
+
+        Momentum, weight decay and the like stay those of this run's configuration.
+        """
+        groups = [group for optimizer in self.optimizers() for group in optimizer.param_groups]
+        configured = [
+            {name: group[name] for name in group if name not in ("params", "lr")} for group in groups
+        ]
         set_state_dict(
             self.model,
             self.optimizers(),
@@ -202,6 +209,9 @@ class Strategy(ABC):
             optim_state_dict=state["optimizer"],
             options=FLAT,
         )
+        loaded = [group for optimizer in self.optimizers() for group in optimizer.param_groups]
+        for group, settings in zip(loaded, configured, strict=True):
+            group.update(settings)
 
     def close(self) -> None:  # noqa: B027
         """Let go of what the strategy opened, when a run ends well."""
