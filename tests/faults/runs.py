@@ -58,7 +58,7 @@ def a_config(folder: Path, **settings: Any) -> TrainConfig:
 
 def run(config: TrainConfig, after_step: Callable[[int], None] = lambda steps: None) -> str:
     """Train in this process, as a rank of its group if it has one; return the fingerprint."""
-    loop.load_data = _little_text  # type: ignore[assignment]
+    vars(loop)["load_data"] = _little_text
     torch.set_num_threads(1)
     with Trainer(config) as trainer:
         for step in range(trainer.first, config.steps):

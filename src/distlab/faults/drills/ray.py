@@ -34,7 +34,7 @@ from distlab.faults.drills.report import (
     struck_at,
 )
 from distlab.train.config import TrainConfig, from_dict
-from distlab.train.ray_train import OBJECT_STORE_BYTES, QUIET, local_ray, require_ray
+from distlab.train.ray_train import OBJECT_STORE_BYTES, QUIET, START_ATTEMPTS, local_ray, require_ray
 
 MAX_FAILURES = 3
 KILLED, NOTICED = "killed", "noticed"
@@ -146,15 +146,27 @@ def _two_nodes() -> Iterator[Callable[[], None]]:
     folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # the path of a socket in it has to be short
     gpus = 1 if torch.cuda.device_count() >= 2 else 0
     room: dict[str, Any] = {"num_cpus": 1, "num_gpus": gpus, "object_store_memory": OBJECT_STORE_BYTES}
-    cluster = Cluster(True, head_node_args={**room, "include_dashboard": False, "temp_dir": folder})
+    cluster = Cluster()
     try:
-        second = cluster.add_node(**room)
+        _start_node(cluster, **room, include_dashboard=False, temp_dir=folder)
+        second = _start_node(cluster, **room)
         ray.init(address=cluster.address)
         yield lambda: cluster.remove_node(second, allow_graceful=False)
     finally:
         ray.shutdown()
         cluster.shutdown()  # type: ignore[no-untyped-call]
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _start_node(cluster: Any, **options: Any) -> Any:
+    """Start a node; on a machine with much else to do it may take longer than the 30 s that Ray gives itself."""
+    for _ in range(START_ATTEMPTS - 1):
+        try:
+            return cluster.add_node(**options)
+        except Exception as error:
+            if "timed out during startup" not in str(error):
+                raise
+    return cluster.add_node(**options)
 
 
 if __name__ == "__main__":
