@@ -39,17 +39,27 @@ def run_cases(configs: Sequence[TrainConfig], world_size: int = 2) -> list[list[
 
 def alone(config: TrainConfig) -> TrainResult:
     """Plain training of the same mathematics in this process."""
+    return train(plain(config))
+
+
+def plain(config: TrainConfig) -> TrainConfig:
+    """The same mathematics in one process and in one piece."""
     memory = MemoryConfig(precision=config.memory.precision)
     data = replace(config.data, micro_batches=1)
-    plain = replace(
+    single = replace(
         config, strategy="single", memory=memory, data=data, parallel=ParallelConfig(), compile=False
     )
-    return train(replace(plain, communication=TrainConfig().communication))
+    return replace(single, communication=TrainConfig().communication)
 
 
-def assert_same(config: TrainConfig, ranks: Sequence[TrainResult], tolerance: float | None = None) -> None:
+def assert_same(
+    config: TrainConfig,
+    ranks: Sequence[TrainResult],
+    tolerance: float | None = None,
+    wanted: TrainResult | None = None,
+) -> None:
     """The ranks agree with each other, and with plain training within the tolerance of the precision."""
-    wanted = alone(config)
+    wanted = wanted or alone(config)
     close = tolerance or TOLERANCE[config.memory.precision]
     for result in ranks:
         assert len(result.steps) == config.steps >= 5
