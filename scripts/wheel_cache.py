@@ -1,6 +1,6 @@
 """Builds a wheel from its source once per machine, and keeps it under ~/.cache/distlab/wheels.
 
-Used by `scripts/build_deepspeed` and `scripts/build_horovod`; needs nothing beside Python's own library.
+Used by `scripts/build_horovod`; needs nothing beside Python's own library.
 
 A wheel that holds machine code fits one torch, one Python and one recipe: it lies in a folder named by a hash
 of all of them, so that it is never used with others. It is used only if the cache belongs to this user alone,

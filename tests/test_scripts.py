@@ -174,8 +174,7 @@ def test_a_failed_command_shows_its_last_lines(
         wheels._run("compiling", ["sh", "-c", "echo no such header; exit 3"], tmp_path)
 
 
-@pytest.mark.parametrize("script", ["build_deepspeed", "build_horovod"])
-def test_the_scripts_explain_themselves(script: str) -> None:
-    done = subprocess.run([sys.executable, SCRIPTS / script, "--help"], capture_output=True, text=True)
+def test_the_build_explains_itself() -> None:
+    done = subprocess.run([sys.executable, SCRIPTS / "build_horovod", "--help"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert f"scripts/{script}" in done.stdout
+    assert "scripts/build_horovod" in done.stdout
