@@ -181,9 +181,7 @@ def _two_ranks(folder: Path) -> dict[str, str]:
     return prints
 
 
-def test_a_rank_killed_at_a_random_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # Without this, ranks that are started again find the addresses of their predecessors in the store.
-    monkeypatch.setenv("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
+def test_a_rank_killed_at_a_random_step(tmp_path: Path) -> None:
     first, second = launch(_two_ranks, 2, tmp_path, max_restarts=len(STRATEGIES))
     assert first == second
     for strategy in STRATEGIES:

@@ -83,6 +83,7 @@ def _start_agent(config: Path, port: int, node: int, nodes: int) -> Launcher:
     command = [sys.executable, "-m", "torch.distributed.run"]
     command += ["--nnodes", f"1:{nodes}", "--nproc_per_node", str(2 // nodes)]
     command += ["--max_restarts", str(MAX_RESTARTS), "--local_addr", LOOPBACK]
+    command += ["--log_dir", str(config.parent / "logs")]
     command += ["--rdzv_backend", "c10d", "--rdzv_id", "drill", "--rdzv_endpoint", f"{LOOPBACK}:{port}"]
     # How long the first nodes wait for further ones. The heartbeat stays as it is: with a short one, a busy
     # node is taken for dead, and both go on as rank 0.
