@@ -36,6 +36,12 @@ COMMON: dict[str, list[Any]] = {
 OWN: dict[str, dict[str, list[Any]]] = {
     "ddp": {"bucket_mb": [0.002, 25.0]},
     "fsdp": {"reshard": [True, False], "offload": [False, True]},
+    "tensor_parallel": {"model": [MODELS[0], MODELS[2], MODELS[3]], "parallel": [{"tensor": 2}]},
+    "pipeline": {
+        "model": MODELS[2:],
+        "micro_batches": [2, 3],
+        "parallel": [{"pipeline": 2, "schedule": "1f1b"}, {"pipeline": 2, "schedule": "gpipe"}],
+    },
 }
 
 
@@ -69,6 +75,7 @@ def pairs(strategy: str, own: dict[str, list[Any]]) -> Iterator[TrainConfig]:
                     **chosen.get("memory", {}),
                 },
                 "communication": {"bucket_mb": chosen.get("bucket_mb", 25.0)},
+                "parallel": chosen.get("parallel", {}),
             }
         )
 
