@@ -53,12 +53,23 @@ def test_a_run_in_two_parts_is_the_run_in_one(precision: str, tmp_path: Path) ->
     config = replace(WHOLE, memory=memory, optimizer=_as_long(WHOLE))
     torch.manual_seed(3)
     whole = train(config)
-    torch.manual_seed(3)
     second = _in_two(config, tmp_path)
     assert second.resumed_from == FIRST
     assert [step.step for step in second.steps] == list(range(FIRST, WHOLE.steps))
     assert [step.loss for step in second.steps] == [step.loss for step in whole.steps[FIRST:]]
     assert (second.weights_sum, second.held_out_loss) == (whole.weights_sum, whole.held_out_loss)
+
+
+def test_three_ranks_of_ddp_add_up_in_the_same_order_after_a_resume(tmp_path: Path) -> None:
+    model = ModelConfig("gpt", width=64, layers=2, heads=2, dropout=0.1)
+    config = replace(WHOLE, strategy="ddp", model=model, optimizer=_as_long(WHOLE))
+    whole, second = launch(_whole_and_in_two, 3, config, tmp_path, threads_per_rank=1)[0]
+    assert [step.loss for step in second.steps] == [step.loss for step in whole.steps[FIRST:]]
+    assert (second.weights_sum, second.held_out_loss) == (whole.weights_sum, whole.held_out_loss)
+
+
+def _whole_and_in_two(config: TrainConfig, folder: Path) -> tuple[TrainResult, TrainResult]:
+    return train(config), _in_two(config, folder)
 
 
 def test_each_sample_is_seen_once_in_an_epoch_across_the_cut(tmp_path: Path) -> None:

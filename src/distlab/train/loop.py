@@ -24,7 +24,7 @@ from distlab.train.optimizer import learning_rate
 from distlab.train.reports import Reports
 from distlab.train.result import StepRecord, TrainResult
 from distlab.train.sampler import BatchPlan
-from distlab.train.saving import Saving
+from distlab.train.saving import Saving, seed_random_state
 from distlab.train.strategies import build_strategy
 from distlab.train.strategies.base import Batch, Strategy
 
@@ -54,8 +54,11 @@ class Trainer:
         self.parameters, self.payload_bytes = parameter_count(model), gradient_bytes(model)
         self.strategy.prepare(model)
         self.plan = BatchPlan(self.training, config.data, config.seed)
+        self.strategy.rehearse(self._batch(0)[0])
         self.saving = Saving(config, self.strategy, fingerprint(self.training))
         self.first = self.saving.resume()
+        if self.first == 0:
+            seed_random_state(config.seed, 0, self.strategy.data_rank)
         self.faults = Injector(config, self.strategy.rank, self.first)
         self.stopped = False
 
@@ -75,14 +78,11 @@ class Trainer:
         """Take optimizer step `step`, report it, and save where a checkpoint is due."""
         strategy, plan = self.strategy, self.plan
         started = time.perf_counter()
-        global_batch = plan.global_batch(step)
-        ids = plan.share(global_batch, strategy.data_size, strategy.data_rank)
-        rate = learning_rate(self.config.optimizer, step, self.config.steps)
-        batch = self._batch(ids, global_batch, rate)
+        batch, ids = self._batch(step)
         data_s = time.perf_counter() - started
 
         part = strategy.gradients(batch)
-        update = strategy.update(rate)
+        update = strategy.update(batch.learning_rate)
         _synchronise(self.place)
         step_s = time.perf_counter() - started
         wait_s = strategy.communication_s()
@@ -91,7 +91,7 @@ class Trainer:
             step=step,
             epoch=plan.epoch(step),
             loss=float("nan"),  # known once the ranks' parts are summed
-            learning_rate=rate,
+            learning_rate=batch.learning_rate,
             samples=sum(map(len, ids)),
             tokens=sum(plan.tokens[i] for micro_batch in ids for i in micro_batch),
             step_s=step_s,
@@ -126,15 +126,19 @@ class Trainer:
             interrupted=self.stopped,
         )
 
-    def _batch(self, ids: list[list[int]], global_batch: list[int], rate: float) -> Batch:
-        """This rank's micro-batches on its device."""
+    def _batch(self, step: int) -> tuple[Batch, list[list[int]]]:
+        """This rank's micro-batches of a step on its device, and the ids of their samples."""
+        global_batch = self.plan.global_batch(step)
+        ids = self.plan.share(global_batch, self.strategy.data_size, self.strategy.data_rank)
         micro_batches = []
         for part in ids:
             inputs, targets = self.training.batch(part)
             micro_batches.append(
                 (inputs.to(self.place, non_blocking=True), targets.to(self.place, non_blocking=True))
             )
-        return Batch(micro_batches, sum(self.plan.tokens[i] for i in global_batch), rate)
+        global_tokens = sum(self.plan.tokens[i] for i in global_batch)
+        rate = learning_rate(self.config.optimizer, step, self.config.steps)
+        return Batch(micro_batches, global_tokens, rate), ids
 
 
 def _synchronise(place: torch.device) -> None:

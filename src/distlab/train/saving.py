@@ -150,7 +150,15 @@ class Saving:
         if known:
             _set_random_state(progress["random"][f"rank_{self.strategy.rank}"])
         else:
-            torch.manual_seed(self.config.seed + found.step + self.strategy.rank)
+            seed_random_state(self.config.seed, found.step, self.strategy.data_rank)
+
+
+def seed_random_state(seed: int, step: int, data_rank: int) -> None:
+    """Begin every kind of random numbers anew: others for each copy of the model, and the same in each run."""
+    source = random.Random(f"{seed}/{step}/{data_rank}")  # a string: neighbours must not be alike
+    random.seed(source.getrandbits(64))
+    np.random.seed(source.getrandbits(32))
+    torch.manual_seed(source.getrandbits(63))
 
 
 def _random_state() -> dict[str, Any]:

@@ -108,6 +108,9 @@ class Strategy(ABC):
         """The optimizer of the wrapped model."""
         return build_optimizer(self.model, self.config.optimizer)
 
+    def rehearse(self, batch: Batch) -> None:  # noqa: B027
+        """Do before a run, fresh or resumed, what only its first step would do otherwise; weights stay."""
+
     def gradients(self, batch: Batch) -> Tensor:
         """Leave the gradient of the mean loss over `global_tokens` in every `.grad`, times the loss scale.
 

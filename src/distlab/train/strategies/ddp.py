@@ -24,7 +24,7 @@ from torch.distributed.algorithms.ddp_comm_hooks import default_hooks, powerSGD_
 from torch.nn.parallel import DistributedDataParallel
 
 from distlab.train.config import TrainConfig
-from distlab.train.strategies.base import Strategy
+from distlab.train.strategies.base import Batch, Strategy
 
 
 class DDP(Strategy):
@@ -54,6 +54,15 @@ class DDP(Strategy):
             hook = _average_low_rank
         self.replica.register_comm_hook(self, hook)
         return self.replica
+
+    def rehearse(self, batch: Batch) -> None:
+        """One backward pass, after which DDP lays out its buckets anew, in the order gradients came in.
+
+        Where a gradient lies in a bucket decides in which order three ranks or more add it up. A resumed run
+        would begin with the old layout in the middle of a run, and end with other bits.
+        """
+        self.gradients(batch)
+        self.optimizer.zero_grad()
 
     def synchronise(self, last: bool) -> AbstractContextManager[Any]:
         return nullcontext() if last else self.replica.no_sync()
