@@ -2,15 +2,16 @@
 
 Used by `scripts/build_horovod`; needs nothing beside Python's own library.
 
-A wheel that holds machine code fits one torch, one Python and one recipe: it lies in a folder named by a hash
-of all of them, so that it is never used with others. It is used only if the cache belongs to this user alone,
-its checksum is the one written down when it was built, and it passes the same trial as a fresh one.
+A wheel that holds machine code fits one torch, one Python and one way of building: it lies in a folder named
+by a hash of them all, so that it is never used with others. It is used only if the cache belongs to this user
+alone, its checksum is the one written down when it was built, and it passes the same trial as a fresh one.
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
+import inspect
 import json
 import os
 import platform
@@ -23,7 +24,7 @@ import tempfile
 import time
 import zipfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 SCRIPTS = Path(__file__).resolve().parent
@@ -43,17 +44,17 @@ class BuildError(Exception):
 class Recipe:
     """How one variant of a framework is built.
 
-    `requirement` is a line for pip with the version and the sha256 of the source. `patch` changes the unpacked
-    source. `environment` is added to the build's. `trial` is a program that fails where the wheel does not work.
+    `requirement` is a line for pip with the version and the sha256 of the source. `programs` are what compiles
+    it. `environment` is added to the build's. `patch` changes the unpacked source. `trial` is a Python program
+    that fails where the wheel does not work.
     """
 
     requirement: str
-    script: Path
+    variant: str
+    programs: tuple[str, ...]
+    environment: Mapping[str, str]
+    patch: Callable[[Path], None]
     trial: str
-    variant: str = ""
-    programs: tuple[str, ...] = ("g++",)
-    environment: Mapping[str, str] = field(default_factory=dict)
-    patch: Callable[[Path], None] = lambda source: None
 
     @property
     def name(self) -> str:
@@ -62,7 +63,7 @@ class Recipe:
     @property
     def title(self) -> str:
         version = re.split(r"[=\s]+", self.requirement)[1]
-        return f"{self.name} {version}{f' ({self.variant})' if self.variant else ''}"
+        return f"{self.name} {version} ({self.variant})"
 
 
 def wheel(recipe: Recipe, python: Path) -> Path:
@@ -97,19 +98,18 @@ def replace(file: Path, old: str, new: str) -> None:
 
 
 def main(make: Callable[[str, Path], Recipe], variants: tuple[str, ...], purpose: str) -> None:
-    """The command line that both scripts share: an optional variant, and the Python to build for."""
+    """The command line: a variant, and the Python to build for."""
     parser = argparse.ArgumentParser(
         description=purpose, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    if len(variants) > 1:
-        parser.add_argument("variant", nargs="?", choices=variants, default=variants[0])
+    parser.add_argument("variant", nargs="?", choices=variants, default=variants[0])
     parser.add_argument(
         "--python", type=Path, default=ROOT / ".venv/bin/python", help="the environment to build for"
     )
     arguments = parser.parse_args()
     python = arguments.python.absolute()
     try:
-        print(wheel(make(getattr(arguments, "variant", variants[0]), python), python))
+        print(wheel(make(arguments.variant, python), python))
     except BuildError as error:
         sys.exit(f"{Path(sys.argv[0]).name}: {error}")
     except KeyboardInterrupt:
@@ -147,7 +147,11 @@ def _key(recipe: Recipe, python: Path) -> str:
         ) from error
     python_and_torch = json.loads(done.stdout)[:2]
     parts = [recipe.requirement, recipe.variant, *python_and_torch, platform.machine(), *platform.libc_ver()]
-    parts += [file.read_text(encoding="utf-8") for file in (Path(__file__), recipe.script)]
+    parts += [
+        inspect.getsource(recipe.patch),
+        inspect.getsource(_build),
+        json.dumps(dict(recipe.environment)),
+    ]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:20]
 
 
@@ -232,8 +236,7 @@ def _try(recipe: Recipe, built: Path, python: Path) -> None:
     with tempfile.TemporaryDirectory(prefix="distlab-trial-") as unpacked:
         with zipfile.ZipFile(built) as archive:
             archive.extractall(unpacked)
-        # No compiler: what the wheel lacks must not be compiled in secret.
-        environment = {**os.environ, "PYTHONPATH": unpacked, "CXX": "false", "HOME": unpacked}
+        environment = {**os.environ, "PYTHONPATH": unpacked}
         try:
             done = subprocess.run(
                 [python, "-c", recipe.trial],
