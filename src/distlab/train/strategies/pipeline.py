@@ -144,7 +144,7 @@ class Pipeline(Strategy):
         return (inputs,) if self.is_first else ()
 
     def _schedule_for(self, inputs: Tensor) -> PipelineScheduleSingle:
-        """A schedule for micro-batches of this shape: its stage allocates what it receives into beforehand."""
+        """A schedule for this shape, as a stage allocates beforehand what it receives into; kept for the next."""
         if self._schedule is None or self._schedule[0] != inputs.shape:
             self._schedule = inputs.shape, self._new_schedule(inputs)
         return self._schedule[1]
@@ -249,7 +249,8 @@ def join(micro_batches: Sequence[tuple[Tensor, Tensor]], parts: int) -> tuple[Te
     """All samples as one batch (rows, longest), whose rows divide into `parts` equal micro-batches.
 
     All micro-batches of a step must have one shape, because a stage must know what it will receive. Which
-    sample is in which one is of no account to the sum of losses; what is padded is IGNORED.
+    sample is in which one is of no account to the sum of losses; what is padded is IGNORED. Batching by
+    length keeps the padding small.
     """
     rows = sum(len(inputs) for inputs, _ in micro_batches)
     padded = max(1, -(-rows // parts)) * parts
