@@ -113,11 +113,11 @@ class FSDP(Strategy):
 def _watch(unit: FSDPModule, watch: Stopwatch, compiled: bool) -> None:
     """Time what a unit does to communicate: the collectives, the waits for them, and copying in and out.
 
-    There is no public place for a clock that is quick enough: hooks around FSDP's own took 2% of a step of
-    30 ms. These are the four methods of torch 2.13 in which it begins to gather weights, waits for them,
-    sends gradients off (having waited for those of the unit before), and waits for the last ones at the end
-    of the backward pass. On a GPU it gathers the next unit's weights while this one computes: only what that
-    does not hide shows here. On CPU nothing is hidden.
+    FSDP has no public place for a clock; hooks around its own could serve, but several Python calls for each
+    unit and pass show in short steps. These are the four methods of torch 2.13 in which it begins to gather
+    weights, waits for them, sends gradients off (having waited for those of the unit before), and waits for
+    the last ones at the end of the backward pass. On a GPU it gathers the next unit's weights while this one
+    computes: only what that does not hide shows here. On CPU nothing is hidden.
     """
     for group in unit._get_fsdp_state()._fsdp_param_groups:
         for name in ("unshard", "wait_for_unshard", "post_backward", "finalize_backward"):
