@@ -19,7 +19,6 @@ import re
 import shutil
 import subprocess
 import sys
-import tarfile
 import tempfile
 import time
 import zipfile
@@ -204,8 +203,7 @@ def _build(recipe: Recipe, python: Path, scratch: Path) -> Path:
     ]
     _run(f"{recipe.title}: fetching the source", [*pip, *map(str, download)], scratch)
     (archive,) = scratch.glob("*.tar.gz")
-    with tarfile.open(archive) as packed:
-        packed.extractall(scratch, filter="data")
+    shutil.unpack_archive(archive, scratch)  # as its maker packed it: pip has checked the sha256
     source = scratch / archive.name.removesuffix(".tar.gz")
     recipe.patch(source)
     environment = {
