@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 import tyro
 
-from distlab.errors import LaunchError, SettingError
+from distlab.errors import SettingError, WorkError
 
 COMMANDS = {
     "train": ("distlab.train.run:main", "Train on one process or many, from a file or from options"),
@@ -60,7 +60,7 @@ def main(argv: list[str] | None = None) -> None:
     except SettingError as error:
         print(f"distlab {name}: {error}", file=sys.stderr)
         sys.exit(2)
-    except LaunchError as error:
+    except WorkError as error:
         print(f"distlab {name}: {error}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:

@@ -8,11 +8,12 @@ class SettingError(ValueError):
     """
 
 
-class LaunchError(RuntimeError):
-    """A rank failed. The message names the first rank that did, and holds that rank's own traceback.
+class WorkError(RuntimeError):
+    """What was asked for was right, and the work failed. A command ends with exit code 1 on it."""
 
-    A command ends with exit code 1 on it.
-    """
+
+class LaunchError(WorkError):
+    """A rank failed. The message names the first rank that did, and holds that rank's own traceback."""
 
     def __init__(self, message: str, rank: int) -> None:
         super().__init__(message)

@@ -20,6 +20,7 @@ from typing import NoReturn
 import fsspec  # type: ignore[import-untyped]
 import psutil
 import torch
+import torch.distributed as dist
 
 from distlab.errors import SettingError
 from distlab.faults.config import Fault
@@ -46,7 +47,7 @@ class Injector:
         """
         self.folder = config.run_folder
         self.delay_s = 0.0
-        _check(config)
+        _check(config, dist.get_world_size() if dist.is_initialized() else config.world_size)
         self.faults = {i: fault for i, fault in enumerate(config.faults) if fault.rank == rank}
         resumed = (
             first or config.resume_from_checkpoint or int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
@@ -150,8 +151,12 @@ def exhaust_memory() -> NoReturn:
         resource.setrlimit(resource.RLIMIT_AS, before)
 
 
-def _check(config: TrainConfig) -> None:
+def _check(config: TrainConfig, world_size: int) -> None:
     for fault in config.faults:
+        if fault.rank >= world_size:
+            raise SettingError(
+                f"A fault is set for rank {fault.rank}; there are {world_size} ranks, counted from 0."
+            )
         if fault.step > config.steps:
             raise SettingError(
                 f"A fault is set for step {fault.step}; the run ends after {config.steps} steps. "

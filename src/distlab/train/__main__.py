@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from distlab.errors import LaunchError, SettingError
+from distlab.errors import SettingError, WorkError
 from distlab.train.run import main
 
 if __name__ == "__main__":
@@ -13,6 +13,6 @@ if __name__ == "__main__":
     except SettingError as error:
         print(f"distlab train: {error}", file=sys.stderr)
         sys.exit(2)
-    except LaunchError as error:
+    except WorkError as error:
         print(f"distlab train: {error}", file=sys.stderr)
         sys.exit(1)

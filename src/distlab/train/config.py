@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
+import reprlib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -100,7 +101,7 @@ class MemoryConfig:
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Of the computation; weights are kept in fp32. fp16 scales the loss."""
     activation_checkpointing: Literal["none", "selective", "full"] = "none"
-    """Recompute no block in the backward pass, every second one, or all."""
+    """Recompute in the backward pass nothing, what is cheap to compute, or everything inside a block."""
     offload: bool = False
     """Keep weights and optimizer state in host memory (fsdp, deepspeed)."""
     reshard: bool = True
@@ -191,8 +192,23 @@ class TrainConfig:
             value = self
             for part in name.split("."):
                 value = getattr(value, part)
-            if value < least:  # type: ignore[operator]
-                raise SettingError(f"{name} is {value}; it must be {least} or more.")
+            if not least <= value < MOST:  # type: ignore[operator]
+                raise SettingError(f"{name} is {value}; it must be {least} or more, and below {MOST}.")
+        if self.folder is not None and not self.folder.strip():
+            raise SettingError(
+                f"folder is {self.folder!r}; expected a path such as 'runs', or null for none."
+            )
+        if self.optimizer.name == "adamw_8bit" and self.checkpoint.every_steps:
+            raise SettingError(
+                "optimizer.name is 'adamw_8bit', whose state cannot be saved yet; set checkpoint.every_steps to 0, "
+                "or name to 'adamw'."
+            )
+        if self.optimizer.clip_norm is not None and not self.optimizer.clip_norm > 0:
+            raise SettingError(
+                f"optimizer.clip_norm is {self.optimizer.clip_norm}; it must be more than 0, or null."
+            )
+        if not self.model.dropout < 1:
+            raise SettingError(f"model.dropout is {self.model.dropout}; it must be less than 1.")
         model, data = self.model, self.data
         if data.source == ("digits" if model.kind == "gpt" else "text"):
             raise SettingError(
@@ -216,12 +232,18 @@ class TrainConfig:
     @property
     def run_folder(self) -> str | None:
         """`<folder>/<name>`, where this run's logs and checkpoints lie."""
-        return None if self.folder is None else f"{self.folder.rstrip('/')}/{self.name}"
+        if self.folder is None:
+            return None
+        folder = self.folder if "://" in self.folder else os.path.expanduser(self.folder)
+        return f"{folder.rstrip('/')}/{self.name}"
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data, as `from_dict` reads it."""
         return asdict(self)
 
+
+MOST = 2**31
+"""Above every number that a run could mean; it keeps out infinity, and NaN is in no range."""
 
 _LEAST = {
     "world_size": 1,
@@ -269,7 +291,7 @@ def from_dict(values: dict[str, Any]) -> TrainConfig:
         where = ".".join(str(part) for part in first["loc"])
         if isinstance(cause := first.get("ctx", {}).get("error"), SettingError):
             raise cause from None
-        raise SettingError(f"{where} is {first['input']!r}: {_lower(first['msg'])}.") from None
+        raise SettingError(f"{where} is {reprlib.repr(first['input'])}: {_lower(first['msg'])}.") from None
 
 
 def from_yaml(path: Path) -> TrainConfig:
@@ -277,13 +299,19 @@ def from_yaml(path: Path) -> TrainConfig:
     import yaml
 
     try:
-        values = yaml.safe_load(path.read_text())
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise SettingError(f"Cannot read {path}: {os.strerror(error.errno or 0)}.") from None
-    except yaml.YAMLError as error:
-        raise SettingError(f"{path} is not YAML: {error}") from None
+    except (
+        yaml.YAMLError,
+        ValueError,
+        RecursionError,
+    ) as error:  # ValueError: not text, or not a number or date
+        raise SettingError(f"{path} is not YAML that can be read: {reprlib.repr(str(error))}") from None
     if not isinstance(values, dict):
-        raise SettingError(f"{path} holds {values!r}; expected settings, one `name: value` a line.")
+        raise SettingError(
+            f"{path} holds {reprlib.repr(values)}; expected settings, one `name: value` a line."
+        )
     return from_dict(values)
 
 

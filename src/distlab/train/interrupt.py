@@ -6,11 +6,13 @@ import signal
 import threading
 from types import FrameType, TracebackType
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
-
 
 class Interrupt:
-    """While it is entered, the first SIGINT or SIGTERM only sets `asked`; a second one acts as ever."""
+    """While it is entered, the first SIGINT only sets `asked`; a second one ends the process.
+
+    SIGTERM is left alone: it is how a launcher ends the ranks that are left after one has failed, and those
+    must not wait for each other.
+    """
 
     def __init__(self, enabled: bool) -> None:
         self.asked = False
@@ -18,13 +20,12 @@ class Interrupt:
 
     def __enter__(self) -> Interrupt:
         if self.enabled:
-            self.before = {number: signal.signal(number, self._ask) for number in SIGNALS}
+            self.before = signal.signal(signal.SIGINT, self._ask)
         return self
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         self.asked = True
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
     def __exit__(
         self,
@@ -33,5 +34,4 @@ class Interrupt:
         trace: TracebackType | None,
     ) -> None:
         if self.enabled:
-            for number, handler in self.before.items():
-                signal.signal(number, handler)
+            signal.signal(signal.SIGINT, self.before)

@@ -75,8 +75,11 @@ def launch(
     threads_per_rank: OpenMP threads of each rank; by default OMP_NUM_THREADS if it is set, else
         cores // world_size (at least 1).
     timeout_s: how long a collective waits for the other ranks before it fails.
-    stop_s: seconds that a rank gets to end after Ctrl-C, or after another rank failed, before it is killed.
+    stop_s: seconds that a rank gets to end after Ctrl-C before it is killed.
     max_restarts: how often all ranks are started again after one failed (TORCHELASTIC_RESTART_COUNT counts).
+
+    On Ctrl-C the ranks get SIGINT. One that does not handle it ends, and KeyboardInterrupt is raised here; if
+    all of them return nevertheless, so does this call.
 
     Raises LaunchError when a rank raises or dies, with the traceback of the first that did;
     ValueError for a bad argument, or the SettingError that a rank raised.
@@ -90,8 +93,10 @@ def launch(
             f"{torch.cuda.device_count()} GPUs. Use backend='gloo' or fewer ranks."
         )
     if threads_per_rank is None:
-        threads_per_rank = int(os.environ.get("OMP_NUM_THREADS", 0)) or max(1, cores() // world_size)
+        wanted = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]  # a list has one for each nested level
+        threads_per_rank = int(wanted) if wanted.isdecimal() else max(1, cores() // world_size)
 
+    stopped_by: int | None = None
     with tempfile.TemporaryDirectory(prefix="distlab-launch-") as folder:
         job = Job(
             sys_path=sys.path,
@@ -120,19 +125,21 @@ def launch(
             shutdown_timeout=stop_s,
         )
         try:
-            with _quiet_agent(), _own_signal_handlers(), _a_store_for_each_attempt():
+            stores = _a_store_for_each_attempt() if max_restarts else contextlib.nullcontext()
+            with _quiet_agent(), _own_signal_handlers(), stores:
                 elastic_launch(config, sys.executable)("-m", "distlab.train.rank", folder)
         except ChildFailedError as error:
-            failures: dict[int, ProcessFailure] = error.failures
+            raise _first_failure(Path(folder), error.failures, world_size) from None
         except SignalException as error:
-            # The usual handlers are back: Ctrl-C becomes KeyboardInterrupt, SIGTERM ends the process.
-            signal.raise_signal(error.sigval)
-            raise
-        else:
-            return [
-                pickle.loads(Path(folder, RESULT.format(rank)).read_bytes()) for rank in range(world_size)
-            ]
-        raise _first_failure(Path(folder), failures, world_size)
+            stopped_by = error.sigval
+        results = [Path(folder, RESULT.format(rank)) for rank in range(world_size)]
+        # After Ctrl-C, too: every rank may have taken it as a request, ended its work in order, and returned.
+        if all(path.exists() for path in results):
+            return [pickle.loads(path.read_bytes()) for path in results]
+    assert stopped_by is not None
+    # The usual handlers are back: Ctrl-C becomes KeyboardInterrupt, SIGTERM ends the process.
+    signal.raise_signal(stopped_by)
+    raise KeyboardInterrupt
 
 
 def _first_failure(

@@ -32,7 +32,7 @@ from distlab.train.strategies.base import Batch, Strategy
 def train(config: TrainConfig) -> TrainResult:
     """Train on this rank, together with the others of the process group.
 
-    SettingError for a configuration that cannot run here; nothing has been written then.
+    SettingError for a configuration that cannot run here; no log and no checkpoint has been touched then.
     """
     with Trainer(config) as trainer:
         for step in range(trainer.first, config.steps):
@@ -63,10 +63,11 @@ class Trainer:
         self.stopped = False
 
     def __enter__(self) -> Trainer:
-        self.context = ExitStack()
-        self.interrupt = self.context.enter_context(Interrupt(self.saving.enabled))
-        self.log = self.context.enter_context(RunLog(self.config, self.strategy, self.first))
-        self.reports = Reports(self.strategy, self.log)
+        with ExitStack() as context:
+            self.interrupt = context.enter_context(Interrupt(self.saving.enabled))
+            log = context.enter_context(RunLog(self.config, self.strategy, self.first))
+            self.reports = Reports(self.strategy, log)
+            self.context = context.pop_all()
         return self
 
     def __exit__(self, *error: Any) -> None:

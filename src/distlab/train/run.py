@@ -14,11 +14,13 @@ import json
 import os
 import sys
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from distlab.errors import SettingError
 from distlab.train.config import TrainConfig, from_yaml
 from distlab.train.launchers import is_rank, join_horovod
 
@@ -36,8 +38,11 @@ def main(args: list[str]) -> int:
     try:
         result = run(config)
     except KeyboardInterrupt:
-        print(f"Interrupted: {_how_to_resume(config)}", file=sys.stderr)
-        return 0
+        print(
+            f"{config.name} was interrupted before the step was saved; what was saved stands.",
+            file=sys.stderr,
+        )
+        return 130
     if result is not None:
         print(json.dumps(summary(result)) if as_json else _sentence(result))
     return 0
@@ -75,6 +80,11 @@ def run(config: TrainConfig) -> TrainResult | None:
         from distlab.train.tensorflow import train_tensorflow
 
         return train_tensorflow(config)
+    if config.launcher == "ray" and is_rank():
+        raise SettingError(
+            "launcher is 'ray' inside a rank that another launcher started; run `distlab train` itself, or set "
+            "launcher to 'torch'."
+        )
     if config.launcher == "ray":
         from distlab.train.ray_train import train_with_ray
 
@@ -105,16 +115,29 @@ def _run_as_rank(config: TrainConfig) -> TrainResult | None:
     from distlab.train.rank import use_loopback
 
     store = None if "RANK" in os.environ else join_horovod(config)
+    missing = [name for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK") if name not in os.environ]
+    if missing:
+        raise SettingError(
+            f"RANK is set, as by a launcher, but {' and '.join(missing)} not; use torchrun, or unset RANK."
+        )
     rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     local_rank = int(os.environ["LOCAL_RANK"])
-    local_size = int(os.environ.get("LOCAL_WORLD_SIZE", local_rank + 1))  # not every launcher says
+    # torchrun says the one, deepspeed and horovodrun the other.
+    local_size = int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE") or world_size)
     backend = backend_for(local_size)
     if local_size == world_size:
         use_loopback()
     gpu = torch.device("cuda", local_rank) if backend == "nccl" else None
     if gpu is not None:
         torch.cuda.set_device(gpu)
-    dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, device_id=gpu)
+    dist.init_process_group(
+        backend,
+        store=store,
+        rank=rank,
+        world_size=world_size,
+        device_id=gpu,
+        timeout=timedelta(seconds=COLLECTIVE_TIMEOUT_S),
+    )
     try:
         result = train(replace(config, world_size=world_size))
     finally:
@@ -143,9 +166,10 @@ def summary(result: TrainResult) -> dict[str, object]:
 
 def _sentence(result: TrainResult) -> str:
     config = result.config
-    if result.resumed_from == config.steps:
+    if (result.resumed_from or 0) >= config.steps:
         return (
-            f"{config.name} is finished: all {config.steps} steps are in {config.run_folder}. Nothing to do."
+            f"{config.name} is finished: {result.resumed_from} of {config.steps} steps are in "
+            f"{config.run_folder}. Nothing to do."
         )
     done = (result.resumed_from or 0) + len(result.steps)
     where = f" Logs and checkpoints: {config.run_folder}." if config.run_folder else ""

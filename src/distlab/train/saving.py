@@ -36,10 +36,9 @@ class Saving:
         self.strategy = strategy
         self.every = config.checkpoint.every_steps
         self.enabled = self.every > 0
-        wanted = config.resume_from_checkpoint
-        if wanted is None and int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)):
-            wanted = "latest"  # the launcher started this rank again after a failure
-        self.wanted = wanted
+        # Started again by the launcher after a failure, a rank goes on from what this very run has saved.
+        restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
+        self.wanted = wanted = "latest" if restarted else config.resume_from_checkpoint
         self.checkpoints: Checkpoints | None = None
         if config.run_folder and (self.enabled or wanted):
             from distlab.train.checkpoint.manager import Checkpoints
@@ -74,6 +73,11 @@ class Saving:
                 f"resume_from_checkpoint is {self.wanted!r}, where there is no whole checkpoint; expected "
                 "'latest', a name such as 'step_20', or the path of a step_N.ckpt."
             )
+        if found is None and (steps := self.checkpoints.steps()):
+            raise SettingError(
+                f"{self.config.run_folder} holds checkpoints, the last of step {steps[-1]}, and none of them is "
+                "whole; choose another name to begin anew."
+            )
         if found is None:  # a run that had saved nothing yet
             return 0
         self._refuse_other_data(found)
@@ -101,6 +105,7 @@ class Saving:
             "hardware": asdict(stamp(self.strategy.device)),
             "world_size": self.strategy.world_size,
             "data": self.data,
+            "random": sorted(_random_state()),
             "config": self.config.as_dict(),
         }
         state = self.strategy.state() | {"progress": self._progress(steps)}
@@ -113,7 +118,19 @@ class Saving:
 
     def _refuse_other_data(self, found: Checkpoint) -> None:
         """SettingError where step k of this run would not take the samples of step k of that one."""
-        then, now = found.info["config"], self.config.as_dict()
+        then, now = found.info.get("config"), self.config.as_dict()
+        if not (
+            isinstance(then, dict)
+            and set(now) <= set(then)
+            and isinstance(then["data"], dict)
+            and set(now["data"]) <= set(then["data"])
+            and isinstance(found.info.get("world_size"), int)
+            and isinstance(found.info.get("random"), list)
+        ):
+            raise SettingError(
+                f"{found.url} was not saved by this release of distlab train: its mark lacks settings of the run. "
+                "Start a run of another name."
+            )
         names = [f"data.{name}" for name in now["data"] if name != "micro_batches"]
         for name in ["seed", *names]:
             part = name.removeprefix("data.")
@@ -123,7 +140,7 @@ class Saving:
                     f"{name} is {here[part]!r}, and {found.url} was trained with {before[part]!r}: it would go "
                     "on with other samples; set it back, or start a run of another name."
                 )
-        if found.info["data"] != self.data:
+        if found.info.get("data") != self.data:
             raise SettingError(
                 f"{found.url} was trained on other samples than data.source {self.config.data.source!r} has "
                 "here (the text differs between releases of Python); resume with the release of that run."
@@ -140,17 +157,21 @@ class Saving:
     def _load(self, checkpoints: Checkpoints, found: Checkpoint) -> None:
         state = self.strategy.state() | {"progress": self._progress(found.step)}
         known = self.strategy.rank < found.info["world_size"]
-        if not known:  # a world that has grown: this rank goes on with random numbers of its own
+        if known:  # a checkpoint that was saved without a GPU holds no random numbers of one
+            own = state["progress"]["random"][f"rank_{self.strategy.rank}"]
+            for kind in set(own) - set(found.info["random"]):
+                del own[kind]
+        else:
             del state["progress"]["random"]
         checkpoints.load(found, state)
         self.strategy.load_state(state)
         progress = state["progress"]
         self.strategy.scale.factor = progress["scale"]["factor"]
         self.strategy.scale.good_steps = progress["scale"]["good_steps"]
+        # For what the checkpoint does not hold: a GPU's, or those of a rank that the world has grown by.
+        seed_random_state(self.config.seed, found.step, self.strategy.data_rank)
         if known:
             _set_random_state(progress["random"][f"rank_{self.strategy.rank}"])
-        else:
-            seed_random_state(self.config.seed, found.step, self.strategy.data_rank)
 
 
 def seed_random_state(seed: int, step: int, data_rank: int) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from distlab.errors import SettingError
+from distlab.errors import SettingError, WorkError
 from distlab.train.config import TrainConfig
 from distlab.train.data import load_data
 from distlab.train.records import LogLine, read_info, read_log
@@ -27,8 +27,8 @@ from distlab.train.sampler import BatchPlan
 EVENTS = "faults/events.jsonl"
 
 
-class DrillError(RuntimeError):
-    """The run did not come back. A command ends with exit code 1 on it."""
+class DrillError(WorkError):
+    """The run did not come back."""
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Checkpoints that a crash cannot spoil, on a disk or in an object store.
 
-    checkpoints = Checkpoints("runs/demo", every_steps=10)    # or "s3://bucket/runs/demo"
+    checkpoints = Checkpoints("runs/demo", keep=3)    # or "s3://bucket/runs/demo"
     checkpoints.save(step, {"model": ..., "optimizer": ..., "progress": ...}, {"loss": 0.5})
     found = checkpoints.find("latest")                        # None: nothing to resume
     if found: checkpoints.load(found, state)                  # in place, at any world size

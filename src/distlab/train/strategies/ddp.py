@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.distributed.algorithms.ddp_comm_hooks import default_hooks, powerSGD_hook
 from torch.nn.parallel import DistributedDataParallel
 
+from distlab.errors import SettingError
 from distlab.train.config import TrainConfig
 from distlab.train.strategies.base import Batch, Strategy
 
@@ -32,6 +33,16 @@ class DDP(Strategy):
 
     def __init__(self, config: TrainConfig, device: torch.device) -> None:
         super().__init__(config, device)
+        if not dist.is_initialized():
+            raise SettingError(
+                "strategy 'ddp' needs a process group; start it with distlab train, torchrun or launch, or choose "
+                "strategy 'single'."
+            )
+        if config.communication.compression == "powersgd" and config.memory.precision == "fp16":
+            raise SettingError(
+                "communication.compression is 'powersgd', which carries what it left out of one step into the next "
+                "one: with memory.precision 'fp16' an overflow would stay for good. Set one of them to another value."
+            )
         self.gradient_factor = self.data_size  # DDP averages over ranks; the step follows their sum
 
     def wrap(self, model: nn.Module) -> nn.Module:
@@ -48,6 +59,7 @@ class DDP(Strategy):
             hook = default_hooks.fp16_compress_wrapper(_average)
         elif compression == "powersgd":
             rank = self.config.communication.powersgd_rank
+            # What it has left out so far is not part of a checkpoint: a resumed run is not the same to the bit.
             self.low_rank = powerSGD_hook.PowerSGDState(
                 None, matrix_approximation_rank=rank, start_powerSGD_iter=2
             )

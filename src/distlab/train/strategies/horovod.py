@@ -1,6 +1,6 @@
 """Horovod: data parallelism by an optimizer that sums the gradients of all ranks before it steps.
 
-    horovodrun -np 2 python -m distlab.train --config configs/horovod_2cpu.yaml
+    horovodrun -np 2 python -m distlab.train --strategy horovod
 
 A hook on every parameter hands its gradient to a thread in the background as soon as it exists. Every few
 milliseconds the ranks' threads agree which gradients all ranks have by now, pack them into a buffer of at most
