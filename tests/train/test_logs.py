@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import os
 import socket
 import sys
 from collections.abc import Iterator
@@ -221,10 +222,55 @@ def test_a_loss_that_is_no_number_is_null_and_reads_as_nan(tmp_path: Path) -> No
     assert math.isnan(read_log(str(config.run_folder))[0].loss)
 
 
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [('"step": 1', '"step": "x"'), ('"loss": 0.5', '"loss": [1]'), ('{"step": 1', "[" * 10**5)],
+)
+def test_a_line_of_other_types_is_named(tmp_path: Path, old: str, new: str) -> None:
+    config = replace(SMALL, folder=str(tmp_path))
+    write_steps(config, 0, 1)
+    path = tmp_path / "run" / "log" / "rank_0.jsonl"
+    path.write_text(path.read_text().replace(old, new))
+    with pytest.raises(SettingError, match=r"rank_0.jsonl, line \d is not a line"):
+        read_log(str(config.run_folder))
+    write_steps(replace(config, resume_from_checkpoint="latest"), 2, 2)
+
+
 # --- Where logs go ---
 
 
-@pytest.mark.parametrize("name", ["../up", "a/b", "..", ".hidden", "", "a\0b", "long" * 100])
+@pytest.mark.parametrize("what", ["rank_0.jsonl", "rank_7.jsonl", "log", "pipe"])
+def test_a_link_in_place_of_a_log_is_refused_and_its_target_untouched(tmp_path: Path, what: str) -> None:
+    victim = tmp_path / "victim"
+    log = tmp_path / "run" / "log"
+    log.parent.mkdir()
+    if what == "log":
+        victim.mkdir()
+        log.symlink_to(victim)
+    else:
+        victim.write_text("mine\n")
+        log.mkdir()
+        if what == "pipe":
+            os.mkfifo(log / "rank_0.jsonl")
+        else:
+            (log / what).symlink_to(victim)
+    with pytest.raises(SettingError, match=r"Cannot write a log into .*(a link|not a regular file)"):
+        write_steps(replace(SMALL, folder=str(tmp_path)), 0, 1)
+    assert list(victim.iterdir()) == [] if what == "log" else victim.read_text() == "mine\n"
+
+
+def test_files_of_similar_names_are_left_alone(tmp_path: Path) -> None:
+    log = tmp_path / "run" / "log"
+    log.mkdir(parents=True)
+    for name in ("rank_0.backup.jsonl", "rank_٣.jsonl"):
+        (log / name).write_text("mine\n")
+    config = replace(SMALL, folder=str(tmp_path))
+    write_steps(config, 0, 1)
+    assert (log / "rank_0.backup.jsonl").read_text() == "mine\n"
+    assert [line.step for line in read_log(str(config.run_folder))] == [0, 1]
+
+
+@pytest.mark.parametrize("name", ["../up", "a/b", "..", ".hidden", "", "a\0b", "-rf", "long" * 100])
 def test_no_name_leads_out_of_the_folder(name: str, tmp_path: Path) -> None:
     folder = tmp_path / "runs"
     with pytest.raises(SettingError):
@@ -232,7 +278,7 @@ def test_no_name_leads_out_of_the_folder(name: str, tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} <= {"runs"}
 
 
-@pytest.mark.parametrize("name", ["with space", "-rf", "*", "[x]", "$HOME", "a:b", "é", "<b>"])
+@pytest.mark.parametrize("name", ["with space", "*", "[x]", "$HOME", "a:b", "é", "<b>"])
 def test_odd_names_are_only_names(name: str, tmp_path: Path) -> None:
     config = replace(SMALL, folder=str(tmp_path), name=name)
     write_steps(config, 0, 1)

@@ -14,12 +14,13 @@ import json
 import math
 import mmap
 import os
+import stat
 import time
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import IO, Any
 
 from distlab.bench.stamp import stamp
 from distlab.errors import SettingError
@@ -57,6 +58,8 @@ class RunLog:
         self.file: JsonLines | None = None
         try:
             if self.folder is not None:
+                if self.folder.is_symlink():
+                    raise ValueError("it is a link, and what it leads to may be someone else's")
                 self.folder.mkdir(parents=True, exist_ok=True)
                 if config.log.jsonl:
                     self.file = self._open(self.folder, first_step)
@@ -99,13 +102,14 @@ class RunLog:
 
     def _open(self, folder: Path, first_step: int) -> JsonLines:
         path = folder / f"rank_{self.strategy.rank}.jsonl"
-        if _remote(self.config) and not path.exists() and first_step:  # begun on another machine
+        if _remote(self.config) and not os.path.lexists(path) and first_step:  # begun on another machine
             with suppress(OSError):
                 path.write_bytes(Folder(self._log_url()).read(path.name))
         restarted = self.config.resume_from_checkpoint or int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
         if self.strategy.rank == 0:  # for ranks that there are no more
             for other in folder.glob("rank_*.jsonl"):
-                if rank_of(other.name) >= self.strategy.world_size:
+                rank = rank_of(other.name)
+                if rank is not None and rank >= self.strategy.world_size:
                     cut(other, first_step)
         return JsonLines(path, first_step, bool(first_step or restarted))
 
@@ -160,7 +164,7 @@ class JsonLines:
         if resumed and last is not None:
             self.attempt, self.before_s = last["attempt"] + 1, last["run_s"]
         # Line buffering hands each line to the system whole, as it is written.
-        self._file = path.open("a", buffering=1, encoding="utf-8")
+        self._file = _open_regular(path, "a", buffering=1, encoding="utf-8")
 
     def write(self, line: LogLine) -> None:
         """Append a line. JSON has no nan or infinity: they become null."""
@@ -180,10 +184,12 @@ def cut(path: Path, first_step: int) -> dict[str, Any] | None:
 
     The one returned may be among those that were cut. None where there is none, and no file is made.
     """
-    if not path.exists() or not path.stat().st_size:
+    if not os.path.lexists(path):
         return None
     last: dict[str, Any] | None = None
-    with path.open("rb+") as file:
+    with _open_regular(path, "rb+") as file:
+        if not os.fstat(file.fileno()).st_size:  # nothing to map
+            return None
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
             end = content.rfind(b"\n") + 1
             while end:
@@ -197,10 +203,27 @@ def cut(path: Path, first_step: int) -> dict[str, Any] | None:
     return last
 
 
+def _open_regular(path: Path, mode: str, **options: Any) -> IO[Any]:
+    """Open a log. OSError for a link, whose target would be cut and written over, a pipe or a device."""
+
+    def opener(name: str, flags: int) -> int:
+        # O_NONBLOCK: opening a pipe must not wait for its reader.
+        descriptor = os.open(name, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            raise OSError(f"{name} is not a regular file")
+        return descriptor
+
+    if path.is_symlink():
+        raise OSError(f"{path} is a link, not a regular file")
+    return open(path, mode, opener=opener, **options)
+
+
 def _parse(line: bytes) -> dict[str, Any] | None:
-    with suppress(ValueError):
+    with suppress(ValueError, RecursionError):
         values = json.loads(line)
-        if isinstance(values, dict) and {"step", "attempt", "run_s"} <= values.keys():
+        types = {"step": int, "attempt": int, "run_s": (int, float)}
+        if isinstance(values, dict) and all(isinstance(values.get(k), types[k]) for k in types):
             return values
     return None
 

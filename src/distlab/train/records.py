@@ -91,28 +91,38 @@ def read_info(run_folder: str) -> RunInfo:
         ) from None
 
 
-def rank_of(name: str) -> int:
-    """The rank whose log has this file name."""
+def rank_of(name: str) -> int | None:
+    """The rank whose log has this file name; None for any other file."""
     match = _RANK.fullmatch(name)
-    assert match
-    return int(match[1])
+    return int(match[1]) if match else None
 
 
-_RANK = re.compile(r"rank_(\d+)\.jsonl")
+_RANK = re.compile(r"rank_([0-9]{1,9})\.jsonl")
 _NAMES = {field.name for field in fields(LogLine)}
 
 
 def _parse(line: str, where: str) -> LogLine:
     try:
         values = json.loads(line)
-        unknown = set(values) ^ _NAMES
-    except (ValueError, TypeError):
-        unknown = {line[:40]}
-    if unknown:
-        raise SettingError(f"{where} is not a line of a run's log (see {sorted(unknown)[0]!r}); delete it.")
+        wrong = set(values) ^ _NAMES or {name for name in _NAMES if not _fits(name, values[name])}
+    except (ValueError, TypeError, RecursionError):
+        wrong = {line[:40]}
+    if wrong:
+        raise SettingError(f"{where} is not a line of a run's log (see {sorted(wrong)[0]!r}); delete it.")
     if values["loss"] is None:
         values["loss"] = float("nan")
     return LogLine(**values)
+
+
+def _fits(name: str, value: Any) -> bool:
+    """Has a field the type that RunLog writes? A number that was not finite is null."""
+    if name in ("step", "rank", "world_size", "attempt"):
+        return type(value) is int
+    if name == "tier":
+        return isinstance(value, str)
+    if name == "sample_ids":
+        return value is None or isinstance(value, list)
+    return value is None or isinstance(value, int | float)
 
 
 def _log_folder(run_folder: str) -> Folder:
