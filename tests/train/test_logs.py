@@ -270,7 +270,10 @@ def test_files_of_similar_names_are_left_alone(tmp_path: Path) -> None:
     assert [line.step for line in read_log(str(config.run_folder))] == [0, 1]
 
 
-@pytest.mark.parametrize("name", ["../up", "a/b", "..", ".hidden", "", "a\0b", "-rf", "long" * 100])
+@pytest.mark.parametrize(
+    "name",
+    ["../up", "a/b", "..", ".hidden", "", "a\0b", "-rf", "*", "[x]", "$HOME", "a:b", "<b>", "long" * 100],
+)
 def test_no_name_leads_out_of_the_folder(name: str, tmp_path: Path) -> None:
     folder = tmp_path / "runs"
     with pytest.raises(SettingError):
@@ -278,7 +281,7 @@ def test_no_name_leads_out_of_the_folder(name: str, tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} <= {"runs"}
 
 
-@pytest.mark.parametrize("name", ["with space", "*", "[x]", "$HOME", "a:b", "é", "<b>"])
+@pytest.mark.parametrize("name", ["with space", "é", "a+b=c"])
 def test_odd_names_are_only_names(name: str, tmp_path: Path) -> None:
     config = replace(SMALL, folder=str(tmp_path), name=name)
     write_steps(config, 0, 1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import logging
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +21,7 @@ from torch import Tensor
 from distlab.errors import SettingError
 from distlab.train.checkpoint import Checkpoint, CheckpointError, Checkpoints
 from distlab.train.checkpoint.folder import Folder
+from distlab.train.checkpoint.record import MARK_BYTES, _checksum
 from tests.train.checkpoint.states import COLUMNS, ROWS, blank_like, equal, leftovers, make_state
 
 ALL_OPTIONS = [
@@ -111,7 +113,7 @@ def test_an_incremental_save_writes_what_has_changed(tmp_path: Path) -> None:
 def test_the_last_ones_saved_are_kept_and_nothing_else_is_touched(tmp_path: Path) -> None:
     (tmp_path / "log.jsonl").write_text("a log")
     (tmp_path / "step_1.ckpt").mkdir()
-    (tmp_path / "step_1.ckpt" / "half").write_text("of a save that was cut")
+    (tmp_path / "step_1.ckpt" / f".{'0' * 32}.part").write_text("of a save that was cut")
     (tmp_path / "step_one.json").write_text("not ours")
     checkpoints = Checkpoints(tmp_path, keep=2)
     for step in (10, 20, 30):
@@ -134,6 +136,81 @@ def test_the_last_ones_saved_are_kept_and_nothing_else_is_touched(tmp_path: Path
         "step_one.json",
     ]
     assert not leftovers(Folder(tmp_path)) - {"log.jsonl", "step_one.json"}
+
+
+def test_files_of_other_names_in_our_folders_are_not_ours(tmp_path: Path) -> None:
+    theirs = ["step_1.ckpt/notes.txt", "step_1.ckpt/sub/a", "objects/mine", ".mine.part", "step_1.json"]
+    for name in theirs:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("mine")
+    theirs.remove("step_1.json")
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    for step in (2, 3):
+        checkpoints.save(step, make_state(step))
+    for name in theirs:
+        assert (tmp_path / name).read_text() == "mine"
+
+
+def reforge(path: Path, change: Callable[[dict[str, Any]], Any]) -> None:
+    """Change what a mark says, and make its checksum right again."""
+    document = json.loads(path.read_text())
+    change(document)
+    del document["sha256"]
+    path.write_text(json.dumps(document | {"sha256": _checksum(document)}))
+
+
+@pytest.mark.parametrize(
+    "ours",
+    [
+        *[{"serial": value} for value in ("x", None, True, -1)],
+        *[{"files": value} for value in ({}, 5, ["a"], {"../x": 1}, {"step_2.ckpt/x.metadata": 1})],
+        *[{"kind": value} for value in ("full", "other", [])],
+        *[{"model": 5}, {"model": {"a": 1}}, {"world_size": "x"}, {"torch": 2}, {"extra": 1}, 5, None],
+    ],
+    ids=str,
+)
+def test_a_mark_that_no_save_writes_is_passed_over(tmp_path: Path, ours: Any) -> None:
+    small: dict[str, Any] = {"model": {"a": torch.ones(1)}}
+    checkpoints = Checkpoints(tmp_path)
+    for step in (1, 2):
+        checkpoints.save(step, small)
+
+    def change(mark: dict[str, Any]) -> None:
+        mark["checkpoint"] = mark["checkpoint"] | ours if isinstance(ours, dict) else ours
+
+    reforge(tmp_path / "step_2.json", change)
+    found = checkpoints.find("latest")
+    assert found is not None
+    assert found.step == 1
+    checkpoints.save(3, small)
+
+
+def test_a_mark_that_is_deep_or_a_pipe_is_passed_over(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(1, {"model": {"a": torch.ones(1)}})
+    (tmp_path / "step_2.json").write_text("[" * 100_000)
+    os.mkfifo(tmp_path / "step_9.json")
+    with (tmp_path / "step_3.json").open("wb") as file:
+        file.truncate(MARK_BYTES + 1)
+    (tmp_path / "step_٣.json").write_text("")
+    assert checkpoints.steps() == [1, 2, 3, 9]
+    found = checkpoints.find("latest")
+    assert found is not None
+    assert found.step == 1
+
+
+@pytest.mark.parametrize("name", ["²", "step_²", "9" * 5000, "step_" + "9" * 5000, "a\0b", "a\ud800"])
+def test_what_names_no_checkpoint_is_one_sentence(tmp_path: Path, name: str) -> None:
+    with pytest.raises(SettingError, match="names no checkpoint"):
+        Checkpoints(tmp_path).find(name)
+
+
+def test_a_search_goes_no_deeper_than_checkpoints_lie(tmp_path: Path) -> None:
+    deep = tmp_path / "a" / "b" / "c"
+    deep.mkdir(parents=True)
+    (deep / "file").write_text("")
+    (tmp_path / "a" / "file").write_text("")
+    assert Folder(tmp_path).names() == ["a/file"]
 
 
 def flip_bit(path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import stat
 import uuid
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
@@ -93,6 +94,7 @@ class Folder:
         """Raise Damage unless `name`, a file from `put`, has `size` bytes and the content it is named by."""
         self._sound.discard(name)
         with _unreadable_is_damage(name):
+            self._refuse_special(name)
             found = self._fs.size(self._path(name))
             if found != size:
                 raise Damage(f"{name} has {found} bytes of {size}")
@@ -107,15 +109,19 @@ class Folder:
         _compare(name, hashlib.sha256(content).hexdigest())
         return content
 
-    def read(self, name: str) -> bytes:
-        """The content of any file, unchecked; Damage where it is missing or cannot be read."""
+    def read(self, name: str, most: int | None = None) -> bytes:
+        """The content of any file, unchecked; Damage where it is missing, cannot be read or has over `most` bytes."""
         with _unreadable_is_damage(name):
+            self._refuse_special(name)
+            if most is not None and (size := self._fs.size(self._path(name))) > most:
+                raise Damage(f"{name} has {size} bytes; expected at most {most}")
             content: bytes = self._fs.cat_file(self._path(name))
         return content
 
     def names(self) -> list[str]:
-        """Every file at any depth; none where the folder does not exist."""
-        return sorted(path.removeprefix(f"{self._root}/") for path in self._fs.find(self._root))
+        """Every file of the folder and of the folders in it; none where the folder does not exist."""
+        found = self._fs.find(self._root, maxdepth=2)
+        return sorted(path.removeprefix(f"{self._root}/") for path in found)
 
     def remove(self, names: list[str]) -> None:
         """Remove files, and the folders that are empty without them."""
@@ -129,6 +135,11 @@ class Folder:
                 with contextlib.suppress(OSError):  # not empty
                     os.rmdir(parent)
                     self._unsynced ^= {parent, self._root}
+
+    def _refuse_special(self, name: str) -> None:
+        """Damage for a pipe or a device, which can be read without an end."""
+        if self._local and not stat.S_ISREG(os.stat(self._path(name)).st_mode):
+            raise Damage(f"{name} cannot be read (it is not a regular file)")
 
     def _path(self, name: str) -> str:
         return f"{self._root}/{name}"

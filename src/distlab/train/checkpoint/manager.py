@@ -43,7 +43,7 @@ from distlab.train.checkpoint.storage import (
 __all__ = ["Checkpoint", "CheckpointError", "Checkpoints"]
 
 T = TypeVar("T")
-NAME = re.compile(r"step_(\d+)(?:\.ckpt|\.json)?")
+NAME = re.compile(r"step_([0-9]{1,18})(?:\.ckpt|\.json)?")
 log = logging.getLogger(__name__)
 
 
@@ -253,10 +253,13 @@ class Checkpoints:
         """The folder that a name given to `find` lies in, and the step (None: the latest)."""
         if name == "latest":
             return self._folder.url, None
-        if name.isdigit():
-            return self._folder.url, int(name)
         parent, _, last = name.rstrip("/").rpartition("/")
-        match = NAME.fullmatch(last)
+        match = NAME.fullmatch(last if parent or last.startswith("step_") else f"step_{last}")
+        number = last.startswith("step_") or (name.isdigit() and match is None)
+        if "\0" in name or not _is_text(name) or (number and match is None):
+            raise SettingError(
+                f"{name[:80]!r} names no checkpoint; expected 'latest', 'step_20', '20', or the path of one."
+            )
         if match is None:
             return name, None
         return parent or self._folder.url, int(match[1])
@@ -289,6 +292,15 @@ def _stager() -> DefaultStager:
             use_non_blocking_copy=gpu,
         )
     )
+
+
+def _is_text(name: str) -> bool:
+    """Lone surrogates are no text: no file can have them in its name."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _open(url: str) -> Folder:
@@ -328,7 +340,7 @@ def _candidates(folder: Folder, step: int | None) -> list[Checkpoint]:
         for damage in unreadable.values():
             log.warning("Skipped damaged checkpoint in %s: %s.", folder.url, damage)
         marked = {c.step for c in checkpoints} | set(unreadable)
-        parts = {int(match[1]) for name in names if (match := re.match(r"step_(\d+)\.ckpt/", name))}
+        parts = {int(match[1]) for name in names if (match := re.match(r"step_([0-9]{1,18})\.ckpt/", name))}
         for unfinished in sorted(parts - marked):
             log.warning("Skipped %s/step_%d.ckpt: its save did not finish.", folder.url, unfinished)
         return checkpoints

@@ -11,7 +11,11 @@ from typing import Any, Literal
 from distlab.train.checkpoint.folder import Damage, Folder
 
 Kind = Literal["sharded", "full"]
-MARK = re.compile(r"step_(\d+)\.json")
+MARK = re.compile(r"step_(0|[1-9][0-9]{0,17})\.json")
+MARK_BYTES = 64 * 2**20
+"""A larger file is no mark."""
+FILE = re.compile(r"(step_(?:0|[1-9][0-9]{0,17})\.ckpt|objects)/[0-9a-f]{64}(\.pt|\.metadata)?")
+"""What a checkpoint's files are called; the groups are their folder and their suffix."""
 
 
 @dataclass(frozen=True)
@@ -67,13 +71,17 @@ def read_mark(folder: Folder, step: int) -> Checkpoint:
     """The checkpoint that `step_N.json` marks; Damage where the mark is not as it was written."""
     name = f"step_{step}.json"
     try:
-        document = json.loads(folder.read(name))
+        document = json.loads(folder.read(name, MARK_BYTES))
         checksum = document.pop("sha256")
-    except (ValueError, AttributeError, KeyError, TypeError):
+        fits = checksum == _checksum(document) and document.get("step") == step
+    except (ValueError, AttributeError, KeyError, TypeError, RecursionError):
         raise Damage(f"{name} is not what was written: no whole JSON object with a checksum") from None
-    if checksum != _checksum(document) or document.get("step") != step:
+    if not fits:
         raise Damage(f"{name} is not what was written: its checksum or its step does not fit")
-    ours = document.pop("checkpoint")
+    ours = document.pop("checkpoint", None)
+    wrong = _wrong(ours, step)
+    if wrong:
+        raise Damage(f"{name} is not a mark: {wrong} is missing, or not what a checkpoint has there")
     return Checkpoint(folder_url=folder.url, step=step, info=document, **ours)
 
 
@@ -86,6 +94,36 @@ def read_marks(folder: Folder, names: list[str]) -> tuple[list[Checkpoint], dict
         except Damage as damage:
             damaged[step] = str(damage)
     return sorted(found, key=lambda checkpoint: -checkpoint.serial), damaged
+
+
+def _wrong(ours: Any, step: int) -> str:
+    """The first entry below "checkpoint" that no save writes so; "" where all are right."""
+    names = {"serial", "kind", "world_size", "torch", "model", "files"}
+    if not isinstance(ours, dict) or ours.keys() != names:
+        return "checkpoint"
+    right = {
+        "serial": _is_count(ours["serial"]),
+        "kind": ours["kind"] in ("sharded", "full"),
+        "world_size": _is_count(ours["world_size"]) and ours["world_size"] > 0,
+        "torch": isinstance(ours["torch"], str),
+        "model": isinstance(ours["model"], dict) and all(isinstance(v, str) for v in ours["model"].values()),
+        "files": _are_files(ours["files"], step, ours["kind"]),
+    }
+    return next((f"checkpoint.{name}" for name in right if not right[name]), "")
+
+
+def _are_files(files: Any, step: int, kind: str) -> bool:
+    if not isinstance(files, dict) or not all(map(_is_count, files.values())):
+        return False
+    matches = [FILE.fullmatch(name) for name in files]
+    if not all(match and match[1] in ("objects", f"step_{step}.ckpt") for match in matches):
+        return False
+    suffixes = {match[2] for match in matches if match}
+    return ".metadata" in suffixes and (kind != "full" or ".pt" in suffixes)
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and value >= 0
 
 
 def _checksum(document: dict[str, Any]) -> str:

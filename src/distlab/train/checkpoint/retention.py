@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 
 from distlab.train.checkpoint.folder import Folder
-from distlab.train.checkpoint.record import read_marks
+from distlab.train.checkpoint.record import FILE, read_marks
 
-OURS = re.compile(r"step_(\d+)\.ckpt/.*|objects/.*|\..*\.part")
-"""Files that checkpoints alone write; whatever else lies in the folder is left alone."""
+PART = re.compile(r"((step_[0-9]+\.ckpt|objects)/)?\.[0-9a-f]{32}\.part|\.probe\.part")
+"""Files that a crash left half written. These and FILE are what checkpoints alone write: whatever else lies in
+the folder, or in the folders in it, is left alone."""
 
 
 def prune(folder: Folder, keep: int, damaged: set[str]) -> None:
@@ -24,13 +25,19 @@ def prune(folder: Folder, keep: int, damaged: set[str]) -> None:
     kept = [c for c in checkpoints if c.url not in damaged][:keep]
     oldest = min((c.serial for c in kept), default=0)
     first_step = min((c.step for c in kept), default=0)
-    outdated = [c.step for c in checkpoints if c.serial < oldest] + [s for s in unreadable if s < first_step]
+    outdated = [c.step for c in checkpoints if c.serial < oldest] + [
+        # Without files beside it, it may be anyone's.
+        s
+        for s in unreadable
+        if s < first_step and any(n.startswith(f"step_{s}.ckpt/") for n in names)
+    ]
 
     # Marks first: a crash from here on leaves files without a mark, which the next save removes.
     folder.remove([f"step_{step}.json" for step in outdated])
     folder.sync()
     wanted = {file for c in checkpoints if c.serial >= oldest for file in c.files}
     spared = tuple(f"step_{step}.ckpt/" for step in unreadable if step >= first_step)
-    unwanted = [n for n in names if OURS.fullmatch(n) and n not in wanted and not n.startswith(spared)]
+    ours = [n for n in names if FILE.fullmatch(n) or PART.fullmatch(n)]
+    unwanted = [n for n in ours if n not in wanted and not n.startswith(spared)]
     folder.remove(unwanted)
     folder.sync()
