@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import json
 import logging
@@ -17,11 +18,13 @@ import pytest
 import torch
 from fsspec.implementations.memory import MemoryFileSystem
 from torch import Tensor
+from torch.testing._internal.two_tensor import TwoTensor
 
 from distlab.errors import SettingError
 from distlab.train.checkpoint import Checkpoint, CheckpointError, Checkpoints
 from distlab.train.checkpoint.folder import Folder
 from distlab.train.checkpoint.record import MARK_BYTES, _checksum
+from distlab.train.checkpoint.storage import Extent
 from tests.train.checkpoint.states import COLUMNS, ROWS, blank_like, equal, leftovers, make_state
 
 ALL_OPTIONS = [
@@ -427,6 +430,69 @@ def test_values_that_only_a_pickle_could_hold_are_refused(tmp_path: Path, value:
     with pytest.raises(TypeError, match=rf"state\['progress'\]\['x'\].*{where}"):
         checkpoints.save(1, {"progress": {"x": value}})
     assert names(tmp_path) == []
+
+
+def test_a_tensor_made_of_others_is_refused_at_the_first_save(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path)
+    with pytest.raises(SettingError, match=r"state\['optimizer'\]\['m'\] is a .*TwoTensor.*'adamw_8bit'"):
+        checkpoints.save(1, {"optimizer": {"m": TwoTensor(torch.ones(2), torch.ones(2))}})
+    assert names(tmp_path) == []
+
+
+def replace_file(folder: Path, old: str, content: bytes) -> None:
+    """Put other content in a file's place, under its right name, and say so in the mark of step 1."""
+    suffix = Path(old).suffix
+    new = Folder(folder).put("step_1.ckpt", content, suffix)
+
+    def change(mark: dict[str, Any]) -> None:
+        files = mark["checkpoint"]["files"]
+        del files[old]
+        files[new] = len(content)
+
+    reforge(folder / "step_1.json", change)
+
+
+@pytest.mark.parametrize(
+    ("offset", "length", "says"),
+    [
+        (0, 0, "has 16384"),
+        (0, 8, "has 16384"),
+        (-8, 16384, "beyond"),
+        (8, 16384, "beyond"),
+        (8, -8, "beyond"),
+    ],
+)
+def test_an_extent_that_does_not_fit_its_tensor_is_damage(
+    tmp_path: Path, offset: int, length: int, says: str
+) -> None:
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(1, {"model": {"a": torch.ones(4096)}})
+    (path,) = (tmp_path / "step_1.ckpt").glob("*.metadata")
+    metadata = torch.load(path, weights_only=False)
+    ((index, extent),) = metadata.storage_data.items()
+    metadata.storage_data[index] = Extent(extent.file, offset, length)
+    buffer = io.BytesIO()
+    torch.save(metadata, buffer)
+    replace_file(tmp_path, f"step_1.ckpt/{path.name}", buffer.getvalue())
+    found = checkpoints.find()
+    assert found is not None
+    with pytest.raises(CheckpointError, match=says):
+        checkpoints.load(found, {"model": {"a": torch.zeros(4096)}})
+
+
+@pytest.mark.parametrize(("kind", "suffix"), [("sharded", ".metadata"), ("full", ".pt")])
+def test_a_foreign_pickle_is_one_plain_sentence(tmp_path: Path, kind: Any, suffix: str) -> None:
+    checkpoints = Checkpoints(tmp_path, kind=kind)
+    checkpoints.save(1, {"model": {"a": torch.ones(2)}})
+    (path,) = (tmp_path / "step_1.ckpt").glob(f"*{suffix}")
+    buffer = io.BytesIO()
+    torch.save(Path("code"), buffer)
+    replace_file(tmp_path, f"step_1.ckpt/{path.name}", buffer.getvalue())
+    found = checkpoints.find()
+    assert found is not None
+    with pytest.raises(CheckpointError, match=r"it was not loaded$") as caught:
+        checkpoints.load(found, {"model": {"a": torch.zeros(2)}})
+    assert "weights_only" not in str(caught.value)
 
 
 class ReadOnly(MemoryFileSystem):  # type: ignore[misc]

@@ -13,13 +13,20 @@ from torch import Tensor
 from torch.distributed.checkpoint._nested_dict import flatten_state_dict
 from torch.distributed.checkpoint._traverse import set_element
 from torch.distributed.tensor import DTensor
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
+
+from distlab.errors import SettingError
 
 State = dict[str, Any]
 PLAIN = (type(None), bool, int, float, str, bytes, torch.dtype, torch.Size)
 
 
 def refuse_unsafe(state: State) -> None:
-    """TypeError for a value that could be read back only by running what a pickle says."""
+    """TypeError for a value that could be read back only by running what a pickle says.
+
+    SettingError for a tensor made of others, such as the state of an optimizer of 8 bits: it has no bytes of
+    its own to save.
+    """
 
     def look(where: str, value: Any) -> None:
         if isinstance(value, dict):
@@ -30,7 +37,15 @@ def refuse_unsafe(state: State) -> None:
         elif type(value) in (list, tuple):
             for index, child in enumerate(value):
                 look(f"{where}[{index}]", child)
-        elif not isinstance(value, Tensor) and type(value) not in PLAIN:
+        elif isinstance(value, Tensor):
+            local = value.to_local() if isinstance(value, DTensor) else value
+            if is_traceable_wrapper_subclass(local):
+                raise SettingError(
+                    f"{where} is a {type(local).__module__}.{type(local).__name__}, which a checkpoint cannot "
+                    "hold; choose an optimizer whose state is plain tensors (such as 'adamw' in place of "
+                    "'adamw_8bit'), or set checkpoint.every_steps to 0."
+                )
+        elif type(value) not in PLAIN:
             raise TypeError(
                 f"{where} is a {type(value).__module__}.{type(value).__name__}; a checkpoint holds tensors, "
                 "numbers, strings, bytes, None, and lists, tuples and dictionaries of them."

@@ -39,7 +39,7 @@ from torch.distributed.checkpoint.storage import StorageReader, StorageWriter, W
 from torch.futures import Future
 
 from distlab.errors import SettingError
-from distlab.train.checkpoint.folder import Folder
+from distlab.train.checkpoint.folder import Damage, Folder
 
 THREADS = 4
 """Files that one rank writes or reads at the same time: hashing, disk and network overlap."""
@@ -198,8 +198,9 @@ class FileReader(Reader):
 
     def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
         with torch.serialization.safe_globals([*METADATA_CLASSES, Extent]):
-            content = io.BytesIO(self.folder.get(self.metadata_file))
-            metadata: Metadata = torch.load(content, weights_only=True)
+            metadata = _unpickle(self.folder.get(self.metadata_file), self.metadata_file)
+        if not isinstance(metadata, Metadata) or not isinstance(metadata.storage_data, dict):
+            raise Damage(f"{self.metadata_file} does not say what lies where")
         return metadata
 
     def read_data(self, plan: LoadPlan, planner: LoadPlanner) -> Future[None]:
@@ -211,6 +212,8 @@ class FileReader(Reader):
             content = memoryview(self.folder.get(file))
             for item in by_file[file]:
                 extent = self._extent(item)
+                if not 0 <= extent.offset_bytes <= extent.offset_bytes + extent.length_bytes <= len(content):
+                    raise Damage(f"{self.metadata_file} points beyond {file} ({extent})")
                 # A copy, since torch wants memory that may be written to.
                 part = bytearray(content[extent.offset_bytes : extent.offset_bytes + extent.length_bytes])
                 value = io.BytesIO(part) if item.type == LoadItemType.BYTE_IO else self._tensor(item, part)
@@ -221,7 +224,9 @@ class FileReader(Reader):
         return _done(None)
 
     def _extent(self, item: ReadItem) -> Extent:
-        extent: Extent = self.metadata.storage_data[item.storage_index]
+        extent = self.metadata.storage_data.get(item.storage_index)
+        if not isinstance(extent, Extent):
+            raise Damage(f"{self.metadata_file} does not say where {item.storage_index.fqn!r} lies")
         return extent
 
     def _tensor(self, item: ReadItem, content: bytearray) -> Tensor:
@@ -229,9 +234,16 @@ class FileReader(Reader):
         assert isinstance(tensor, TensorStorageMetadata)
         start = item.storage_index.offset
         shape = next(chunk.sizes for chunk in tensor.chunks if start is None or chunk.offsets == start)
+        dtype = tensor.properties.dtype
+        expected = math.prod(shape) * dtype.itemsize
+        if min(shape, default=0) < 0 or len(content) != expected:
+            raise Damage(
+                f"{self.metadata_file} gives {item.storage_index.fqn!r} {len(content)} bytes; "
+                f"{dtype}{list(shape)} has {expected}"
+            )
         if not content:  # a rank's share of a tensor can be empty
-            return torch.empty(shape, dtype=tensor.properties.dtype)
-        return torch.frombuffer(content, dtype=tensor.properties.dtype).reshape(shape)
+            return torch.empty(shape, dtype=dtype)
+        return torch.frombuffer(content, dtype=dtype).reshape(shape)
 
 
 class FullReader(Reader):
@@ -242,8 +254,7 @@ class FullReader(Reader):
         self.file = file
 
     def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
-        content = io.BytesIO(self.folder.get(self.file))
-        state = torch.load(content, weights_only=True, map_location="cpu")
+        state = _unpickle(self.folder.get(self.file), self.file)
         # A plan to save this state says what it holds, in the words that a plan to load needs.
         self.whole = DefaultSavePlanner()
         self.whole.set_up_planner(state, is_coordinator=True)
@@ -295,9 +306,19 @@ class StrictLoadPlanner(DefaultLoadPlanner):
 
     def load_bytes(self, read_item: ReadItem, value: io.BytesIO) -> None:
         # Through torch.save again, as the parent unpickles anything: only plain values pass here.
-        torch.load(value, weights_only=True)
+        _unpickle(value.getbuffer(), repr(read_item.storage_index.fqn))
         value.seek(0)
         super().load_bytes(read_item, value)
+
+
+def _unpickle(content: bytes | memoryview, name: str) -> Any:
+    """What torch.save wrote, if it is tensors and plain values; Damage for any other pickle, which is not run."""
+    try:
+        return torch.load(io.BytesIO(content), weights_only=True, map_location="cpu")
+    except Exception as error:  # torch explains here how to run it all the same
+        raise Damage(
+            f"{name} is not what torch.save makes of tensors and plain values; it was not loaded"
+        ) from error
 
 
 def _done(value: Any) -> Future[Any]:
