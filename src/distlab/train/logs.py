@@ -222,7 +222,7 @@ def _open_regular(path: Path, mode: str, **options: Any) -> IO[Any]:
 def _parse(line: bytes) -> dict[str, Any] | None:
     with suppress(ValueError, RecursionError):
         values = json.loads(line)
-        types = {"step": int, "attempt": int, "run_s": (int, float)}
+        types = {"step": int, "attempt": int, "run_s": int | float}
         if isinstance(values, dict) and all(isinstance(values.get(k), types[k]) for k in types):
             return values
     return None
