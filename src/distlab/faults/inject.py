@@ -20,7 +20,6 @@ from typing import NoReturn
 import fsspec  # type: ignore[import-untyped]
 import psutil
 import torch
-import torch.distributed as dist
 
 from distlab.errors import SettingError
 from distlab.faults.config import Fault
@@ -47,11 +46,16 @@ class Injector:
         """
         self.folder = config.run_folder
         self.delay_s = 0.0
-        _check(config, dist.get_world_size() if dist.is_initialized() else config.world_size)
+        _check(config)
         self.faults = {i: fault for i, fault in enumerate(config.faults) if fault.rank == rank}
         resumed = (
             first or config.resume_from_checkpoint or int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
         )
+        beyond = [fault.rank for fault in config.faults if fault.rank >= config.world_size]
+        if beyond and not resumed:  # a run that goes on may have lost ranks
+            raise SettingError(
+                f"A fault is set for rank {beyond[0]}; there are {config.world_size} ranks, counted from 0."
+            )
         for i in list(self.faults):
             if not resumed:
                 self._forget(i)  # another run of this name left its marks
@@ -151,12 +155,8 @@ def exhaust_memory() -> NoReturn:
         resource.setrlimit(resource.RLIMIT_AS, before)
 
 
-def _check(config: TrainConfig, world_size: int) -> None:
+def _check(config: TrainConfig) -> None:
     for fault in config.faults:
-        if fault.rank >= world_size:
-            raise SettingError(
-                f"A fault is set for rank {fault.rank}; there are {world_size} ranks, counted from 0."
-            )
         if fault.step > config.steps:
             raise SettingError(
                 f"A fault is set for step {fault.step}; the run ends after {config.steps} steps. "
