@@ -21,6 +21,9 @@ PATIENCE_S = 600
 """A drill whose run neither ends nor shows what is waited for has failed after so long."""
 POLL_S = 0.01
 
+LAST_WORDS_S = 5
+"""Time for reading what a launcher that has ended still said; a process it left may hold its output open."""
+
 
 class Launcher:
     """A started command; `kill` it, with all that it started, when the drill is over."""
@@ -48,6 +51,7 @@ class Launcher:
         until = time.monotonic() + PATIENCE_S
         while (found := look()) is None:
             if self.process.poll() is not None:
+                self.reader.join(LAST_WORDS_S)
                 raise DrillError(
                     f"The launcher exited with {self.process.returncode} before {what}.\n{self.tail()}"
                 )
