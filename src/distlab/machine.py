@@ -6,6 +6,7 @@ import importlib.util
 import os
 import platform
 import re
+import socket
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from pathlib import Path
 import psutil
 
 COMMAND_TIMEOUT_S = 20
+LOOPBACK = "127.0.0.1"
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,13 @@ class Hardware:
     memory_bytes: int
     gpus: tuple[Gpu, ...]
     """GPUs visible to this process (CUDA_VISIBLE_DEVICES applied)."""
+
+
+def free_port() -> int:
+    """A TCP port of the loopback that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind((LOOPBACK, 0))
+        return int(probe.getsockname()[1])
 
 
 def cores() -> int:

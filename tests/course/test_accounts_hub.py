@@ -20,7 +20,7 @@ from distlab.course.accounts import cli
 from distlab.course.accounts.roster import import_roster
 from distlab.course.accounts.store import Accounts, ensure_instructor
 from distlab.course.site import Site
-from distlab.course.up import free_port
+from distlab.machine import free_port
 
 ROOT = Path(__file__).parents[2]
 STARTUP_S = 60

@@ -25,7 +25,8 @@ from distlab.course.processes import ProcessId
 from distlab.course.sandbox import Problem, availability
 from distlab.course.site import INSTRUCTORS, Site
 from distlab.course.spawner import SandboxSpawner, SpawnRefused
-from distlab.course.up import free_port, prepare_folders
+from distlab.course.up import prepare_folders
+from distlab.machine import free_port
 
 REPOSITORY = Path(__file__).parents[2]
 NO_LIMITS = Problem("no control group here can hold limits", "run the site as root")

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from distlab.course.site import Site
-from distlab.course.up import free_port
+from distlab.machine import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -12,7 +12,7 @@ from bs4 import BeautifulSoup
 
 from distlab.course.release import source_path, write_labs
 from distlab.course.site import Site
-from distlab.course.up import free_port
+from distlab.machine import free_port
 from tests.site.client import Learner, localhost_names
 from tests.site.running import ROOT, running
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
-from distlab.course.up import free_port
+from distlab.machine import free_port
 from distlab.train.config import DataConfig, ModelConfig, TrainConfig
 from distlab.train.loop import train
 

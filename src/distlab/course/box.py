@@ -43,6 +43,7 @@ from distlab.course.site import (
     INSIDE_SOCKETS,
     Site,
 )
+from distlab.machine import free_port
 
 GRACE_S = 5.0
 """How long a server may take to shut its kernels down before it is killed."""
@@ -226,7 +227,7 @@ class Box:
     async def _start_unprotected(self) -> int:
         """Without a sandbox there is no private loopback: use free ports of the host's in place of its."""
         sockets = os.open(self.spec.site_sockets, os.O_PATH)
-        ports = {INSIDE_SERVER_PORT: _free_port()}
+        ports = {INSIDE_SERVER_PORT: free_port()}
         for inside, name in ((INSIDE_HUB_PORT, "hub.sock"), (INSIDE_EXCHANGE_PORT, "exchange.sock")):
             ports[inside] = await tcp_to_unix(0, f"/proc/self/fd/{sockets}/{name}")
         env = dict(self.spec.env)
@@ -311,12 +312,6 @@ def _listen(path: str) -> socket.socket:
     listener.bind(path)
     listener.listen(128)
     return listener
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def _report(line: dict[str, Any]) -> None:

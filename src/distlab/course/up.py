@@ -28,6 +28,7 @@ from rich.console import Console
 from distlab.course.atomic import write_atomic
 from distlab.course.processes import ProcessId
 from distlab.course.site import Site
+from distlab.machine import free_port
 
 console = Console(stderr=True, highlight=False)
 
@@ -226,13 +227,6 @@ def answers(site: Site) -> bool:
             return bool(json.load(reply).get("version"))
     except (OSError, ValueError):
         return False
-
-
-def free_port() -> int:
-    """A TCP port of the loopback that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _claim_port(site: Site) -> None:

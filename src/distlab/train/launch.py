@@ -31,12 +31,11 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, P
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from distlab.errors import LaunchError, SettingError
-from distlab.machine import cores
+from distlab.machine import LOOPBACK, cores
 from distlab.train.rank import FAILURE, JOB, RESULT, Failure, Job
 
 T = TypeVar("T")
 
-LOOPBACK = "127.0.0.1"
 AGENT_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 STOP_S = 3
 """Seconds that a rank gets to end after a signal before it is killed."""

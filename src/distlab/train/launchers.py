@@ -10,12 +10,12 @@ import os
 import socket
 from typing import TYPE_CHECKING
 
+from distlab.machine import LOOPBACK
 from distlab.train.config import TrainConfig
 
 if TYPE_CHECKING:
     from torch.distributed import Store  # type: ignore[attr-defined]
 
-LOOPBACK = "127.0.0.1"
 RANK_NAMES = ("RANK", "HOROVOD_RANK", "OMPI_COMM_WORLD_RANK")
 """A process that has one of these in its environment was started as a rank: by torch, Horovod, Open MPI."""
 

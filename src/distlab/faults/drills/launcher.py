@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import socket
 import subprocess
 import threading
 import time
@@ -16,7 +15,6 @@ from distlab.faults.drills.report import DrillError
 
 T = TypeVar("T")
 
-LOOPBACK = "127.0.0.1"
 PATIENCE_S = 600
 """A drill whose run neither ends nor shows what is waited for has failed after so long."""
 POLL_S = 0.01
@@ -89,10 +87,3 @@ class Launcher:
         self.process.wait()
         psutil.wait_procs(descendants)
         self.reader.join()
-
-
-def free_port() -> int:
-    """A TCP port of the loopback that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind((LOOPBACK, 0))
-        return int(probe.getsockname()[1])

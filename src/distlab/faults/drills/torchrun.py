@@ -19,9 +19,10 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Literal
 
-from distlab.faults.drills.launcher import LOOPBACK, Launcher, free_port
+from distlab.faults.drills.launcher import Launcher
 from distlab.faults.drills.rank import drill_config
 from distlab.faults.drills.report import Recovery, measure, present, struck_at
+from distlab.machine import LOOPBACK, free_port
 
 FAILED = r"failed \(exitcode: "
 """What an agent logs when it notices that a rank is gone."""

@@ -21,9 +21,10 @@ import torch
 import torch.distributed as dist
 
 from distlab.bench.stamp import Stamp, stamp
+from distlab.machine import LOOPBACK
 from distlab.train.config import TrainConfig
 from distlab.train.data import load_data
-from distlab.train.launch import LOOPBACK, launch
+from distlab.train.launch import launch
 from distlab.train.logs import RunLog
 from distlab.train.models import build_model, gradient_bytes, parameter_count
 from distlab.train.optimizer import learning_rate
