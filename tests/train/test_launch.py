@@ -41,7 +41,7 @@ def _die_on_rank_1(how: str) -> None:
     dist.barrier()
 
 
-def _leave_rank_1_waiting() -> None:
+def _leave_others_waiting_for_rank_0() -> None:
     if dist.get_rank() == 0:
         threading.Event().wait()
     dist.barrier()
@@ -132,9 +132,16 @@ def test_a_rank_that_dies_without_a_word_is_named(how: str, said: str) -> None:
 
 
 def test_a_collective_that_a_rank_misses_ends_in_time() -> None:
-    with pytest.raises(LaunchError, match="did not take part") as caught:
-        launch(_leave_rank_1_waiting, 2, timeout_s=2)
-    assert caught.value.rank == 1
+    """The ranks that fail are those that came; the one to name is the other, and where it hangs."""
+    with pytest.raises(LaunchError) as caught:
+        launch(_leave_others_waiting_for_rank_0, 3, timeout_s=2)
+    assert caught.value.rank == 0
+    said, hung, waited, trace = str(caught.value).split("\n\n")
+    assert said.startswith("Rank 0 of 3 did not take part in a collective. Ranks 1, 2 waited there")
+    assert hung.startswith("Rank 0 was here (innermost call first):\n")
+    assert hung.endswith(" in _leave_others_waiting_for_rank_0"), "no frames of ours, which say nothing"
+    assert re.match(r"Rank [12] waited there: RuntimeError: .*Timed out", waited, re.DOTALL)
+    assert "dist.barrier()" in trace
 
 
 def test_a_result_that_cannot_travel_is_an_error_of_its_rank() -> None:

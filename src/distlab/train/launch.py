@@ -32,13 +32,15 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from distlab.errors import LaunchError, SettingError
 from distlab.machine import LOOPBACK, cores
-from distlab.train.rank import FAILURE, JOB, RESULT, Failure, Job
+from distlab.train.rank import FAILURE, JOB, RESULT, Failure, Job, frames_at_the_end
 
 T = TypeVar("T")
 
 AGENT_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 STOP_S = 3
 """Seconds that a rank gets to end after a signal before it is killed."""
+IN_COLLECTIVE = "/torch/distributed/"
+"""In the path of the code that waits in a collective."""
 
 
 def backend_for(world_size: int) -> str:
@@ -148,7 +150,8 @@ def _first_failure(
 
     A rank that dies without a word (killed, out of memory, `os._exit`) makes its peers raise "connection
     closed": it is the cause. Else it is the rank whose exception came first on the clock they share. A rank
-    that ended by SIGTERM was most likely ended by the agent, because of another.
+    that ended by SIGTERM was most likely ended by the agent, because of another. A collective that timed out
+    fails on the ranks that came to it: the cause is the one that did not, which the agent ends.
     """
     raised: dict[int, Failure] = {}
     for rank in range(world_size):
@@ -156,20 +159,42 @@ def _first_failure(
         if path.exists():
             raised[rank] = pickle.loads(path.read_bytes())
     silent = {rank: failure.exitcode for rank, failure in failures.items() if rank not in raised}
+    first = min(raised, key=lambda r: raised[r].monotonic_ns, default=-1)
+    if raised and raised[first].timed_out and set(silent.values()) <= {-signal.SIGTERM, -signal.SIGKILL}:
+        return _missed_collective(folder, raised, first, world_size)
     rank = min(silent, key=lambda r: silent[r] == -signal.SIGTERM, default=-1)
     if silent and (silent[rank] != -signal.SIGTERM or not raised):
         code = silent[rank]
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with code {code}"
         hint = " The system may have run out of memory." if code == -signal.SIGKILL else ""
         return LaunchError(f"Rank {rank} of {world_size} {how} before it returned.{hint}", rank)
-    rank = min(raised, key=lambda r: raised[r].monotonic_ns)
-    first = raised[rank]
-    if first.setting is not None:
-        return SettingError(first.setting)
-    hint = "\nIt waited for a rank that did not take part in this collective." if first.timed_out else ""
+    failure = raised[first]
+    if failure.setting is not None:
+        return SettingError(failure.setting)
     return LaunchError(
-        f"Rank {rank} of {world_size} failed: {first.summary}{hint}\n\n{first.traceback}", rank
+        f"Rank {first} of {world_size} failed: {failure.summary}\n\n{failure.traceback}", first
     )
+
+
+def _missed_collective(folder: Path, raised: dict[int, Failure], first: int, world_size: int) -> LaunchError:
+    """Name the ranks that did not come to a collective, and say where they were instead."""
+    frames = {rank: frames_at_the_end(folder, rank) for rank in range(world_size) if rank not in raised}
+    # One that waited, too, may have been ended before its own time was up.
+    missing = [rank for rank in frames if IN_COLLECTIVE not in "".join(frames[rank][:1])] or list(frames)
+    waited = _ranks([rank for rank in range(world_size) if rank not in missing])
+    story = f"Rank {first} waited there: {raised[first].summary}\n\n{raised[first].traceback}"
+    if not missing:
+        said = f"{waited} waited until time was up: not in the same collective, or not at the same time."
+        return LaunchError(f"{said}\n\n{story}", first)
+    for rank in reversed(missing):
+        if frames[rank]:
+            story = f"Rank {rank} was here (innermost call first):\n" + "\n".join([*frames[rank], "", story])
+    said = f"{_ranks(missing)} of {world_size} did not take part in a collective."
+    return LaunchError(f"{said} {waited} waited there until time was up.\n\n{story}", missing[0])
+
+
+def _ranks(numbers: list[int]) -> str:
+    return ("Rank " if len(numbers) == 1 else "Ranks ") + ", ".join(map(str, numbers))
 
 
 def _cell_lines() -> dict[str, list[str]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import faulthandler
 import io
 import linecache
 import os
@@ -25,6 +26,7 @@ from distlab.errors import SettingError
 JOB = "job.pkl"
 RESULT = "result-{}.pkl"
 FAILURE = "failure-{}.pkl"
+STACK = "stack-{}.txt"
 
 JOIN_S = 120
 PR_SET_PDEATHSIG = 1
@@ -71,6 +73,9 @@ def main(folder: Path) -> int:
     (folder / FAILURE.format(rank)).unlink(missing_ok=True)  # of an attempt before this one
     job: Job = pickle.loads((folder / JOB).read_bytes())
     _die_with(job.parent)
+    # The agent ends a rank that hangs by SIGTERM: where it hung is what a person wants to know.
+    stack = (folder / STACK.format(rank)).open("w")
+    faulthandler.register(signal.SIGTERM, file=stack, all_threads=False, chain=True)
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # a rank that waits in a collective must end at once, too
     os.environ["OMP_NUM_THREADS"] = str(job.threads)
     use_loopback()
@@ -87,6 +92,17 @@ def main(folder: Path) -> int:
         _write(folder / FAILURE.format(rank), pickle.dumps(failure))
         return 1
     return 0
+
+
+def frames_at_the_end(folder: Path, rank: int) -> list[str]:
+    """The function's frames when SIGTERM ended this rank, innermost first; none where it ended otherwise."""
+    stack = folder / STACK.format(rank)
+    lines = stack.read_text().splitlines() if stack.exists() else []
+    return [
+        line
+        for line in lines
+        if line.startswith("  File") and f'"{__file__}"' not in line and "runpy" not in line
+    ]
 
 
 def use_loopback() -> None:
