@@ -31,6 +31,9 @@ StrategyName = Literal[
     "tensorflow",
 ]
 
+COLLECTIVE_TIMEOUT_S = 300
+"""How long a rank of `distlab train` waits in a collective for the others."""
+
 NAME = re.compile(r"\w[\w .+=-]*")
 """A run's name is a folder's, also in a URL."""
 
@@ -81,7 +84,7 @@ class OptimizerConfig:
     """One kernel per operation and parameter, per operation for many parameters, or one for all of it.
 
     adamw_8bit has plain alone, adafactor no fused."""
-    learning_rate: float = 0.1
+    learning_rate: float = 0.02
     momentum: float = 0.9
     """Of SGD."""
     weight_decay: float = 0.0

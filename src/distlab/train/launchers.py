@@ -1,7 +1,7 @@
 """What a launcher leaves to be done before its processes are the ranks of a process group.
 
-torchrun, `deepspeed` and `accelerate launch` set RANK, WORLD_SIZE and an address, and torch does the rest.
-Horovod and MPI tell ranks to their own libraries only.
+torchrun, `deepspeed` and `accelerate launch --multi_gpu` set RANK, WORLD_SIZE and an address, and torch does the
+rest. Horovod and MPI tell ranks to their own libraries only.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import os
 import socket
 from typing import TYPE_CHECKING
 
+from distlab.errors import SettingError
 from distlab.machine import LOOPBACK
 from distlab.train.config import TrainConfig
 
@@ -23,6 +24,18 @@ RANK_NAMES = ("RANK", "HOROVOD_RANK", "OMPI_COMM_WORLD_RANK")
 def is_rank() -> bool:
     """Was this process started as one of many by a launcher?"""
     return any(name in os.environ for name in RANK_NAMES)
+
+
+def refuse_lone_process() -> None:
+    """SettingError in a process that `accelerate launch` starts alone, for whatever `--num_processes` says.
+
+    It does so with `--cpu`, and without GPUs where it is not told `--multi_gpu` (accelerate 1.15).
+    """
+    if "ACCELERATE_MIXED_PRECISION" in os.environ and not is_rank():
+        raise SettingError(
+            "RANK is not set: accelerate launch started this process alone, whatever its --num_processes is; give "
+            "it --multi_gpu, which works without a GPU, too, or use `distlab train` or torchrun."
+        )
 
 
 def join_horovod(config: TrainConfig) -> Store:

@@ -7,6 +7,7 @@ alone in any process. With `checkpoint.every_steps` it saves, resumes exactly, a
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any
 
@@ -18,6 +19,7 @@ from distlab.train.config import TrainConfig
 from distlab.train.data import Dataset, fingerprint, load_data
 from distlab.train.interrupt import Interrupt
 from distlab.train.launch import device
+from distlab.train.lock import only_run
 from distlab.train.logs import RunLog
 from distlab.train.models import build_model, gradient_bytes, parameter_count
 from distlab.train.optimizer import learning_rate
@@ -35,10 +37,8 @@ def train(config: TrainConfig) -> TrainResult:
     SettingError for a configuration that cannot run here; no log and no checkpoint has been touched then.
     """
     with Trainer(config) as trainer:
-        for step in range(trainer.first, config.steps):
-            trainer.step(step)
-            if trainer.stopped:
-                break
+        for _ in trainer.steps():
+            pass
         return trainer.result()
 
 
@@ -55,15 +55,18 @@ class Trainer:
         self.strategy.prepare(model)
         self.plan = BatchPlan(self.training, config.data, config.seed)
         self.strategy.rehearse(self._batch(0)[0])
-        self.saving = Saving(config, self.strategy, fingerprint(self.training))
-        self.first = self.saving.resume()
-        if self.first == 0:
-            seed_random_state(config.seed, 0, self.strategy.data_rank)
-        self.faults = Injector(config, self.strategy.rank, self.first)
+        with ExitStack() as context:
+            context.enter_context(only_run(config))
+            self.saving = Saving(config, self.strategy, fingerprint(self.training))
+            self.first = self.saving.resume()
+            if self.first == 0:
+                seed_random_state(config.seed, 0, self.strategy.data_rank)
+            self.faults = Injector(config, self.strategy.rank, self.first)
+            self.context = context.pop_all()
         self.stopped = False
 
     def __enter__(self) -> Trainer:
-        with ExitStack() as context:
+        with self.context as context:
             self.interrupt = context.enter_context(Interrupt(self.saving.enabled))
             log = context.enter_context(RunLog(self.config, self.strategy, self.first))
             self.reports = Reports(self.strategy, log)
@@ -74,6 +77,14 @@ class Trainer:
         self.context.__exit__(*error)
         if error[0] is None:
             self.strategy.close()
+
+    def steps(self) -> Iterator[int]:
+        """Take the steps that are left, up to the last or to Ctrl-C; yields the number of each that is done."""
+        for step in range(self.first, self.config.steps):
+            self.step(step)
+            yield step
+            if self.stopped:
+                return
 
     def step(self, step: int) -> None:
         """Take optimizer step `step`, report it, and save where a checkpoint is due."""

@@ -29,7 +29,7 @@ import psutil
 
 from distlab.errors import LaunchError, SettingError
 from distlab.machine import cores
-from distlab.train.config import TrainConfig
+from distlab.train.config import COLLECTIVE_TIMEOUT_S, TrainConfig
 from distlab.train.result import TrainResult
 
 OBJECT_STORE_BYTES = 128 * 2**20
@@ -37,7 +37,6 @@ OBJECT_STORE_BYTES = 128 * 2**20
 STOP_S = 5
 """Seconds that Ray's processes get to end before they are killed."""
 START_ATTEMPTS = 3
-COLLECTIVE_TIMEOUT_S = 300
 
 log = logging.getLogger(__name__)
 

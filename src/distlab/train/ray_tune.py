@@ -145,8 +145,7 @@ def _trial(values: dict[str, Any], config: TrainConfig, report_every: int, saves
         with Trainer(config) as trainer:
             if not lineage or (lineage[-1]["trial"], lineage[-1]["settings"]) != (name, values):
                 lineage.append(dataclasses.asdict(Stage(name, trainer.first, values)))
-            for step in range(trainer.first, config.steps):
-                trainer.step(step)
+            for step in trainer.steps():
                 if (step + 1) % report_every and step + 1 < config.steps:
                     continue
                 result = trainer.result()

@@ -21,15 +21,14 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from distlab.errors import SettingError
-from distlab.train.config import TrainConfig, from_yaml
-from distlab.train.launchers import is_rank, join_horovod
+from distlab.train.config import COLLECTIVE_TIMEOUT_S, TrainConfig, from_yaml
+from distlab.train.launchers import is_rank, join_horovod, refuse_lone_process
 
 if TYPE_CHECKING:
     from distlab.train.result import TrainResult
 
 STOP_S = 120
 """Seconds for which Ctrl-C waits for the ranks to end their step and save."""
-COLLECTIVE_TIMEOUT_S = 300
 
 
 def main(args: list[str]) -> int:
@@ -76,6 +75,7 @@ def run(config: TrainConfig) -> TrainResult | None:
     from distlab.train.strategies.options import check_options
 
     check_options(config)
+    refuse_lone_process()
     if config.strategy == "tensorflow":
         from distlab.train.tensorflow import train_tensorflow
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import platform
 import random
+from contextlib import suppress
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,8 @@ import torch
 
 from distlab.bench.stamp import stamp
 from distlab.errors import SettingError
+from distlab.train.checkpoint.folder import Folder
+from distlab.train.checkpoint.record import MARK
 from distlab.train.config import TrainConfig
 from distlab.train.result import StepRecord
 from distlab.train.strategies.base import Strategy
@@ -58,15 +61,14 @@ class Saving:
 
     def resume(self) -> int:
         """Load the wanted checkpoint, if any; return how many optimizer steps lie behind."""
-        if self.checkpoints is None:
-            return 0
         if self.wanted is None:
-            if steps := self.checkpoints.steps():
+            if steps := self._steps_there():
                 raise SettingError(
                     f"{self.config.run_folder} holds checkpoints up to step {steps[-1]}, which a new run would "
                     "overwrite; go on with --resume_from_checkpoint latest, or choose another name."
                 )
             return 0
+        assert self.checkpoints is not None
         found = self.checkpoints.find(self.wanted)
         if found is None and self.wanted != "latest":
             raise SettingError(
@@ -91,6 +93,7 @@ class Saving:
     def save(self, steps: int, last: StepRecord) -> None:
         """Save after `steps` optimizer steps, the last of which is given; in the background if so set."""
         assert self.checkpoints is not None
+        progress = self._progress(steps)
         info = {
             "epoch": last.epoch,
             "step": steps,
@@ -105,16 +108,27 @@ class Saving:
             "hardware": asdict(stamp(self.strategy.device)),
             "world_size": self.strategy.world_size,
             "data": self.data,
-            "random": sorted(_random_state()),
+            "random": sorted(progress["random"][f"rank_{self.strategy.rank}"]),
             "config": self.config.as_dict(),
         }
-        state = self.strategy.state() | {"progress": self._progress(steps)}
+        state = self.strategy.state() | {"progress": progress}
         self.checkpoints.save(steps, state, info)
 
     def finish(self) -> None:
         """Wait until everything is saved."""
         if self.checkpoints is not None:
             self.checkpoints.wait()
+
+    def _steps_there(self) -> list[int]:
+        """Steps of the checkpoints in the run's folder, also where this run would save none."""
+        if self.checkpoints is not None:
+            return self.checkpoints.steps()
+        if self.config.run_folder is None:
+            return []
+        with suppress(ImportError, ValueError, OSError):  # storage that cannot be read: its log will say so
+            names = Folder(self.config.run_folder).names()
+            return sorted(int(match[1]) for name in names if (match := MARK.fullmatch(name)))
+        return []
 
     def _refuse_other_data(self, found: Checkpoint) -> None:
         """SettingError where step k of this run would not take the samples of step k of that one."""

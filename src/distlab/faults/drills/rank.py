@@ -43,8 +43,7 @@ def train_noting(config: TrainConfig) -> None:
     rank, world_size = dist.get_rank(), dist.get_world_size()
     note(config, Event("joined", rank, world_size, time.time()))
     with Trainer(config) as trainer:
-        for step in range(trainer.first, config.steps):
-            trainer.step(step)
+        for step in trainer.steps():
             if step == trainer.first:
                 note(config, Event("stepped", rank, world_size, time.time(), resumed_from=step))
         trainer.result()

@@ -22,7 +22,7 @@ import torch.distributed as dist
 
 from distlab.bench.stamp import Stamp, stamp
 from distlab.machine import LOOPBACK
-from distlab.train.config import TrainConfig
+from distlab.train.config import COLLECTIVE_TIMEOUT_S, TrainConfig
 from distlab.train.data import load_data
 from distlab.train.launch import launch
 from distlab.train.logs import RunLog
@@ -32,8 +32,6 @@ from distlab.train.result import StepRecord, TrainResult
 from distlab.train.sampler import BatchPlan
 from distlab.train.strategies.base import Strategy
 from distlab.train.tensorflow import import_tensorflow, limit_threads
-
-COLLECTIVE_TIMEOUT_S = 300
 
 
 def launch_workers(config: TrainConfig) -> TrainResult | None:
