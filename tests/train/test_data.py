@@ -73,8 +73,8 @@ def test_digits_are_all_there_and_split_once() -> None:
     digits = load_digits()
     assert digits.train_images.shape == (1797 - HELD_OUT, 1, 8, 8)
     assert digits.test_images.shape == (HELD_OUT, 1, 8, 8)
-    assert digits.train_images.min() == 0
-    assert digits.train_images.max() == 1
+    assert digits.train_images.mean() == pytest.approx(0, abs=1e-6)
+    assert digits.train_images.std() == pytest.approx(1, abs=1e-4)
     assert set(digits.train_labels.tolist()) == set(digits.test_labels.tolist()) == set(range(10))
     training, held_out = load_data(CONFIGS["digits"])
     assert training.batch([5])[0].equal(digits.train_images[5:6])
@@ -153,7 +153,7 @@ def test_nine_of_ten_synthetic_tokens_follow_the_rule() -> None:
 @pytest.mark.parametrize(
     ("source", "learning_rate", "steps", "below"),
     [
-        ("digits", 0.2, 100, 0.3),
+        ("digits", 0.02, 100, 0.3),
         ("synthetic images", 0.05, 60, 0.1),
         ("synthetic sequences", 1e-2, 60, 2.5),
         ("text", 1e-2, 50, 3.0),

@@ -73,7 +73,8 @@ def test_an_untrained_model_knows_nothing(config: ModelConfig) -> None:
     shape = inputs.shape if config.kind == "gpt" else (64,)
     targets = torch.randint(classes, shape, generator=torch.Generator().manual_seed(4))
     loss = loss_sum(build_model(config, 0)(inputs), targets) / targets.numel()
-    assert loss.item() == pytest.approx(math.log(classes), rel=0.03)
+    # Logits of variance v add about v / 2; a classifier's features have size 1 and its head's weights make v 1/3.
+    assert loss.item() == pytest.approx(math.log(classes), rel=0.03 if config.kind == "gpt" else 0.08)
 
 
 @pytest.mark.parametrize("config", KINDS, ids=lambda config: config.kind)

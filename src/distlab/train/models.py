@@ -55,6 +55,7 @@ class Classifier(nn.Module):
         super().__init__()
         self.blocks = nn.ModuleDict({str(i): block for i, block in enumerate(blocks)})
         self.head = nn.Linear(features, CLASSES)
+        self.blocks.apply(_initialise)
 
     def forward(self, images: Tensor) -> Tensor:
         """(n, 1, 8, 8) to logits (n, 10)."""
@@ -63,6 +64,18 @@ class Classifier(nn.Module):
             features = block(features)
         logits: Tensor = self.head(features)
         return logits
+
+
+def _initialise(layer: nn.Module) -> None:
+    """Weights with which a layer before a ReLU passes on signals as strong as it gets them.
+
+    Normal, of variance 2 / fan_in (He et al., 2015, arXiv:1502.01852, equation 10). Torch's own, a sixth of that,
+    let the CNN stand still for twenty steps.
+    """
+    if isinstance(layer, nn.Linear | nn.Conv2d):
+        nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+        assert layer.bias is not None
+        nn.init.zeros_(layer.bias)
 
 
 def mlp(width: int) -> Classifier:
