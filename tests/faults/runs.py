@@ -11,9 +11,11 @@ import multiprocessing
 import os
 import pickle
 import signal
+import threading
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
+from multiprocessing.connection import wait
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
@@ -37,6 +39,8 @@ for text, count in zip(TEXTS, (SAMPLES, 8), strict=True):
 
 _forks = multiprocessing.get_context("forkserver")
 _forks.set_forkserver_preload([__name__])
+_reaping = threading.Lock()
+"""Whoever starts a process also asks whether others have ended. An exit code can be read once: by one thread."""
 
 
 def a_config(folder: Path, **settings: Any) -> TrainConfig:
@@ -127,7 +131,8 @@ class Run:
         self.report.parent.mkdir(parents=True, exist_ok=True)
         self.report.unlink(missing_ok=True)
         self.process = ForkServerProcess(target=_run, args=(config, self.report, cut_at, cut_fraction))
-        self.process.start()
+        with _reaping:
+            self.process.start()
 
     def signal(self, number: signal.Signals) -> None:
         assert self.process.pid is not None
@@ -135,8 +140,9 @@ class Run:
 
     def outcome(self, timeout_s: float = 120) -> Outcome:
         """Wait for the end."""
-        self.process.join(timeout_s)
-        code = self.process.exitcode
+        wait([self.process.sentinel], timeout_s)
+        with _reaping:
+            code = self.process.exitcode
         if code is None:
             self.process.kill()
             raise TimeoutError("the run did not end")
