@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -29,6 +30,7 @@ from distlab.train.loop import Trainer, train
 from distlab.train.strategies import build_strategy
 from distlab.train.strategies.deepspeed import DeepSpeed, import_deepspeed
 from tests.train.strategies.equivalence import assert_same, run_cases
+from tests.train.strategies.fake_ranks import gradient_collectives
 from tests.train.strategies.test_pairwise import pairs
 
 pytestmark = pytest.mark.skipif(
@@ -80,7 +82,7 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
 
 def _on_ranks(folder: Path) -> dict[str, Any]:
     torch.manual_seed(dist.get_rank())
-    found: dict[str, Any] = {"exact": {}, "held": {}, "overflow": {}}
+    found: dict[str, Any] = {"exact": {}, "held": {}, "overflow": {}, "sent": {}}
     for memory in MEMORY:
         dropout = replace(WHOLE, memory=memory, model=replace(WHOLE.model, dropout=0.1))
         found["exact"][memory] = _same_in_two_parts(dropout, folder)
@@ -88,6 +90,7 @@ def _on_ranks(folder: Path) -> dict[str, Any]:
     _losses(_first_half(_with_stage(2), folder, "from_ranks"))
     for stage in range(4):
         found["held"][stage] = _elements_held(_with_stage(stage))
+        found["sent"][stage] = _collectives(_with_stage(stage))
         if stage:
             found["overflow"][stage] = _overflow(_with_stage(stage, "fp16"))
     return found
@@ -123,12 +126,33 @@ def test_a_stage_keeps_what_it_says_on_every_rank(ranks: list[dict[str, Any]]) -
         assert weights / 2 <= rank["held"][3][0] < 1.05 * weights / 2
 
 
+def test_gradients_travel_once_per_step_up_to_stage_1(ranks: list[dict[str, Any]]) -> None:
+    """In one bucket. With three micro-batches as with one, or three times."""
+    for rank in ranks:
+        for stage, (accumulates_without_sync, counts) in rank["sent"].items():
+            times = 1 if accumulates_without_sync else 3
+            name = "reduce_scatter_base" if stage == 3 else "allreduce"
+            assert accumulates_without_sync == (stage < 2)
+            assert [count[name] for count in counts] == [1, times], stage
+            assert stage == 3 or [count.total() for count in counts] == [1, times]
+
+
 def test_an_overflow_leaves_the_step_out_on_all_ranks(ranks: list[dict[str, Any]]) -> None:
     for rank in ranks:
         for stage, (applied, factor, weights_before, weights_after) in rank["overflow"].items():
             assert applied == [False, True], stage
             assert factor == TOO_LARGE / 2
             assert weights_before == weights_after
+
+
+def _collectives(config: TrainConfig) -> tuple[bool, list[Counter[str]]]:
+    """What the strategy says of accumulation, and what it sends for one micro-batch and for three."""
+    strategy = build_strategy(config, torch.device("cpu"))
+    counts = [
+        gradient_collectives(replace(config, data=replace(config.data, micro_batches=micro_batches)))
+        for micro_batches in (1, 3)
+    ]
+    return strategy.accumulates_without_sync, counts
 
 
 TOO_LARGE = 2.0**40

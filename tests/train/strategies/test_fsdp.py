@@ -13,9 +13,8 @@ from distlab.train.config import (
 from distlab.train.mesh import local
 from distlab.train.models import build_model, parameter_count
 from distlab.train.optimizer import optimizer_bytes
-from distlab.train.strategies.base import Batch
 from distlab.train.strategies.fsdp import FSDP
-from tests.train.strategies.fake_ranks import Collectives, fake_ranks
+from tests.train.strategies.fake_ranks import fake_ranks, gradient_collectives
 from tests.train.strategies.weights import TEXT, assert_equal_to_one_process
 
 CPU = torch.device("cpu")
@@ -57,12 +56,10 @@ def test_a_rank_holds_its_share_of_weights_gradients_and_optimizer_state() -> No
 def test_how_often_weights_are_gathered_and_gradients_sent(reshard: bool) -> None:
     config = replace(TEXT, strategy="fsdp", memory=MemoryConfig(reshard=reshard))
     blocks, micro_batches = config.model.layers, config.data.micro_batches
+    assert micro_batches == 3
     with fake_ranks(2):
-        strategy = FSDP(config, CPU)
-        strategy.prepare(build_model(config.model, config.seed))
-        tokens = torch.zeros(1, 4, dtype=torch.int64)
-        with Collectives() as seen:
-            strategy.gradients(Batch([(tokens, tokens)] * micro_batches, 24, learning_rate=0.1))
+        counts = gradient_collectives(config)
     # Each block once forward; once more backward, if it was dropped in between; the rest of the model once.
     gathers = micro_batches * ((2 if reshard else 1) * blocks + 1)
-    assert seen.counts == {"allgather_base": gathers, "reduce_scatter_base": blocks + 1}
+    assert FSDP.accumulates_without_sync  # gradients travel after the last micro-batch alone
+    assert counts == {"allgather_base": gathers, "reduce_scatter_base": blocks + 1}

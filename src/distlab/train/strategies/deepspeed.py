@@ -197,7 +197,7 @@ class DeepSpeed(Strategy):
 
 
 def import_deepspeed(device: torch.device) -> Any:
-    """The package, told which device to use, and not to compile anything."""
+    """The package, told which device to use, what it can do, and not to compile anything."""
     os.environ.setdefault("DS_ACCELERATOR", device.type)
     try:
         import deepspeed  # type: ignore[import-not-found,import-untyped,unused-ignore]
@@ -206,6 +206,9 @@ def import_deepspeed(device: torch.device) -> Any:
             "strategy is 'deepspeed', which is not installed; install it with `pip install deepspeed==0.19.8`, "
             "or choose another strategy, such as 'fsdp'."
         ) from None
+    if device.type == "cpu":
+        # It asks for CPUs with fp16 instructions (AVX512-FP16, AMX); torch computes in fp16 on all others, too.
+        deepspeed.accelerator.get_accelerator().is_fp16_supported = lambda: True
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)  # it warns of every optimizer that is not its own
     warnings.filterwarnings("ignore", "`torch.distributed", FutureWarning)  # names that it calls
