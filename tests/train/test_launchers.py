@@ -1,4 +1,4 @@
-"""The same file of settings, started by each launcher: the same training on the same number of ranks."""
+"""The same file of settings, started by each launcher: the same training, on as many ranks as the launcher says."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ from distlab.machine import free_port
 from distlab.train.config import DataConfig, ModelConfig, TrainConfig
 from distlab.train.loop import train
 
-CONFIG = TrainConfig(model=ModelConfig(width=24), data=DataConfig(global_batch=100), steps=5, world_size=2)
+# The file says 3 ranks, each launcher 2: who does not listen to the launcher is found out.
+CONFIG = TrainConfig(model=ModelConfig(width=24), data=DataConfig(global_batch=100), steps=5, world_size=3)
 RUN = ["-m", "distlab.train", "--config", "run.yaml", "--json"]
 LAUNCHERS = {
-    "distlab": ["distlab", "train", *RUN[2:]],
+    "distlab": ["distlab", "train", "--world_size=2", *RUN[2:]],
     "torchrun, c10d": [
         *("torchrun", "--nproc_per_node=2", "--rdzv_backend=c10d", "--rdzv_endpoint=127.0.0.1:0"),
         *RUN,
@@ -30,7 +31,10 @@ LAUNCHERS = {
         *("torchrun", "--nproc_per_node=2", "--rdzv_backend=static", "--master_port={port}"),
         *RUN,
     ],
-    "accelerate": ["accelerate", "launch", "--cpu", "--num_processes=2", *RUN],
+    "accelerate": [
+        *("accelerate", "launch", "--multi_gpu", "--num_processes=2", "--main_process_port={port}"),
+        *RUN,
+    ],
     "deepspeed": ["deepspeed", "--num_gpus=2", "--master_port={port}", "--module", *RUN[1:]],
 }
 
@@ -68,6 +72,15 @@ def test_every_launcher_starts_the_same_run(name: str, folder: Path, wanted: flo
     assert result["world_size"] == 2
     assert result["steps"] == CONFIG.steps
     assert result["loss"] == pytest.approx(wanted, abs=1e-5)
+
+
+def test_a_launcher_that_starts_one_process_for_two_is_refused(folder: Path) -> None:
+    """Without --multi_gpu accelerate tells its only process nothing of others."""
+    done = _run(["accelerate", "launch", "--cpu", "--num_processes=2", *RUN], folder)
+    assert done.returncode != 0
+    assert "distlab train: RANK is not set: accelerate launch started this process alone" in done.stderr
+    assert "--multi_gpu" in done.stderr
+    assert done.stdout == ""
 
 
 def _summary(output: str) -> dict[str, Any]:
