@@ -20,6 +20,7 @@ import torch
 from distlab.errors import SettingError
 from distlab.faults.config import Fault
 from distlab.train import logs
+from distlab.train.checkpoint.folder import Folder
 from distlab.train.config import (
     CheckpointConfig,
     DataConfig,
@@ -158,12 +159,22 @@ def test_an_attempt_from_the_start_counts_as_one(tmp_path: Path, monkeypatch: py
     assert lines[0].run_s > spent_s
 
 
-def test_a_new_run_of_the_same_name_starts_afresh(tmp_path: Path) -> None:
+def test_a_new_run_of_the_same_name_sets_the_old_log_aside(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     config = replace(SMALL, folder=str(tmp_path))
-    write_steps(config, 0, 5)
-    write_steps(config, 0, 1)
-    lines = read_log(str(config.run_folder))
-    assert [(line.step, line.attempt) for line in lines] == [(0, 0), (1, 0)]
+    run = tmp_path / "run"
+    for i, loss in enumerate((1.0, 2.0, 3.0), 1):
+        write_steps(config, 0, i, loss=loss)
+    for folder, i in (("log.1", 1), ("log.2", 2), ("log", 3)):
+        (run / folder).rename(tmp_path / "log")
+        read = [(line.step, line.loss, line.attempt) for line in read_log(str(tmp_path))]
+        assert read == [(step, float(i), 0) for step in range(i + 1)]
+        (tmp_path / "log").rename(run / folder)
+    assert f"earlier run named run is now in {run}/log.2" in capsys.readouterr().err
+    (run / "log/rank_0.jsonl").write_text("")  # it never made a step
+    write_steps(config, 0, 0)
+    assert not (run / "log.3").exists()
 
 
 def test_ranks_that_are_gone_leave_no_later_lines(tmp_path: Path) -> None:
@@ -321,6 +332,13 @@ def test_the_log_of_a_run_in_an_object_store_is_copied_there(
         raise RuntimeError("a failure copies, too")
     lines = read_log(str(config.run_folder))
     assert [(line.step, line.attempt) for line in lines] == [(0, 0), (1, 0), (2, 1)]
+    third_machine = tmp_path / "third"
+    third_machine.mkdir()
+    monkeypatch.chdir(third_machine)
+    write_steps(config, 0, 1)
+    assert [(line.step, line.attempt) for line in read_log(str(config.run_folder))] == [(0, 0), (1, 0)]
+    aside = Folder(f"{config.run_folder}/log.1")
+    assert [json.loads(line)["step"] for line in aside.read("rank_0.jsonl").splitlines()] == [0, 1, 2]
 
 
 # --- TensorBoard, Weights & Biases ---

@@ -2,7 +2,8 @@
 
 A line is with the operating system before the next step is logged: it survives the process, however that ends.
 A run that resumes cuts what lies beyond its checkpoint and goes on appending, so that a file read in order has
-each step once. The fields, and how to read them: records.py.
+each step once. A new run of the same name sets the log that it finds aside, as `log.1` and so on. The fields, and
+how to read them: records.py.
 
 Object stores cannot append. The log of a run in one (`s3://...`) is kept in `runs/<name>/log` of the current
 directory and copied when the run ends or fails; a SIGKILL leaves the copy as it was.
@@ -10,17 +11,21 @@ directory and copied when the run ends or fails; a SIGKILL leaves the copy as it
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import mmap
 import os
 import stat
+import sys
 import time
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
+
+import torch.distributed as dist
 
 from distlab.bench.stamp import stamp
 from distlab.errors import SettingError
@@ -54,12 +59,18 @@ class RunLog:
         self.peak = peak_flops(strategy.device, config.memory.precision)
         self.flops = model_flops(config.model) if self.peak else None
         leads = strategy.rank == 0
-        self.folder = _local_folder(config)
+        self.folder = local_folder(config)
         self.file: JsonLines | None = None
         try:
             if self.folder is not None:
                 if self.folder.is_symlink():
                     raise ValueError("it is a link, and what it leads to may be someone else's")
+                if leads and not first_step and not is_resumed(config):
+                    set_aside(self.folder)
+                    if _remote(config):
+                        _set_aside_remote(self._log_url())
+                if dist.is_initialized():
+                    dist.barrier()  # the first rank has cleared the way
                 self.folder.mkdir(parents=True, exist_ok=True)
                 if config.log.jsonl:
                     self.file = self._open(self.folder, first_step)
@@ -105,13 +116,12 @@ class RunLog:
         if _remote(self.config) and not os.path.lexists(path) and first_step:  # begun on another machine
             with suppress(OSError):
                 path.write_bytes(Folder(self._log_url()).read(path.name))
-        restarted = self.config.resume_from_checkpoint or int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
         if self.strategy.rank == 0:  # for ranks that there are no more
             for other in folder.glob("rank_*.jsonl"):
                 rank = rank_of(other.name)
                 if rank is not None and rank >= self.strategy.world_size:
                     cut(other, first_step)
-        return JsonLines(path, first_step, bool(first_step or restarted))
+        return JsonLines(path, first_step, bool(first_step) or is_resumed(self.config))
 
     def _line(self, record: StepRecord, ids: list[list[int]]) -> LogLine:
         run_s = time.perf_counter() - self.started + (self.file.before_s if self.file else 0.0)
@@ -157,14 +167,14 @@ class JsonLines:
     """A file of one JSON object a line, to which a run appends, attempt after attempt."""
 
     def __init__(self, path: Path, first_step: int, resumed: bool) -> None:
-        """Keep the lines before `first_step`; not `resumed`: a new run takes the file over."""
+        """Keep the lines before `first_step`; not `resumed`: this is the first attempt, whatever they say."""
         self.attempt, self.before_s = 0, 0.0
         """Which attempt at the run this is, and the seconds that those before it took."""
         last = cut(path, first_step)
         if resumed and last is not None:
             self.attempt, self.before_s = last["attempt"] + 1, last["run_s"]
         # Line buffering hands each line to the system whole, as it is written.
-        self._file = _open_regular(path, "a", buffering=1, encoding="utf-8")
+        self._file = open_regular(path, "a", buffering=1, encoding="utf-8")
 
     def write(self, line: LogLine) -> None:
         """Append a line. JSON has no nan or infinity: they become null."""
@@ -179,6 +189,34 @@ class JsonLines:
         self._file.close()
 
 
+def is_resumed(config: TrainConfig) -> bool:
+    """Does this process go on with a run that was begun before it, rather than begin one?"""
+    return bool(config.resume_from_checkpoint or int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)))
+
+
+def set_aside(folder: Path) -> None:
+    """Rename the log of an earlier run, if one made a step, to the first of `log.1`, `log.2`... that is free."""
+    steps = [path for path in folder.glob("rank_*.jsonl") if rank_of(path.name) is not None]
+    if not any(path.is_file() and not path.is_symlink() and path.stat().st_size for path in steps):
+        return
+    aside = next(name for i in itertools.count(1) if not os.path.lexists(name := f"{folder}.{i}"))
+    folder.rename(aside)
+    print(f"The log of an earlier run named {folder.parent.name} is now in {aside}.", file=sys.stderr)
+
+
+def _set_aside_remote(url: str) -> None:
+    """The same in an object store, which can only copy and delete."""
+    log = Folder(url)
+    names = log.names()
+    if not any(rank_of(name) is not None for name in names):
+        return
+    aside = next(other for i in itertools.count(1) if not (other := Folder(f"{url}.{i}")).names())
+    for name in names:
+        aside.write(name, log.read(name))
+    log.remove(names)
+    print(f"The log of an earlier run is now in {aside.url}.", file=sys.stderr)
+
+
 def cut(path: Path, first_step: int) -> dict[str, Any] | None:
     """Cut a torn last line and the lines of `first_step` and later ones off a file; return the last whole one.
 
@@ -187,7 +225,7 @@ def cut(path: Path, first_step: int) -> dict[str, Any] | None:
     if not os.path.lexists(path):
         return None
     last: dict[str, Any] | None = None
-    with _open_regular(path, "rb+") as file:
+    with open_regular(path, "rb+") as file:
         if not os.fstat(file.fileno()).st_size:  # nothing to map
             return None
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
@@ -203,7 +241,7 @@ def cut(path: Path, first_step: int) -> dict[str, Any] | None:
     return last
 
 
-def _open_regular(path: Path, mode: str, **options: Any) -> IO[Any]:
+def open_regular(path: Path, mode: str, **options: Any) -> IO[Any]:
     """Open a log. OSError for a link, whose target would be cut and written over, a pipe or a device."""
 
     def opener(name: str, flags: int) -> int:
@@ -239,7 +277,7 @@ def _remote(config: TrainConfig) -> bool:
     return "://" in (config.run_folder or "")
 
 
-def _local_folder(config: TrainConfig) -> Path | None:
+def local_folder(config: TrainConfig) -> Path | None:
     """Where the log is written, if anywhere."""
     if config.run_folder is None:
         return None

@@ -25,6 +25,7 @@ from distlab.machine import LOOPBACK
 from distlab.train.config import COLLECTIVE_TIMEOUT_S, TrainConfig
 from distlab.train.data import load_data
 from distlab.train.launch import launch
+from distlab.train.lock import only_run
 from distlab.train.logs import RunLog
 from distlab.train.models import build_model, gradient_bytes, parameter_count
 from distlab.train.optimizer import learning_rate
@@ -62,7 +63,7 @@ def train(config: TrainConfig) -> TrainResult:
         Strategy, SimpleNamespace(rank=rank, world_size=world_size, data_size=world_size, device=device)
     )
     steps: list[StepRecord] = []
-    with RunLog(config, place, first_step=0) as log:
+    with only_run(config), RunLog(config, place, first_step=0) as log:
         for step in range(config.steps):
             started = time.perf_counter()
             ids = plan.share(plan.global_batch(step), world_size, rank)
