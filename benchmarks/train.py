@@ -1,7 +1,8 @@
 """What `distlab.train` costs beside a bare torch loop, Accelerate and Lightning Fabric doing the same.
 
 "The same": two ranks, the same model and data, every step the loss averaged over the ranks and written as a
-line of JSON. The bare loop leaves that out and keeps its losses in a list.
+line of JSON. The bare loop leaves that out and keeps its losses in a list. On CPUs, where two ranks of any of them
+have equal devices.
 """
 
 from __future__ import annotations
@@ -41,7 +42,9 @@ def _overhead(strategy: str, peers: tuple[str, ...]) -> list[Result]:
     from distlab.train.launch import launch
 
     with tempfile.TemporaryDirectory() as folder:
-        times = launch(_measure, 2, strategy, peers, folder, threads_per_rank=1, timeout_s=120)[0]
+        times = launch(
+            _measure, 2, strategy, peers, folder, backend="gloo", threads_per_rank=1, timeout_s=120
+        )[0]
     ours = times[0]
     rows = []
     for peer, theirs in zip(peers, times[1:], strict=True):
@@ -107,6 +110,13 @@ def _own_model(trainer: Any) -> Any:
     return build_model(trainer.config.model, trainer.config.seed)
 
 
+def _sgd(trainer: Any, model: Any) -> Any:
+    import torch
+
+    config = trainer.config.optimizer
+    return torch.optim.SGD(model.parameters(), config.learning_rate, config.momentum, foreach=True)
+
+
 def _sampled(trainer: Any, step: int) -> tuple[Any, Any]:
     """This rank's samples of a step, by the same plan: what is compared is training."""
     [ids] = trainer.plan.share(trainer.plan.global_batch(step), 2, trainer.strategy.rank)
@@ -115,7 +125,6 @@ def _sampled(trainer: Any, step: int) -> tuple[Any, Any]:
 
 
 def _bare(trainer: Any, log: TextIO) -> Callable[[int], None]:
-    import torch
     from torch.distributed.fsdp import fully_shard
     from torch.nn.functional import cross_entropy
     from torch.nn.parallel import DistributedDataParallel
@@ -127,7 +136,7 @@ def _bare(trainer: Any, log: TextIO) -> Callable[[int], None]:
         for block in model.blocks.values():
             fully_shard(block)
         fully_shard(model)
-    optimizer = torch.optim.SGD(model.parameters(), 0.1, 0.9, foreach=True)
+    optimizer = _sgd(trainer, model)
     losses = []
 
     def step(number: int) -> None:
@@ -142,19 +151,18 @@ def _bare(trainer: Any, log: TextIO) -> Callable[[int], None]:
 
 
 def _accelerate(trainer: Any, log: TextIO) -> Callable[[int], None]:
-    import torch
     from accelerate import Accelerator
     from torch.nn.functional import cross_entropy
 
-    accelerator = Accelerator(cpu=not torch.cuda.is_available())
+    accelerator = Accelerator(cpu=True)
     if accelerator.num_processes != 2:
         raise RuntimeError(f"Accelerate sees {accelerator.num_processes} processes, not 2.")
     model = _own_model(trainer)
-    model, optimizer = accelerator.prepare(model, torch.optim.SGD(model.parameters(), 0.1, 0.9, foreach=True))
+    model, optimizer = accelerator.prepare(model, _sgd(trainer, model))
 
     def step(number: int) -> None:
         images, labels = _sampled(trainer, number)
-        loss = cross_entropy(model(images.to(accelerator.device)), labels.to(accelerator.device))
+        loss = cross_entropy(model(images), labels)
         accelerator.backward(loss)
         optimizer.step()
         optimizer.zero_grad()
@@ -164,20 +172,19 @@ def _accelerate(trainer: Any, log: TextIO) -> Callable[[int], None]:
 
 
 def _fabric(trainer: Any, log: TextIO) -> Callable[[int], None]:
-    import torch
     from lightning_fabric import Fabric
     from torch.nn.functional import cross_entropy
 
-    fabric = Fabric(accelerator="auto" if torch.cuda.is_available() else "cpu", devices=2, strategy="ddp")
+    fabric = Fabric(accelerator="cpu", devices=2, strategy="ddp")
     fabric.launch()
     if fabric.world_size != 2:
         raise RuntimeError(f"Fabric sees {fabric.world_size} processes, not 2.")
     model = _own_model(trainer)
-    model, optimizer = fabric.setup(model, torch.optim.SGD(model.parameters(), 0.1, 0.9, foreach=True))
+    model, optimizer = fabric.setup(model, _sgd(trainer, model))
 
     def step(number: int) -> None:
         images, labels = _sampled(trainer, number)
-        loss = cross_entropy(model(images.to(fabric.device)), labels.to(fabric.device))
+        loss = cross_entropy(model(images), labels)
         fabric.backward(loss)
         optimizer.step()
         optimizer.zero_grad()

@@ -18,7 +18,7 @@ from distlab.errors import SettingError, WorkError
 COMMANDS = {
     "train": ("distlab.train.run:main", "Train on one process or many, from a file or from options"),
     "doctor": ("distlab.doctor:doctor", "What this machine can run, and what is missing"),
-    "tune": ("distlab.train.ray_tune:main", "Search settings with Ray Tune (ASHA, population-based)"),
+    "tune": ("distlab.train.tune:main", "Search settings with Ray Tune (ASHA, population-based)"),
     "drill torchrun": ("distlab.faults.drills.torchrun:torchrun", "Kill a rank under torchrun, and measure"),
     "drill ray": ("distlab.faults.drills.ray:ray", "The same under Ray Train"),
     "drill horovod": ("distlab.faults.drills.horovod:horovod", "The same under Horovod Elastic"),

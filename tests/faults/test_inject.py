@@ -110,13 +110,22 @@ def test_faults_that_make_no_sense(values: dict[str, Any], says: str) -> None:
         ({"kind": "kill", "step": 11}, "runs", "step 11; the run ends after 10"),
         ({"kind": "fill_disk", "step": 1}, None, "folder is not set"),
         ({"kind": "fill_disk", "step": 1}, "s3://bucket", "expected a local path"),
-        ({"kind": "damage_checkpoint", "step": 1}, "runs", "no checkpoint is there yet"),
+        ({"kind": "damage_checkpoint", "step": 1}, "runs", "no checkpoint need be there yet"),
     ],
 )
 def test_faults_that_could_never_strike(fault: dict[str, Any], folder: str | None, says: str) -> None:
     config = from_dict({"folder": folder, "steps": 10, "faults": [fault]})
     with pytest.raises(SettingError, match=says):
         Injector(config, rank=0, first=0)
+
+
+def test_a_save_in_the_background_is_there_when_the_next_one_begins() -> None:
+    faults = [{"kind": "damage_checkpoint", "step": 4}]
+    checkpoint = {"every_steps": 2, "asynchronous": True}
+    Injector(from_dict({"folder": "runs", "steps": 10, "checkpoint": checkpoint, "faults": faults}), 0, 0)
+    late = {"folder": "runs", "steps": 10, "checkpoint": checkpoint | {"every_steps": 3}, "faults": faults}
+    with pytest.raises(SettingError, match="to half of it where"):
+        Injector(from_dict(late), 0, 0)
 
 
 def _plain(config: TrainConfig) -> list[dict[str, Any]]:

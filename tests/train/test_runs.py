@@ -77,6 +77,9 @@ def test_what_is_no_run_is_one_clear_error(tmp_path: Path) -> None:
         show(())
     with pytest.raises(SettingError, match="holds no log"):
         show((str(tmp_path),))
+    Path(write(replace(SMALL, folder=str(tmp_path))), "log/run.json").unlink()
+    with pytest.raises(SettingError, match=r"Cannot read .*run\.json is missing"):
+        show((f"{tmp_path}/run",))
     with pytest.raises(SettingError, match="Cannot open gopher://x"):
         show(("gopher://x",))
 

@@ -24,6 +24,7 @@ import torch
 from distlab.errors import SettingError
 from distlab.faults.config import Fault
 from distlab.faults.storage import damage, fill_disk, newest_checkpoint, truncate
+from distlab.train.checkpoint.folder import Folder
 from distlab.train.config import TrainConfig
 from distlab.train.launch import device
 
@@ -101,8 +102,8 @@ class Injector:
     def _remember(self, i: int, fault: Fault) -> None:
         if self.folder is not None:
             struck = {"kind": fault.kind, "step": fault.step, "rank": fault.rank, "time_s": time.time()}
-            with fsspec.open(self._mark(i), "w") as file:
-                json.dump(struck, file)
+            # Whole or not at all: drills read it as soon as it is there.
+            Folder(self.folder).write(f"faults/{i}.json", json.dumps(struck).encode())
 
     def _has_struck(self, i: int) -> bool:
         if self.folder is None:
@@ -171,8 +172,11 @@ def _check(config: TrainConfig) -> None:
             raise SettingError(
                 f"A fault is 'fill_disk' and folder is {config.folder!r}; expected a local path."
             )
-        if fault.kind in ON_CHECKPOINTS and not 0 < config.checkpoint.every_steps <= fault.step:
+        every = config.checkpoint.every_steps
+        # One that is saved in the background is there for certain once the next save begins.
+        first = every * 2 if config.checkpoint.asynchronous else every
+        if fault.kind in ON_CHECKPOINTS and not 0 < first <= fault.step:
             raise SettingError(
-                f"A fault is {fault.kind!r} at step {fault.step}, when no checkpoint is there yet; set "
-                "checkpoint.every_steps to that or less."
+                f"A fault is {fault.kind!r} at step {fault.step}, when no checkpoint need be there yet; set "
+                "checkpoint.every_steps to that or less (to half of it where checkpoint.asynchronous is set)."
             )

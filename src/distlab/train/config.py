@@ -218,9 +218,9 @@ class TrainConfig:
                 f"model.kind is {model.kind!r} and data.source is {data.source!r}; a gpt reads 'text' or "
                 "'synthetic', mlp and cnn read 'digits' or 'synthetic'."
             )
-        if model.kind == "gpt" and model.width % model.heads:
+        if model.kind == "gpt" and model.width % (2 * model.heads):
             raise SettingError(
-                f"model.width is {model.width}; it must be a multiple of heads, {model.heads}."
+                f"model.width is {model.width}; it must be a multiple of twice model.heads, {2 * model.heads}."
             )
         if not NAME.fullmatch(self.name):
             raise SettingError(f"name is {self.name!r}; it must be a folder's name, such as 'fsdp_2gpu'.")

@@ -41,10 +41,6 @@ def _new_model(config: ModelConfig) -> nn.Module:
         return mlp(config.width)
     if config.kind == "cnn":
         return cnn(config.width)
-    if config.width % (2 * config.heads):
-        raise SettingError(
-            f"model.width is {config.width}; it must be a multiple of twice model.heads, {2 * config.heads}."
-        )
     return GPT(VOCABULARY, config.width, config.layers, config.heads, config.dropout, config.tied)
 
 

@@ -112,7 +112,7 @@ def _worker(settings: dict[str, Any]) -> list[TrainResult]:
 
     config: TrainConfig = replace(settings["config"], world_size=dist.get_world_size())
     if ray.train.get_checkpoint() is not None:
-        config = replace(config, resume_from_checkpoint="latest")
+        os.environ["TORCHELASTIC_RESTART_COUNT"] = "1"  # as torch's agent tells a rank that it starts again
     elif config.max_restarts:
         # Ray hands the last checkpoint that was reported to a worker that it starts again. Ours lie in the
         # run's folder; this one is empty, and only tells a second start from the first.

@@ -1,7 +1,6 @@
 """Ray Tune: many runs of one configuration with a few settings varied, and time for the promising ones only.
 
-    distlab tune --vary optimizer.learning_rate=0.01..1 model.width=32,64,128 --trials 8
-    distlab tune --config configs/digits.yaml --vary optimizer.learning_rate=0.01..1 --scheduler pbt
+    tune(TrainConfig(), {"optimizer.learning_rate": (0.01, 1.0)}, scheduler="pbt")
 
 - `asha` stops the worse half of the trials that have come as far, at so many steps, twice as many, four times
   as many: most of the time goes to few trials. (Li et al. 2020, A System for Massively Parallel Hyperparameter
@@ -20,6 +19,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import sys
 import tempfile
 import uuid
@@ -28,13 +28,11 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
-
-import tyro
+from typing import Any, Literal
 
 from distlab.errors import LaunchError, SettingError
 from distlab.machine import cores
-from distlab.train.config import CheckpointConfig, LogConfig, TrainConfig, from_dict, from_yaml
+from distlab.train.config import CheckpointConfig, LogConfig, TrainConfig, from_dict
 from distlab.train.ray_train import local_ray, require_ray
 
 Range = tuple[float, float]
@@ -84,7 +82,8 @@ def tune(
 
     report_every: optimizer steps between looks of the scheduler at a trial.
 
-    Settings are drawn by `config.seed`. Which trials a scheduler looks at first depends on the machine.
+    Trials that diverged come last. Settings are drawn by `config.seed`; which trials a scheduler looks at first
+    depends on the machine.
 
     Raises SettingError where Ray is missing or a setting cannot be varied so, LaunchError where a trial failed.
     """
@@ -118,7 +117,7 @@ def tune(
         if results.errors:
             raise LaunchError(f"{len(results.errors)} of {trials} trials failed: {results.errors[0]}", rank=0)
         table = [_outcome(i, result) for i, result in enumerate(results)]
-    return sorted(table, key=lambda trial: trial.held_out_loss)
+    return sorted(table, key=lambda trial: (math.isnan(trial.held_out_loss), trial.held_out_loss))
 
 
 def _trial(values: dict[str, Any], config: TrainConfig, report_every: int, saves: bool) -> None:
@@ -172,6 +171,8 @@ def _as_trial(config: TrainConfig) -> TrainConfig:
         world_size=1,
         checkpoint=CheckpointConfig(),
         resume_from_checkpoint=None,
+        max_restarts=0,
+        faults=(),
         log=nothing,
     )
 
@@ -252,7 +253,7 @@ def _progress() -> Any:
 
     class Progress(Callback):
         def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: Any, **info: Any) -> None:
-            settings = ", ".join(f"{name} {_short(value)}" for name, value in result["config"].items())
+            settings = ", ".join(f"{name} {short(value)}" for name, value in result["config"].items())
             print(
                 f"{trial}: step {result['step']}, held-out loss {result['held_out_loss']:.4f}, "
                 f"{100 * result['accuracy']:.1f}% right ({settings})",
@@ -262,7 +263,8 @@ def _progress() -> Any:
     return Progress()
 
 
-def _short(value: Any) -> str:
+def short(value: Any) -> str:
+    """A setting's value as people read it."""
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
@@ -282,67 +284,3 @@ def _outcome(number: int, result: Any) -> Trial:
         accuracy=metrics["accuracy"],
         lineage=lineage,
     )
-
-
-def parse_space(vary: Sequence[str]) -> dict[str, list[Any] | Range]:
-    """`name=low..high` is a range, `name=a,b,c` choices, each as YAML reads it.
-
-    SettingError for anything else.
-    """
-    import yaml
-
-    space: dict[str, list[Any] | Range] = {}
-    for text in vary:
-        name, equals, values = text.partition("=")
-        low, dots, high = values.partition("..")
-        try:
-            if not (name and equals and values):
-                raise ValueError
-            space[name] = (
-                (float(low), float(high)) if dots else [yaml.safe_load(value) for value in values.split(",")]
-            )
-        except (ValueError, yaml.YAMLError):
-            raise SettingError(
-                f"Cannot vary {text!r}; expected a range such as optimizer.learning_rate=0.01..1, or choices such "
-                "as model.width=32,64."
-            ) from None
-    return space
-
-
-def main(
-    vary: tuple[str, ...],
-    config: Path | None = None,
-    scheduler: Literal["asha", "pbt"] = "asha",
-    trials: int = 8,
-    report_every: int = 10,
-    as_json: Annotated[bool, tyro.conf.arg(name="json")] = False,
-) -> int:
-    """Find good settings by trying many, with Ray Tune.
-
-    Args:
-        vary: `name=low..high` for a range, `name=a,b,c` for choices; names as in a configuration file.
-        config: YAML file with all other settings.
-        scheduler: asha stops trials that are behind; pbt lets them go on from the weights of better ones.
-        trials: How many settings to draw.
-        report_every: Optimizer steps between looks at a trial.
-        as_json: Print the trials as JSON.
-    """
-    base = from_yaml(config) if config else TrainConfig()
-    table = tune(base, parse_space(vary), scheduler, trials, report_every)
-    if as_json:
-        print(json.dumps([dataclasses.asdict(trial) for trial in table]))
-    else:
-        _print_table(table)
-    return 0
-
-
-def _print_table(table: Sequence[Trial]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    shown = Table("trial", *table[0].settings, "steps", "held-out loss", "right", "stages")
-    for trial in table:
-        settings = [_short(value) for value in trial.settings.values()]
-        numbers = [str(trial.steps), f"{trial.held_out_loss:.4f}", f"{100 * trial.accuracy:.1f}%"]
-        shown.add_row(trial.name, *settings, *numbers, str(len(trial.lineage)))
-    Console().print(shown)

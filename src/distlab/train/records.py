@@ -15,7 +15,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from distlab.errors import SettingError
-from distlab.train.checkpoint.folder import Folder
+from distlab.train.checkpoint.folder import Damage, Folder
 from distlab.train.result import StepRecord
 
 LOG = "log"
@@ -64,14 +64,15 @@ class RunInfo:
 def read_log(run_folder: str) -> list[LogLine]:
     """All lines of all ranks, by step and then by rank; a torn last line is left out.
 
-    run_folder: `<folder>/<name>`, a path or an fsspec URL. A loss or norm that was not finite reads as nan.
-    SettingError where there is no log, or a line of it is damaged.
+    run_folder: `<folder>/<name>`, a path or an fsspec URL. A loss that was not finite reads as nan, any other such
+    number as None.
+    SettingError where there is no log, or it is damaged.
     """
     folder = _log_folder(run_folder)
     lines: list[LogLine] = []
     for name in folder.names():
         if _RANK.fullmatch(name):
-            text = folder.read(name).decode("utf-8", "replace")
+            text = _read(folder, name).decode("utf-8", "replace")
             whole = text[: text.rfind("\n") + 1].splitlines()
             lines += [_parse(line, f"{folder.url}/{name}, line {i}") for i, line in enumerate(whole, 1)]
     if not lines:
@@ -83,12 +84,20 @@ def read_log(run_folder: str) -> list[LogLine]:
 
 def read_info(run_folder: str) -> RunInfo:
     """What ran, and where. SettingError where nobody wrote it down."""
+    content = _read(_log_folder(run_folder), RUN)
     try:
-        return RunInfo(**json.loads(_log_folder(run_folder).read(RUN)))
-    except (OSError, ValueError, TypeError):
+        return RunInfo(**json.loads(content))
+    except (ValueError, TypeError):
         raise SettingError(
             f"{run_folder} holds no readable {LOG}/{RUN}; expected the folder of a run."
         ) from None
+
+
+def _read(folder: Folder, name: str) -> bytes:
+    try:
+        return folder.read(name)
+    except (Damage, OSError) as error:
+        raise SettingError(f"Cannot read {folder.url}/{name}: {error}.") from None
 
 
 def rank_of(name: str) -> int | None:

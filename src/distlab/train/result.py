@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,11 @@ from distlab.train.config import TrainConfig
 
 if TYPE_CHECKING:
     from distlab.bench.stamp import Stamp
+
+
+def finite(value: float) -> float | None:
+    """The value, or None for nan and infinity, which JSON has no words for."""
+    return value if math.isfinite(value) else None
 
 
 @dataclass(frozen=True)

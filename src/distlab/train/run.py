@@ -13,19 +13,17 @@ import argparse
 import json
 import os
 import sys
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import tyro
 
 from distlab.errors import SettingError
 from distlab.train.config import COLLECTIVE_TIMEOUT_S, TrainConfig, from_yaml
 from distlab.train.launchers import is_rank, join_horovod, refuse_lone_process
-
-if TYPE_CHECKING:
-    from distlab.train.result import TrainResult
+from distlab.train.result import TrainResult, finite
 
 STOP_S = 120
 """Seconds for which Ctrl-C waits for the ranks to end their step and save."""
@@ -47,6 +45,14 @@ def main(args: list[str]) -> int:
     return 0
 
 
+@dataclass(frozen=True)
+class _Asked(TrainConfig):
+    """What a command line asks for, before anybody checks it: tyro would frame the error and add to it."""
+
+    def __post_init__(self) -> None:
+        pass
+
+
 def parse(args: list[str]) -> tuple[TrainConfig, bool]:
     """The configuration that command line arguments describe, and whether JSON is wanted.
 
@@ -61,10 +67,12 @@ def parse(args: list[str]) -> tuple[TrainConfig, bool]:
     chosen, rest = first.parse_known_args(args)
     base = from_yaml(chosen.config) if chosen.config else TrainConfig()
     # A list of faults is for a file; the command line shows everything else.
-    options = Annotated[TrainConfig, tyro.conf.arg(prefix_name=False)]
-    config = tyro.cli(options, prog="distlab train", args=rest, default=base, description=__doc__)
-    assert isinstance(config, TrainConfig)
-    return config, chosen.json
+    options = Annotated[_Asked, tyro.conf.arg(prefix_name=False)]
+    asked = tyro.cli(
+        options, prog="distlab train", args=rest, default=_Asked(**vars(base)), description=__doc__
+    )
+    assert isinstance(asked, _Asked)
+    return TrainConfig(**vars(asked)), chosen.json
 
 
 def run(config: TrainConfig) -> TrainResult | None:
@@ -155,10 +163,10 @@ def summary(result: TrainResult) -> dict[str, object]:
         "steps": (result.resumed_from or 0) + len(steps),
         "resumed_from": result.resumed_from,
         "interrupted": result.interrupted,
-        "loss": steps[-1].loss if steps else None,
-        "held_out_loss": result.held_out_loss,
+        "loss": finite(steps[-1].loss) if steps else None,
+        "held_out_loss": finite(result.held_out_loss),
         "accuracy": result.accuracy,
-        "weights_sum": result.weights_sum,
+        "weights_sum": finite(result.weights_sum),
         "tier": result.stamp.tier,
         "folder": result.config.run_folder,
     }
@@ -175,15 +183,12 @@ def _sentence(result: TrainResult) -> str:
     where = f" Logs and checkpoints: {config.run_folder}." if config.run_folder else ""
     since = f" (from step {result.resumed_from} on)" if result.resumed_from else ""
     if result.interrupted:
-        return f"{config.name} was interrupted after step {done}: {_how_to_resume(config)}"
+        return (
+            f"{config.name} was interrupted after step {done}: the last step is saved; go on with "
+            "--resume_from_checkpoint latest."
+        )
     return (
         f"{config.name}: {done} steps{since} with {config.strategy} on {result.world_size} ranks "
         f"({result.stamp.tier}), loss {result.steps[-1].loss:.4f}, held out {result.held_out_loss:.4f}, "
         f"{100 * result.accuracy:.1f}% right.{where}"
     )
-
-
-def _how_to_resume(config: TrainConfig) -> str:
-    if not config.checkpoint.every_steps:
-        return "nothing was saved, as checkpoint.every_steps is 0."
-    return "the last step is saved; go on with --resume_from_checkpoint latest."

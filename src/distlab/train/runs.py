@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import json as jsonlib
-import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from tyro.conf import Positional
 from distlab.errors import SettingError
 from distlab.predict.units import MB
 from distlab.train.records import LogLine, read_info, read_log
+from distlab.train.result import finite
 
 
 @dataclass(frozen=True)
@@ -158,4 +158,4 @@ def _steady(lines: list[LogLine]) -> list[LogLine]:
 
 def _plain(run: RunSummary) -> dict[str, object]:
     values = dataclasses.asdict(run)
-    return values | {"loss": run.loss if math.isfinite(run.loss) else None}  # JSON has no nan
+    return values | {"loss": finite(run.loss)}

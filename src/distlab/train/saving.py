@@ -40,8 +40,8 @@ class Saving:
         self.every = config.checkpoint.every_steps
         self.enabled = self.every > 0
         # Started again by the launcher after a failure, a rank goes on from what this very run has saved.
-        restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
-        self.wanted = wanted = "latest" if restarted else config.resume_from_checkpoint
+        self.restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
+        self.wanted = wanted = config.resume_from_checkpoint or ("latest" if self.restarted else None)
         self.checkpoints: Checkpoints | None = None
         if config.run_folder and (self.enabled or wanted):
             from distlab.train.checkpoint.manager import Checkpoints
@@ -69,7 +69,9 @@ class Saving:
                 )
             return 0
         assert self.checkpoints is not None
-        found = self.checkpoints.find(self.wanted)
+        found = self.checkpoints.find("latest") if self.restarted else None
+        if found is None:  # it had saved nothing yet: begin where it began
+            found = self.checkpoints.find(self.wanted)
         if found is None and self.wanted != "latest":
             raise SettingError(
                 f"resume_from_checkpoint is {self.wanted!r}, where there is no whole checkpoint; expected "

@@ -64,7 +64,7 @@ class Launcher:
             code = self.process.wait(PATIENCE_S)
         except subprocess.TimeoutExpired:
             raise DrillError(f"The run did not end within {PATIENCE_S} s.\n{self.tail()}") from None
-        self.reader.join()
+        self.reader.join(LAST_WORDS_S)
         if code:
             raise DrillError(f"The launcher exited with {code}.\n{self.tail()}")
 
@@ -86,4 +86,4 @@ class Launcher:
                 continue
         self.process.wait()
         psutil.wait_procs(descendants)
-        self.reader.join()
+        self.reader.join(LAST_WORDS_S)

@@ -75,6 +75,8 @@ class Folder:
         name = f"{below}/{hashlib.sha256(content).hexdigest()}{suffix}"
         if not self._holds(name, len(content)):
             self.write(name, content)
+        elif self._local:  # who wrote it may have died before it synced the name
+            self._unsynced.add(os.path.dirname(self._path(name)))
         self._sound.add(name)
         return name
 
@@ -134,7 +136,8 @@ class Folder:
             for parent in parents - {self._root}:
                 with contextlib.suppress(OSError):  # not empty
                     os.rmdir(parent)
-                    self._unsynced ^= {parent, self._root}
+                    self._unsynced.discard(parent)
+                    self._unsynced.add(self._root)
 
     def _refuse_special(self, name: str) -> None:
         """Damage for a pipe or a device, which can be read without an end."""

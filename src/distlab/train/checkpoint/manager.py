@@ -151,6 +151,7 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """Steps that have a commit mark, in order; whether they are whole, `find` tells."""
+        self.wait()
         names = self._on_first_rank(self._folder.names)
         return sorted(int(match[1]) for name in names if (match := MARK.fullmatch(name)))
 
