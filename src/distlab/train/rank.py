@@ -124,9 +124,10 @@ def _call(job: Job) -> object:
         torch.cuda.set_device(gpu)
     # Ranks of a busy machine start seconds apart: joining gets a time of its own.
     dist.init_process_group(job.backend, timeout=timedelta(seconds=JOIN_S), device_id=gpu)
+    function, args = pickle.loads(job.call)
+    dist.barrier()  # so does importing what the function brings along
     assert dist.group.WORLD is not None
     dist.group.WORLD.set_timeout(timedelta(seconds=job.timeout_s))
-    function, args = pickle.loads(job.call)
     result = function(*args)
     with contextlib.suppress(Exception):
         dist.destroy_process_group()
