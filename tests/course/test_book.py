@@ -129,6 +129,16 @@ def test_only_what_changed_is_done_again(tiny: TinyBook) -> None:
     assert tiny.runs == 3, "a forced build kept an old output"
 
 
+def test_what_a_module_adds_to_the_path_is_no_input(
+    tiny: TinyBook, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the book that `make book` built is built again by `make up`, which has imported more by then."""
+    before = book.Keys.of(tiny.site.root)
+    (tmp_path / "_vendor" / "vendored-1.0.dist-info").mkdir(parents=True)
+    monkeypatch.syspath_prepend(tmp_path / "_vendor")
+    assert book.Keys.of(tiny.site.root) == before
+
+
 def test_executed_cells_that_someone_altered_are_not_used(tiny: TinyBook, tmp_path: Path) -> None:
     build_book(tiny.site)
     (executed,) = (tmp_path / "cache").rglob("base.ipynb")

@@ -20,6 +20,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
@@ -292,8 +293,8 @@ def _forget_old_caches(base: Path, keep: str) -> None:
 
 
 def _environment() -> list[str]:
-    """What is installed, as `name-version.dist-info`."""
-    folders = {Path(entry) for entry in sys.path if entry}
+    """What is installed, as `name-version.dist-info`; what a module has added to sys.path is left out of it."""
+    folders = {Path(sysconfig.get_path(name)) for name in ("purelib", "platlib")}
     return sorted(path.name for folder in folders for path in folder.glob("*.dist-info"))
 
 
