@@ -18,7 +18,7 @@ import pytest
 import requests
 import websocket
 
-from distlab.course import box, cgroup
+from distlab.course import box, cgroup, up
 from distlab.course.box import State
 from distlab.course.homes import FIRST_UID, INSTRUCTOR_UID
 from distlab.course.processes import ProcessId
@@ -29,7 +29,10 @@ from distlab.course.up import prepare_folders
 from distlab.machine import free_port
 
 REPOSITORY = Path(__file__).parents[2]
-NO_LIMITS = Problem("no control group here can hold limits", "run the site as root")
+NO_SANDBOX = Problem("the program bwrap is not installed", "sudo apt-get install -y bubblewrap")
+NO_LIMITS = Problem(
+    "no control group here can hold limits: cgroup v1 [memory] is missing", "run the site as root"
+)
 
 
 def spawner_of(site: Site, name: str, *groups: str) -> SandboxSpawner:
@@ -62,11 +65,31 @@ def test_where_learners_cannot_be_kept_apart_only_the_first_is_served(site, capl
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="as root alone")
 def test_root_never_runs_a_server_without_a_sandbox(site, caplog):
-    problem = Problem("the program bwrap is not installed", "sudo apt-get install -y bubblewrap")
     with pytest.raises(SpawnRefused, match="can make no sandbox"):
-        spawner_of(site, "alice")._spec(problem, None)
+        spawner_of(site, "alice")._spec(NO_SANDBOX, None)
     assert not (site.homes / "alice").exists()
     assert "install -y bubblewrap" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("sandbox", "limits", "served"),
+    [
+        (NO_SANDBOX, None, "nobody is served" if os.geteuid() == 0 else "one learner alone is served"),
+        (None, NO_LIMITS, "one learner alone is served"),
+    ],
+    ids=["no sandbox", "no limits"],
+)
+def test_whoever_starts_the_site_reads_what_is_not_protected(
+    site, capsys, monkeypatch, sandbox, limits, served
+):
+    monkeypatch.setattr("distlab.course.sandbox.sandbox_problem", lambda: sandbox)
+    monkeypatch.setattr("distlab.course.sandbox.limits_problem", lambda: limits)
+    up._say_where(site)  # the last that `make up` prints, with and without DETACH=1
+    shown = capsys.readouterr().err.splitlines()
+    problem = sandbox or limits
+    assert f"The course is on {site.url}" in shown
+    assert f"Not protected, so that {served}: {problem.what}" in shown
+    assert f"What helps: {problem.fix}" in shown
 
 
 @pytest.mark.parametrize("name", ["../alice", "Alice", "a.b", "alice-", ""])

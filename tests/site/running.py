@@ -37,6 +37,20 @@ def distlab(site: Site, *args: str, timeout_s: float = 300) -> subprocess.Comple
     )
 
 
+def make(site: Site, *words: str, timeout_s: float = 300) -> subprocess.CompletedProcess[str]:
+    """Run `make` as the README says, for `site`; its output comes back as text."""
+    # A `make test PORT=...` around the tests would have its own say.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
+    return subprocess.run(
+        ["make", *words, f"PORT={site.port}"],
+        cwd=ROOT,
+        env={**environment, **site.env()},
+        capture_output=True,
+        text=True,
+        timeout=timeout_s,
+    )
+
+
 @contextlib.contextmanager
 def running(site: Site) -> Iterator[Site]:
     """The site from `up` to `down`."""

@@ -1,12 +1,16 @@
-"""Start, stop and crash: nobody loses work, and nothing is left behind."""
+"""Start, stop and crash: nobody loses work, nothing is left behind, and nothing listens to the network."""
 
 from __future__ import annotations
 
+import ipaddress
 import os
+import pty
 import signal
 import socket
 import subprocess
 import sys
+import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -15,23 +19,34 @@ import pytest
 from distlab.course.site import Site
 from distlab.course.up import running_hub
 from tests.site.client import Learner, localhost_names
-from tests.site.running import ROOT, distlab, fresh_site, running
+from tests.site.running import ROOT, distlab, fresh_site, make
 
 pytestmark = pytest.mark.site
 LAB = "mod-107-lab-3"
+UP = [sys.executable, "-m", "distlab.cli", "course", "up"]
 
 
-def processes_of(site: Site) -> list[str]:
+def processes_of(site: Site) -> list[psutil.Process]:
     """Every process that was started for this site, by its environment or its command line."""
     found = []
-    for process in psutil.process_iter():
+    for process in psutil.process_iter(["cmdline"]):  # which a failed assertion shows
         try:
             words = [*process.cmdline(), *process.environ().values()]
         except psutil.Error:
             continue
         if process.pid != os.getpid() and any(str(site.var) in word for word in words):
-            found.append(f"{process.pid} {' '.join(process.cmdline())[:120]}")
+            found.append(process)
     return found
+
+
+def listeners_of(site: Site) -> set[tuple[str, int]]:
+    """The TCP addresses of the host that the site's processes listen on."""
+    return {
+        tuple(connection.laddr)
+        for process in processes_of(site)
+        for connection in process.net_connections("tcp")
+        if connection.status == psutil.CONN_LISTEN
+    }
 
 
 def sockets_of(site: Site) -> list[Path]:
@@ -51,54 +66,145 @@ def enrol(site: Site, name: str) -> Learner:
     return learner
 
 
-def test_a_killed_hub_loses_no_kernel_and_down_leaves_nothing(tmp_path: Path) -> None:
-    site = fresh_site(tmp_path)
-    with localhost_names(), running(site):
-        learner = enrol(site, "ada")
-        learner.open_lab(LAB)
-        kernel = learner.kernel()
-        learner.execute(kernel, "answer = 6 * 7")
-
-        hub = running_hub(site)
-        assert hub is not None
-        hub.send(signal.SIGKILL)
-        assert hub.wait(10)
-        again = distlab(site, "course", "up", "--detach")
-        assert again.returncode == 0, again.stderr
-        assert learner.execute(kernel, "print(answer)") == "42\n"
-
-        # The exchange is there again, too: a second lab visit goes through it.
-        assert learner.open_lab(LAB).ok
-    assert processes_of(site) == []
+def assert_nothing_is_left(site: Site) -> None:
+    assert [process.info for process in processes_of(site)] == []
     assert sockets_of(site) == []
     assert is_free(site.port)
+
+
+def test_a_killed_hub_loses_no_kernel_and_down_leaves_nothing(tmp_path: Path) -> None:
+    """With the commands of the README, and in its order: up, up again, a crash, up, down."""
+    site = fresh_site(tmp_path)
+    try:
+        up = make(site, "up", "DETACH=1")
+        assert up.returncode == 0, up.stderr
+        assert f"The course is on {site.url}" in up.stderr
+        password = site.secrets / "instructor-password"
+        assert f"password in {password}" in up.stderr
+        assert password.stat().st_mode & 0o777 == 0o600
+        hub, built = running_hub(site), (site.book / "html").resolve()
+        assert hub is not None
+
+        again = make(site, "up", "DETACH=1")
+        assert again.returncode == 0, again.stderr
+        assert f"already runs on {site.url}" in again.stderr
+        assert running_hub(site) == hub
+
+        with localhost_names():
+            learner = enrol(site, "ada")
+            learner.open_lab(LAB)
+            kernel = learner.kernel()
+            learner.execute(kernel, "answer = 6 * 7")
+
+            hub.send(signal.SIGKILL)
+            assert hub.wait(10)
+            after_the_crash = make(site, "up", "DETACH=1")
+            assert after_the_crash.returncode == 0, after_the_crash.stderr
+            assert (site.book / "html").resolve() == built, "built again with nothing changed"
+            assert learner.execute(kernel, "print(answer)") == "42\n"
+
+            # The exchange is there again, too: a second lab visit goes through it.
+            assert learner.open_lab(LAB).ok
+        assert_all_listen_on_the_loopback(site, learners=1)
+    finally:
+        down = make(site, "down")
+    assert down.returncode == 0
+    assert "The site is stopped." in down.stderr
+    assert_nothing_is_left(site)
+
+
+def assert_all_listen_on_the_loopback(site: Site, learners: int) -> None:
+    """The proxy on two ports, the Hub on one, and a relay for each learner's server."""
+    hub = running_hub(site)
+    assert hub is not None
+    environment = psutil.Process(hub.pid).environ()
+    known = {site.port, *(int(environment[f"DISTLAB_{name}_PORT"]) for name in ("HUB", "PROXY_API"))}
+    listeners = listeners_of(site)
+    assert known < {port for _, port in listeners}
+    assert len(listeners) == len(known) + learners, listeners
+    assert all(ipaddress.ip_address(address).is_loopback for address, _ in listeners), listeners
 
 
 def test_ctrl_c_leaves_nothing(tmp_path: Path) -> None:
+    """Once the site runs with a learner in it, and before that: while its Hub, or all of it, still starts."""
     site = fresh_site(tmp_path)
-    up = subprocess.Popen(
-        [sys.executable, "-m", "distlab.cli", "course", "up"],
-        cwd=ROOT,
-        env={**os.environ, **site.env()},
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    assert up.stderr is not None
-    try:
-        for line in up.stderr:
-            if "Ctrl-C stops the site" in line:
-                break
+    with OnTerminal(site) as up:
+        up.until_it_shows("Ctrl-C stops the site")
         with localhost_names():
             enrol(site, "grace").open_lab(LAB)
-        os.killpg(up.pid, signal.SIGINT)
-        assert up.wait(60) == 0
-    finally:
-        up.kill()
-        distlab(site, "course", "down")
-    assert processes_of(site) == []
-    assert sockets_of(site) == []
-    assert is_free(site.port)
+        assert up.stop(signal.SIGINT) == 0
+    assert_nothing_is_left(site)
+
+    with OnTerminal(site) as up:
+        up.until_it_shows("Starting the Hub")
+        assert up.stop(signal.SIGINT) == 0
+    assert_nothing_is_left(site)
+
+    with OnTerminal(site) as up:
+        until((site.run / "proxy.pid").exists)
+        assert up.stop(signal.SIGTERM) == 0
+    assert_nothing_is_left(site)
+
+    with OnTerminal(site, "--detach") as up:
+        up.until_it_shows("Starting the site")
+        assert up.stop(signal.SIGINT) == 130
+    assert_nothing_is_left(site)
+
+
+class OnTerminal:
+    """`distlab course up` on a terminal of its own, where it shows its progress."""
+
+    def __init__(self, site: Site, *options: str) -> None:
+        self.site = site
+        self.shown, self.news = b"", threading.Condition()
+        self.terminal, theirs = pty.openpty()
+        self.process = subprocess.Popen(
+            [*UP, *options],
+            cwd=ROOT,
+            env={**os.environ, **site.env(), "TERM": "xterm"},
+            stdin=theirs,
+            stderr=theirs,
+            start_new_session=True,
+        )
+        os.close(theirs)
+        self.reader = threading.Thread(target=self._read, daemon=True)
+        self.reader.start()
+
+    def _read(self) -> None:
+        """Take what it shows, so that it never waits for a reader."""
+        chunk = b"at first"
+        while chunk:
+            try:
+                chunk = os.read(self.terminal, 4096)
+            except OSError:  # the other end is closed
+                chunk = b""
+            with self.news:
+                self.shown += chunk
+                self.news.notify()
+
+    def until_it_shows(self, text: str) -> None:
+        with self.news:
+            assert self.news.wait_for(lambda: text.encode() in self.shown, 120), self.shown.decode()
+
+    def stop(self, signum: signal.Signals) -> int:
+        """Signal as a terminal does, its whole foreground group; the exit status."""
+        os.killpg(self.process.pid, signum)
+        return self.process.wait(90)
+
+    def __enter__(self) -> OnTerminal:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self.process.wait()
+        self.reader.join(10)
+        os.close(self.terminal)
+
+
+def until(question: Callable[[], bool]) -> None:
+    """Ask again until it is so."""
+    while not question():
+        threading.Event().wait(0.05)
 
 
 def test_a_taken_port_is_named(tmp_path: Path) -> None:

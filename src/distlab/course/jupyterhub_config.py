@@ -52,7 +52,8 @@ def service(name: str, module: str) -> dict[str, Any]:
     return {
         "name": name,
         "command": [sys.executable, "-m", module],
-        "environment": {**site.env(), "PATH": os.environ["PATH"]},
+        # The Hub's port marks a process as a Hub's: what one leaves behind is found by it.
+        "environment": {**site.env(), **{name: os.environ[name] for name in ("PATH", "DISTLAB_HUB_PORT")}},
     }
 
 
