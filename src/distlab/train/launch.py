@@ -206,13 +206,16 @@ def _cell_lines() -> dict[str, list[str]]:
 @contextlib.contextmanager
 def _quiet_agent() -> Iterator[None]:
     """Silence the agent's log for a while: on failure it repeats what LaunchError says, at length."""
-    logger = logging.getLogger("torch.distributed.elastic")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL + 1)
+    names = [name for name in logging.root.manager.loggerDict if name.startswith("torch.distributed.elastic")]
+    # Each by itself: some have a level of their own, and do not ask their parent's.
+    levels = {name: logging.getLogger(name).level for name in names}
+    for name in names:
+        logging.getLogger(name).setLevel(logging.CRITICAL + 1)
     try:
         yield
     finally:
-        logger.setLevel(level)
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)
 
 
 @contextlib.contextmanager
