@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -46,3 +47,11 @@ def test_every_lab_is_known() -> None:
     known = {lab.id for lab in labs()}
     for folder in ("solutions", "labs"):
         assert {path.name for path in (REPOSITORY / folder).glob("mod-*/")} <= known
+
+
+def test_every_lab_has_a_page_and_every_lab_page_its_button() -> None:
+    """`book/mod-107/lab-3.md` opens mod-107-lab-3, and nothing else."""
+    pages = {f"{page.parent.name}-{page.stem}": page for page in REPOSITORY.glob("book/**/lab-*.md")}
+    assert set(pages) == {lab.id for lab in labs()}
+    for lab, page in pages.items():
+        assert re.findall(r"^```\{open-lab\} (\S+)\n```$", page.read_text(), re.MULTILINE) == [lab], page

@@ -1,19 +1,25 @@
-"""The set-up: the locks hold what pyproject.toml asks for, the shell scripts parse, and wheels are cached safely."""
+"""The set-up: locks hold what pyproject.toml asks for, missing packages are named, wheels are cached safely."""
 
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
 import zipfile
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+
+from distlab.course.sandbox import Problem
+from tests import conftest
+from tests.programs import command
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SCRIPTS = REPOSITORY / "scripts"
@@ -63,6 +69,57 @@ def test_shell_scripts_parse() -> None:
     for file in shell:
         done = subprocess.run(["bash", "-n", file], capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
+
+
+# --- a machine that lacks something ---
+
+
+@pytest.mark.parametrize("uid", [1000, 0])
+def test_a_missing_package_is_installed_by_root_and_named_to_everyone_else(uid: int, tmp_path: Path) -> None:
+    """Every program that the set-up finds is in `bin`; bubblewrap and Node.js are not."""
+    (tmp_path / "scripts").mkdir()
+    setup = shutil.copy(SCRIPTS / "setup", tmp_path / "scripts" / "setup")
+    log = tmp_path / "apt-get.log"
+    command(tmp_path / "bin", "id", f"echo {uid}")
+    command(tmp_path / "bin", "apt-get", f'echo "$@" >> {log}')
+    for name in ("bash", "dirname", "setpriv"):
+        (tmp_path / "bin" / name).symlink_to(shutil.which(name) or name)
+    done = subprocess.run(
+        [setup, "course"],
+        env={"PATH": str(tmp_path / "bin"), "PYTHON": sys.executable},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    if uid == 0:
+        install = "install -y -qq --no-install-recommends bubblewrap"
+        assert log.read_text().splitlines() == ["update -qq", install]
+        assert done.stderr.endswith(
+            "Node.js is missing, and 20 or later is needed: see https://nodejs.org.\n"
+        )
+    else:
+        line = "sudo apt-get install -y bubblewrap"
+        assert done.stderr == f"setup: these packages are missing: bubblewrap. Install them with: {line}\n"
+        assert not log.exists()
+    assert not (tmp_path / ".venv").exists()
+
+
+def test_as_root_the_suite_fails_where_isolation_cannot_be_tested(monkeypatch: pytest.MonkeyPatch) -> None:
+    def finish(*nodeids: str) -> None:
+        items = [SimpleNamespace(nodeid=nodeid) for nodeid in nodeids]
+        conftest.pytest_collection_finish(SimpleNamespace(items=items))  # type: ignore[arg-type]
+
+    monkeypatch.delenv(conftest.ON_PURPOSE, raising=False)
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(conftest, "availability", lambda: [Problem("bwrap is missing", "apt-get install it")])
+    with pytest.raises(pytest.UsageError, match=r"bwrap is missing\. What helps: apt-get install it"):
+        finish("tests/test_cli.py::test_help", "tests/course/test_box.py::test_a_server")
+    finish("tests/train/test_loop.py::test_a_run")  # `make gpu`, in a container
+    monkeypatch.setenv(conftest.ON_PURPOSE, "1")
+    finish("tests/course/test_box.py::test_a_server")
+    monkeypatch.delenv(conftest.ON_PURPOSE)
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    finish("tests/course/test_box.py::test_a_server")
 
 
 # --- the cache of wheels ---

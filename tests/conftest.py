@@ -1,0 +1,30 @@
+"""The suite does not stay green with isolation untested.
+
+Tests that need sandboxes with limits skip where the machine can make none, as a normal user's may not. Where
+the suite runs as root, as in CI, that is a failure.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import pytest
+
+from distlab.course.sandbox import availability
+
+ON_PURPOSE = "DISTLAB_TEST_WITHOUT_ISOLATION"
+"""Set to anything, it lets such a machine's root run the rest of the suite."""
+
+NEED_ISOLATION = ("tests/course/", "tests/site/")
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    if sys.platform != "linux" or os.geteuid() != 0 or os.environ.get(ON_PURPOSE):
+        return
+    if any(item.nodeid.startswith(NEED_ISOLATION) for item in session.items):
+        for problem in availability():
+            raise pytest.UsageError(
+                f"isolation cannot be tested on this machine: {problem.what}. What helps: {problem.fix}. "
+                f"To run the suite without those tests, on purpose: {ON_PURPOSE}=1."
+            )
