@@ -97,6 +97,7 @@ def test_a_shortage_of_memory_is_real_and_passes() -> None:
         ({"kind": "kill", "step": 0}, "step is 0; it must be 1"),
         ({"kind": "kill", "step": 1, "rank": -1}, "rank is -1; it must be 0"),
         ({"kind": "slow", "step": 1, "seconds": -1.0}, "seconds is -1.0; it must be 0"),
+        ({"kind": "slow_network", "step": 1, "rate_Mbits": 0.0}, "rate_Mbits is 0.0; it must be 0.001"),
     ],
 )
 def test_faults_that_make_no_sense(values: dict[str, Any], says: str) -> None:
@@ -110,6 +111,8 @@ def test_faults_that_make_no_sense(values: dict[str, Any], says: str) -> None:
         ({"kind": "kill", "step": 11}, "runs", "step 11; the run ends after 10"),
         ({"kind": "fill_disk", "step": 1}, None, "folder is not set"),
         ({"kind": "fill_disk", "step": 1}, "s3://bucket", "expected a local path"),
+        ({"kind": "slow_network", "step": 1}, None, "python -m distlab.faults.network 2"),
+        ({"kind": "drop_network", "step": 1}, None, "ranks are in none of their own"),
         ({"kind": "damage_checkpoint", "step": 1}, "runs", "no checkpoint need be there yet"),
     ],
 )

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import re
 import signal
 import subprocess
@@ -9,9 +10,13 @@ from pathlib import Path
 
 import psutil
 import pytest
+import yaml
 
 from distlab.errors import SettingError
-from distlab.faults.network import Network, clean_up, missing_rights
+from distlab.faults.network import Network, clean_up, main, missing_rights
+from distlab.train.config import from_dict
+from distlab.train.loop import train
+from distlab.train.records import read_log
 
 needs_rights = pytest.mark.skipif(missing_rights() is not None, reason=str(missing_rights()))
 
@@ -147,6 +152,51 @@ def test_without_rights_it_says_so() -> None:
         check=False,
     )
     assert "SettingError: User 0 may not make network namespaces; run as root" in done.stderr
+
+
+@needs_rights
+def test_faults_of_a_run_slow_its_network_and_drop_it_for_a_while(network: Network, tmp_path: Path) -> None:
+    plain = {
+        "folder": str(tmp_path),
+        "steps": 6,
+        "model": {"width": 512},
+        "data": {"global_batch": 64},
+        "faults": [
+            {"kind": "slow_network", "step": 2, "rank": 1, "rate_Mbits": 200},
+            {"kind": "drop_network", "step": 4, "rank": 0, "seconds": 0.5},
+        ],
+    }
+    file = tmp_path / "config.yaml"
+    file.write_text(yaml.safe_dump(plain))
+    command = [sys.executable, "-m", "distlab.train", "--config", str(file)]
+    ranks = [network.start(rank, command, {"OMP_NUM_THREADS": "1"}) for rank in range(2)]
+    for process in ranks:
+        output, _ = process.communicate()
+        assert process.returncode == 0, output
+    assert network.queues(0)[0].startswith("qdisc noqueue")
+    for queue in network.queues(1):
+        assert "rate 200Mbit" in queue
+        assert _figure("overlimits", queue) > 0
+    # No gradient passes before packets do, and none is lost.
+    dropped = json.loads((tmp_path / "run/faults/1.json").read_text())
+    lines = read_log(str(tmp_path / "run"))
+    assert min(line.time for line in lines if line.step == 4) - dropped["time_s"] > 0.5
+    alone = train(from_dict(plain | {"strategy": "single", "folder": None, "faults": []}))
+    for step in alone.steps:
+        told = [line.loss for line in lines if line.step == step.step]
+        assert told == pytest.approx([step.loss] * 2, abs=2e-5)
+
+
+@needs_rights
+def test_a_command_runs_as_each_rank_of_a_network_until_one_fails(capfd: pytest.CaptureFixture[str]) -> None:
+    shell = "echo I am $RANK of $WORLD_SIZE at $(ip -br a show eth0); {}"
+    assert main(["2", "sh", "-c", shell.format("exit 0")]) == 0
+    shown = capfd.readouterr().out
+    for rank in range(2):
+        assert re.search(
+            rf"^\[rank {rank}\] I am {rank} of 2 at eth0\S* .* 10\.0\.0\.{rank + 1}/24", shown, re.M
+        )
+    assert main(["2", "sh", "-c", '[ "$RANK" = 1 ] && exit 3; exec sleep infinity']) == 3
 
 
 def test_a_network_has_at_least_one_rank() -> None:

@@ -15,6 +15,8 @@ class Fault:
     kill: the rank gets SIGKILL. raise: it raises `InjectedError`. hang: it never returns. slow: every following
     step takes `seconds` longer. out_of_memory: an allocation fails. fill_disk: no space is left for the run's
     files. damage_checkpoint, truncate_checkpoint: the newest complete checkpoint loses a bit, or half a file.
+    slow_network: the rank's cable has `rate_Mbits` from then on. drop_network: for `seconds`, every packet from and
+    to the rank vanishes. These two need ranks in a network of namespaces (see faults/network.py).
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
@@ -28,14 +30,18 @@ class Fault:
         "fill_disk",
         "damage_checkpoint",
         "truncate_checkpoint",
+        "slow_network",
+        "drop_network",
     ]
     step: int
     """After this many optimizer steps, and after the checkpoint that is due then."""
     rank: int = 0
     seconds: float = 1.0
-    """Delay of every following step (slow)."""
+    """Delay of every following step (slow); how long packets vanish (drop_network)."""
+    rate_Mbits: float = 100.0  # noqa: N815 - units keep their case
+    """Bandwidth in each direction (slow_network), in 10^6 bits/s."""
 
     def __post_init__(self) -> None:
-        for name, least in (("step", 1), ("rank", 0), ("seconds", 0)):
+        for name, least in (("step", 1), ("rank", 0), ("seconds", 0), ("rate_Mbits", 0.001)):
             if getattr(self, name) < least:
                 raise SettingError(f"A fault's {name} is {getattr(self, name)}; it must be {least} or more.")

@@ -23,6 +23,7 @@ import torch
 
 from distlab.errors import SettingError
 from distlab.faults.config import Fault
+from distlab.faults.network import Cables
 from distlab.faults.storage import damage, fill_disk, newest_checkpoint, truncate
 from distlab.train.checkpoint.folder import Folder
 from distlab.train.config import TrainConfig
@@ -94,6 +95,15 @@ class Injector:
                 damaged = damage(path) if fault.kind == "damage_checkpoint" else truncate(path)
                 print(f"It hit {damaged}.", flush=True)
 
+            case "slow_network":
+                _cables().slow(fault.rank, fault.rate_Mbits)
+            case "drop_network":
+                cables = _cables()
+                cables.cut(fault.rank)
+                mending = threading.Timer(fault.seconds, cables.mend, [fault.rank])
+                mending.daemon = True
+                mending.start()
+
     # That a fault has struck must outlive the process that it strikes: a file in the run's folder says so.
 
     def _mark(self, i: int) -> str:
@@ -115,6 +125,17 @@ class Injector:
         if self._has_struck(i):
             files, path = fsspec.core.url_to_fs(self._mark(i))
             files.rm(path)
+
+
+def _cables() -> Cables:
+    """SettingError where this rank is in no network that could be slowed or cut."""
+    cables = Cables.here()
+    if cables is None:
+        raise SettingError(
+            "A fault is set for the network, and the ranks are in none of their own; start them, as root, with "
+            "`python -m distlab.faults.network 2 python -m distlab.train ...`."
+        )
+    return cables
 
 
 def kill() -> NoReturn:
@@ -158,6 +179,8 @@ def exhaust_memory() -> NoReturn:
 
 def _check(config: TrainConfig) -> None:
     for fault in config.faults:
+        if fault.kind in ("slow_network", "drop_network"):
+            _cables()
         if fault.step > config.steps:
             raise SettingError(
                 f"A fault is set for step {fault.step}; the run ends after {config.steps} steps. "

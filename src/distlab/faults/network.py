@@ -9,10 +9,16 @@
 Each rank runs in a network namespace of its own, as if it were a machine: a loopback and one interface,
 `eth0`, that a virtual cable (veth) joins to a switch (a bridge, in a namespace of its own, too). The machine's
 own network is not touched. A token bucket filter (`tc ... tbf`) at both ends of a cable limits its bandwidth.
+
+By configuration, `faults: [{kind: slow_network, step: 3, rank: 1, rate_Mbits: 20}]` and `drop_network` do the same
+to a run whose ranks were started in such a network:
+
+    python -m distlab.faults.network 2 python -m distlab.train --config slow.yaml
 """
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import os
 import re
@@ -20,17 +26,66 @@ import shutil
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from types import TracebackType
 
 import psutil
 
 from distlab.errors import SettingError
+from distlab.machine import cores
 
 PORT = 29500
 """Where ranks meet. Each network has all ports to itself."""
 
 
-class Network:
+IN_NETWORK = "DISTLAB_NETWORK"
+"""Name of the network that a rank was started in."""
+
+
+class Cables:
+    """The cables of a network, by rank: what can be done to them, also by a rank (as root)."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    @classmethod
+    def here(cls) -> Cables | None:
+        """Those of the network that this process was started in; None elsewhere."""
+        name = os.environ.get(IN_NETWORK)
+        return cls(name) if name else None
+
+    def slow(self, rank: int, rate_Mbits: float) -> None:  # noqa: N803 - units keep their case
+        """Limit the cable of a rank to `rate_Mbits` (10^6 bits/s) in each direction.
+
+        A bucket of 256 KiB passes at once; beyond it packets queue for up to 20 ms and are then dropped, as in
+        a switch, so that TCP finds its pace.
+        """
+        shape = ["root", "tbf", "rate", f"{round(rate_Mbits * 1e6)}bit", "burst", "256kb", "latency", "20ms"]
+        _in(self._rank(rank), "tc", "qdisc", "replace", "dev", "eth0", *shape)
+        _in(self._switch, "tc", "qdisc", "replace", "dev", f"port{rank}", *shape)
+
+    def cut(self, rank: int) -> None:
+        """Let every packet from and to a rank vanish. Its connections stay open: only a timeout tells."""
+        _in(self._switch, "ip", "link", "set", f"port{rank}", "nomaster")
+
+    def mend(self, rank: int) -> None:
+        """Undo `cut`."""
+        _in(self._switch, "ip", "link", "set", f"port{rank}", "master", "switch")
+
+    def queues(self, rank: int) -> list[str]:
+        """What `tc -s qdisc` tells about both ends of a rank's cable: limits, bytes, packets held back."""
+        ends = ((self._rank(rank), "eth0"), (self._switch, f"port{rank}"))
+        return [_in(namespace, "tc", "-s", "qdisc", "show", "dev", device) for namespace, device in ends]
+
+    @property
+    def _switch(self) -> str:
+        return f"{self.name}-switch"
+
+    def _rank(self, rank: int) -> str:
+        return f"{self.name}-{rank}"
+
+
+class Network(Cables):
     """A switch and `world_size` namespaces with a cable each; entered, it exists, and left, it is gone.
 
     What a killed process left behind goes when the next Network is made.
@@ -42,8 +97,8 @@ class Network:
             raise SettingError(f"world_size is {world_size}; a network has 1 to 250 ranks.")
         if (lacking := missing_rights()) is not None:
             raise SettingError(lacking)
+        super().__init__(_name(psutil.Process()))
         self.world_size = world_size
-        self.name = _name(psutil.Process())
         self.ranks: list[subprocess.Popen[str]] = []
 
     def __enter__(self) -> Network:
@@ -93,6 +148,7 @@ class Network:
             "MASTER_PORT": str(PORT),
             "GLOO_SOCKET_IFNAME": "eth0",
             "NCCL_SOCKET_IFNAME": "eth0",
+            IN_NETWORK: self.name,
         }
         process = subprocess.Popen(
             # The signal, so that a rank does not outlive this process, however it ends.
@@ -105,36 +161,6 @@ class Network:
         self.ranks.append(process)
         return process
 
-    def slow(self, rank: int, rate_Mbits: float) -> None:  # noqa: N803 - units keep their case
-        """Limit the cable of a rank to `rate_Mbits` (10^6 bits/s) in each direction.
-
-        A bucket of 256 KiB passes at once; beyond it packets queue for up to 20 ms and are then dropped, as in
-        a switch, so that TCP finds its pace.
-        """
-        shape = ["root", "tbf", "rate", f"{round(rate_Mbits * 1e6)}bit", "burst", "256kb", "latency", "20ms"]
-        _in(self._rank(rank), "tc", "qdisc", "replace", "dev", "eth0", *shape)
-        _in(self._switch, "tc", "qdisc", "replace", "dev", f"port{rank}", *shape)
-
-    def cut(self, rank: int) -> None:
-        """Let every packet from and to a rank vanish. Its connections stay open: only a timeout tells."""
-        _in(self._switch, "ip", "link", "set", f"port{rank}", "nomaster")
-
-    def mend(self, rank: int) -> None:
-        """Undo `cut`."""
-        _in(self._switch, "ip", "link", "set", f"port{rank}", "master", "switch")
-
-    def queues(self, rank: int) -> list[str]:
-        """What `tc -s qdisc` tells about both ends of a rank's cable: limits, bytes, packets held back."""
-        ends = ((self._rank(rank), "eth0"), (self._switch, f"port{rank}"))
-        return [_in(namespace, "tc", "-s", "qdisc", "show", "dev", device) for namespace, device in ends]
-
-    @property
-    def _switch(self) -> str:
-        return f"{self.name}-switch"
-
-    def _rank(self, rank: int) -> str:
-        return f"{self.name}-{rank}"
-
     def _plug_in(self, rank: int) -> None:
         name = self._rank(rank)
         _ip("netns", "add", name)
@@ -144,6 +170,36 @@ class Network:
         _in(name, "ip", "address", "add", f"{self.address(rank)}/24", "dev", "eth0")
         _in(name, "ip", "link", "set", "eth0", "up")
         _in(self._switch, "ip", "link", "set", f"port{rank}", "master", "switch", "up")
+
+
+def main(args: list[str]) -> int:
+    """Run a command as each rank of a network and show what they print; the first exit code that is not 0."""
+    parser = argparse.ArgumentParser(prog="python -m distlab.faults.network", description=main.__doc__)
+    parser.add_argument("ranks", type=int)
+    parser.add_argument("command", nargs=argparse.REMAINDER)
+    chosen = parser.parse_args(args)
+    threads = {"OMP_NUM_THREADS": str(max(1, cores() // max(1, chosen.ranks)))} | os.environ
+    signal.signal(
+        signal.SIGINT, lambda number, frame: None
+    )  # Ctrl-C reaches the ranks, too: they end in order
+    with Network(chosen.ranks) as network, ThreadPoolExecutor(chosen.ranks) as pool:
+        ranks = [network.start(rank, chosen.command, threads) for rank in range(chosen.ranks)]
+        for ended in as_completed(
+            [pool.submit(_follow, rank, process) for rank, process in enumerate(ranks)]
+        ):
+            if code := ended.result():
+                for process in ranks:  # the others would wait for it
+                    process.kill()
+                return code if code > 0 else 1
+    return 0
+
+
+def _follow(rank: int, process: subprocess.Popen[str]) -> int:
+    """Show what a rank prints until it ends; its exit code."""
+    assert process.stdout is not None
+    for line in process.stdout:
+        print(f"[rank {rank}] {line}", end="", flush=True)
+    return process.wait()
 
 
 def missing_rights() -> str | None:
@@ -196,3 +252,11 @@ def _ip(*args: str) -> str:
 
 def _run(*command: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except SettingError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)
