@@ -6,7 +6,8 @@ import importlib.util
 import json
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import fields, replace
+from pathlib import Path
 
 import psutil
 import pytest
@@ -15,12 +16,18 @@ from distlab.errors import SettingError
 from distlab.train.config import (
     CheckpointConfig,
     DataConfig,
+    LogConfig,
     ModelConfig,
     OptimizerConfig,
     ParallelConfig,
     TrainConfig,
+    from_dict,
 )
+from distlab.train.data import load_data
 from distlab.train.loop import train
+from distlab.train.records import read_info, read_log
+from distlab.train.result import StepRecord, TrainResult
+from distlab.train.sampler import BatchPlan
 from distlab.train.tensorflow import check, train_tensorflow
 
 pytestmark = pytest.mark.skipif(
@@ -46,9 +53,10 @@ def _losses(config: TrainConfig) -> list[float]:
     return [step.loss for step in train(replace(config, strategy="single")).steps]
 
 
-def test_multi_worker_mirrored_equals_torch_with_an_empty_share() -> None:
+def test_multi_worker_mirrored_equals_torch_with_an_empty_share(tmp_path: Path) -> None:
     before = set(psutil.Process().children(recursive=True))
-    result = train_tensorflow(UNEVEN)
+    config = replace(UNEVEN, folder=str(tmp_path), log=LogConfig(samples=True))
+    result = train_tensorflow(config)
     assert result is not None
     single = train(replace(UNEVEN, strategy="single"))
     assert [step.loss for step in result.steps] == pytest.approx(_losses(UNEVEN), abs=TOLERANCE)
@@ -59,7 +67,27 @@ def test_multi_worker_mirrored_equals_torch_with_an_empty_share() -> None:
     assert [step.samples for step in result.steps] == [359, 359, 1, 359, 359, 1, 359]
     assert all(step.communication_s > 0 for step in result.steps)
     assert result.stamp.backend.startswith("tensorflow 2.")
+    _assert_logged(config, result)
     assert set(psutil.Process().children(recursive=True)) <= before
+
+
+def _assert_logged(config: TrainConfig, result: TrainResult) -> None:
+    """Both ranks wrote down each step, as ranks of torch do."""
+    lines = read_log(str(config.run_folder))
+    assert [(line.step, line.rank) for line in lines] == [
+        (step, rank) for step in range(7) for rank in (0, 1)
+    ]
+    for line, step in zip(lines[::2], result.steps, strict=True):
+        assert {field.name: getattr(line, field.name) for field in fields(StepRecord)} == vars(step)
+    plan = BatchPlan(load_data(config)[0], config.data, config.seed)
+    for line in lines:
+        assert line.loss == result.steps[line.step].loss
+        assert line.sample_ids == plan.share(plan.global_batch(line.step), 2, line.rank)
+        assert (line.world_size, line.attempt, line.tier) == (2, 0, result.stamp.tier)
+        assert line.samples_per_s == pytest.approx(line.samples / line.step_s)
+        assert line.run_s >= line.step_s > 0
+    info = read_info(str(config.run_folder))
+    assert from_dict(info.config) == config
 
 
 def test_mirrored_equals_torch() -> None:

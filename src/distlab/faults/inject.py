@@ -94,7 +94,6 @@ class Injector:
                 path = newest_checkpoint(self.folder)
                 damaged = damage(path) if fault.kind == "damage_checkpoint" else truncate(path)
                 print(f"It hit {damaged}.", flush=True)
-
             case "slow_network":
                 _cables().slow(fault.rank, fault.rate_Mbits)
             case "drop_network":

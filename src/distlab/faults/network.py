@@ -179,9 +179,6 @@ def main(args: list[str]) -> int:
     parser.add_argument("command", nargs=argparse.REMAINDER)
     chosen = parser.parse_args(args)
     threads = {"OMP_NUM_THREADS": str(max(1, cores() // max(1, chosen.ranks)))} | os.environ
-    signal.signal(
-        signal.SIGINT, lambda number, frame: None
-    )  # Ctrl-C reaches the ranks, too: they end in order
     with Network(chosen.ranks) as network, ThreadPoolExecutor(chosen.ranks) as pool:
         ranks = [network.start(rank, chosen.command, threads) for rank in range(chosen.ranks)]
         for ended in as_completed(
@@ -255,6 +252,8 @@ def _run(*command: str) -> str:
 
 
 if __name__ == "__main__":
+    # Ctrl-C reaches the ranks, too, and they end in order.
+    signal.signal(signal.SIGINT, lambda number, frame: None)
     try:
         sys.exit(main(sys.argv[1:]))
     except SettingError as error:

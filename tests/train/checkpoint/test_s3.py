@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from distlab.errors import SettingError
+from distlab.faults.inject import InjectedError
 from distlab.train.checkpoint import CheckpointError, Checkpoints
 from distlab.train.checkpoint.folder import Folder
+from distlab.train.config import CheckpointConfig, from_dict
 from distlab.train.launch import launch
+from distlab.train.loop import train
+from distlab.train.records import read_info, read_log
 from tests.train.checkpoint.states import blank_like, equal, leftovers, make_state
 
 server = pytest.importorskip(
@@ -129,3 +134,46 @@ def on_a_rank(url: str) -> None:
 def test_two_ranks_save_to_a_bucket(bucket: str, tmp_path: Path) -> None:
     launch(on_a_rank, 2, f"{bucket}/runs/ranks", timeout_s=120)
     assert equal(loaded(Checkpoints(f"{bucket}/runs/ranks/2")), make_state(2))
+
+
+def test_a_whole_run_in_a_bucket(bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trained, broken by a fault, taken up on another machine, and begun anew: on one URL."""
+    config = from_dict(
+        {
+            "folder": f"{bucket}/runs",
+            "name": "whole",
+            "strategy": "single",
+            "steps": 6,
+            "model": {"width": 16},
+            "data": {"source": "synthetic", "samples": 40, "global_batch": 16},
+            "checkpoint": {"every_steps": 2},
+            "faults": [{"kind": "raise", "step": 3}],
+        }
+    )
+    here, there = (tmp_path / name for name in ("here", "there"))
+    for machine in (here, there):
+        machine.mkdir()
+    monkeypatch.chdir(here)
+    with pytest.raises(InjectedError):
+        train(config)
+    url = str(config.run_folder)
+    assert [line.step for line in read_log(url)][:2] == [0, 1]
+    monkeypatch.chdir(there)
+    second = train(
+        replace(config, resume_from_checkpoint="latest")
+    )  # the mark tells that the fault has struck
+    assert second.resumed_from == 2
+    whole = train(replace(config, folder=None, checkpoint=CheckpointConfig(), faults=()))
+    lines = read_log(url)
+    assert [(line.step, line.attempt) for line in lines] == [(0, 0), (1, 0)] + [
+        (step, 1) for step in range(2, 6)
+    ]
+    assert [line.loss for line in lines] == [step.loss for step in whole.steps]
+    assert second.weights_sum == whole.weights_sum
+    assert read_info(url).config["name"] == "whole"
+    before = [name for name in Folder(url).names() if not name.startswith("log/")]
+    assert {"faults/0.json", "step_6.json"} <= set(before)
+    with pytest.raises(SettingError, match="holds checkpoints up to step 6"):
+        train(replace(config, checkpoint=CheckpointConfig()))
+    assert [name for name in Folder(url).names() if not name.startswith("log/")] == before
+    assert read_log(url) == lines
