@@ -101,7 +101,7 @@ def frames_at_the_end(folder: Path, rank: int) -> list[str]:
     return [
         line
         for line in lines
-        if line.startswith("  File") and f'"{__file__}"' not in line and "runpy" not in line
+        if line.startswith("  File") and f'"{__file__}"' not in line and "<frozen runpy>" not in line
     ]
 
 
