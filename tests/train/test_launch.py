@@ -41,6 +41,11 @@ def _die_on_rank_1(how: str) -> None:
     dist.barrier()
 
 
+def _leave_on_rank_1() -> None:
+    if dist.get_rank() == 1:
+        os._exit(0)
+
+
 def _leave_others_waiting_for_rank_0() -> None:
     if dist.get_rank() == 0:
         threading.Event().wait()
@@ -122,6 +127,11 @@ def test_a_failure_shows_the_first_ranks_own_traceback() -> None:
     assert 'raise ValueError("rank 1 cannot go on")' in message
     assert "_fail_on_rank_1" in message
     assert "distlab/train/rank.py" not in message  # frames of ours say nothing about the fault
+
+
+def test_a_rank_that_ends_without_a_result_is_named() -> None:
+    with pytest.raises(LaunchError, match="Rank 1 of 2 exited with code 0 before it returned"):
+        launch(_leave_on_rank_1, 2)
 
 
 @pytest.mark.parametrize(("how", "said"), [("exit", "exited with code 7"), ("kill", "was killed by SIGKILL")])

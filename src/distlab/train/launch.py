@@ -137,7 +137,9 @@ def launch(
         # After Ctrl-C, too: every rank may have taken it as a request, ended its work in order, and returned.
         if all(path.exists() for path in results):
             return [pickle.loads(path.read_bytes()) for path in results]
-    assert stopped_by is not None
+        if stopped_by is None:
+            rank = next(rank for rank, path in enumerate(results) if not path.exists())
+            raise LaunchError(f"Rank {rank} of {world_size} exited with code 0 before it returned.", rank)
     # The usual handlers are back: Ctrl-C becomes KeyboardInterrupt, SIGTERM ends the process.
     signal.raise_signal(stopped_by)
     raise KeyboardInterrupt
