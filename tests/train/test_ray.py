@@ -5,7 +5,12 @@ from __future__ import annotations
 import importlib.util
 import io
 import json
+import os
+import signal
+import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -73,7 +78,59 @@ def test_a_worker_that_fails_is_one_clear_error() -> None:
     with pytest.raises(LaunchError, match="Rank 0 of 1 failed: InjectedError: Rank 0 fails") as caught:
         train_with_ray(config, num_workers=1)
     assert caught.value.rank == 0
-    assert "in train" in str(caught.value)
+    assert "in steps" in str(caught.value)
+
+
+@needs_ray
+def test_ctrl_c_ends_a_run_of_the_command_line_in_order(tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "distlab.cli",
+        "train",
+        "--launcher",
+        "ray",
+        "--strategy",
+        "ddp",
+        "--json",
+    ]
+    settings = {"folder": str(tmp_path), "steps": 10**6, "checkpoint.every_steps": 10**6, "model.width": 16}
+    options = [text for name, value in settings.items() for text in (f"--{name}", str(value))]
+    with subprocess.Popen([*command, *options], stdout=subprocess.PIPE, text=True) as run:
+        _wait_for_step(tmp_path / "run", run)
+        run.send_signal(signal.SIGINT)
+        assert run.stdout is not None
+        said = json.loads(run.stdout.read())
+    assert run.returncode == 0
+    assert (said["interrupted"], said["world_size"]) == (True, 2)
+    lines = read_log(str(tmp_path / "run"))
+    assert [(line.step, line.rank) for line in lines] == [
+        (step, rank) for step in range(said["steps"]) for rank in (0, 1)
+    ]
+    assert (tmp_path / f"run/step_{said['steps']}.json").exists()
+
+
+@needs_ray
+@pytest.mark.usefixtures("ray_here")
+def test_ctrl_c_ends_a_run_without_checkpoints_and_leaves_ray(tmp_path: Path) -> None:
+    def press() -> None:
+        _wait_for_step(tmp_path / "run")
+        os.kill(os.getpid(), signal.SIGINT)
+
+    before = signal.getsignal(signal.SIGINT)
+    pressing = threading.Thread(target=press, daemon=True)
+    pressing.start()
+    with pytest.raises(KeyboardInterrupt):
+        train_with_ray(replace(SMALL, steps=10**6, folder=str(tmp_path)))
+    pressing.join()
+    assert signal.getsignal(signal.SIGINT) == before
+
+
+def _wait_for_step(run_folder: Path, process: subprocess.Popen[str] | None = None) -> None:
+    log = run_folder / "log/rank_0.jsonl"
+    while not (log.exists() and log.stat().st_size):
+        assert process is None or process.poll() is None, "it ended before its first step"
+        time.sleep(0.01)
 
 
 def test_the_worker_that_failed_first_is_named() -> None:

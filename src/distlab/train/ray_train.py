@@ -6,6 +6,9 @@
 Ray sets up the process group (gloo, or NCCL where each worker gets a GPU) and calls `train(config)` on every
 worker, as torchrun would. What it adds is a cluster: workers may be on many machines, and after a failure it
 finds other places for them.
+
+A worker is no child of this process, and no Ctrl-C reaches it. Left alone, Ray would end all workers at once. The
+first Ctrl-C of a run with checkpoints leaves a word in Ray's key-value store instead, where the workers look for it.
 """
 
 from __future__ import annotations
@@ -20,9 +23,12 @@ import tempfile
 import threading
 import time
 import traceback
+import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout, suppress
+from contextlib import contextmanager, nullcontext, redirect_stdout, suppress
 from dataclasses import replace
+from functools import partial
+from types import FrameType
 from typing import Any, TextIO, cast
 
 import psutil
@@ -30,6 +36,7 @@ import psutil
 from distlab.errors import LaunchError, SettingError
 from distlab.machine import cores
 from distlab.train.config import COLLECTIVE_TIMEOUT_S, TrainConfig
+from distlab.train.interrupt import Interrupt
 from distlab.train.result import TrainResult
 
 OBJECT_STORE_BYTES = 128 * 2**20
@@ -37,6 +44,8 @@ OBJECT_STORE_BYTES = 128 * 2**20
 STOP_S = 5
 """Seconds that Ray's processes get to end before they are killed."""
 START_ATTEMPTS = 3
+LISTEN_S = 0.2
+"""How often a worker looks whether Ctrl-C was pressed."""
 
 log = logging.getLogger(__name__)
 
@@ -65,6 +74,9 @@ def train_with_ray(config: TrainConfig, num_workers: int | tuple[int, int] = 2) 
     After a failure Ray starts the workers again `config.max_restarts` times, and they resume from the last
     checkpoint.
 
+    On Ctrl-C the workers end their step, save and return; a second one, or one without checkpoints, ends them and
+    raises KeyboardInterrupt.
+
     Raises SettingError where Ray is missing or the configuration cannot run, LaunchError with the rank's own
     traceback where a worker failed.
     """
@@ -81,11 +93,19 @@ def train_with_ray(config: TrainConfig, num_workers: int | tuple[int, int] = 2) 
             f"strategy {config.strategy!r} starts its own processes; with Ray use a torch one, such as 'ddp'."
         )
     most = num_workers if isinstance(num_workers, int) else max(num_workers)
+    stop = f"distlab-stop-{uuid.uuid4().hex}"
+
+    class Interruptible(TorchTrainer):
+        def _register_sigint_handler(self, controller: Any) -> None:
+            """In place of Ray's own, which ends the process."""
+            saves = config.checkpoint.every_steps > 0
+            signal.signal(signal.SIGINT, partial(_interrupt, controller, stop if saves else None))
+
     with local_ray(most), tempfile.TemporaryDirectory(prefix="distlab-ray-") as storage, _own_sigint():
         # mypy sees the types of Ray Train's first version.
-        trainer: Any = cast(Any, TorchTrainer)(
+        trainer: Any = cast(Any, Interruptible)(
             _worker,
-            train_loop_config={"config": config},
+            train_loop_config={"config": config, "stop": stop},
             torch_config=TorchConfig(timeout_s=COLLECTIVE_TIMEOUT_S),
             scaling_config=ray.train.ScalingConfig(
                 num_workers=cast(Any, num_workers), use_gpu=torch.cuda.device_count() >= most
@@ -103,12 +123,45 @@ def train_with_ray(config: TrainConfig, num_workers: int | tuple[int, int] = 2) 
     return results
 
 
+def _interrupt(controller: Any, stop: str | None, number: int, frame: FrameType | None) -> None:
+    """Ctrl-C: ask the workers to end in order, but those that cannot be asked, or were, end at once."""
+    import ray
+    from ray.experimental.internal_kv import _internal_kv_exists, _internal_kv_put
+
+    if stop is not None and not _internal_kv_exists(stop):
+        _internal_kv_put(stop, b"")
+        return
+    with suppress(ray.exceptions.RayActorError):  # it leaves no answer
+        ray.get(controller.abort.remote())
+    raise KeyboardInterrupt
+
+
+@contextmanager
+def _listening(stop: str, interrupt: Interrupt) -> Iterator[None]:
+    """Meanwhile, take the word for a Ctrl-C that this process has got."""
+    from ray.experimental.internal_kv import _internal_kv_exists
+
+    ended = threading.Event()
+
+    def listen() -> None:
+        while not ended.wait(LISTEN_S) and not interrupt.asked:
+            interrupt.asked = _internal_kv_exists(stop)
+
+    thread = threading.Thread(target=listen, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
 def _worker(settings: dict[str, Any]) -> list[TrainResult]:
     """What every worker runs; Ray hands back what rank 0 returns."""
     import ray.train
     import torch.distributed as dist
 
-    from distlab.train.loop import train
+    from distlab.train.loop import Trainer
 
     config: TrainConfig = replace(settings["config"], world_size=dist.get_world_size())
     if ray.train.get_checkpoint() is not None:
@@ -119,8 +172,12 @@ def _worker(settings: dict[str, Any]) -> list[TrainResult]:
         with tempfile.TemporaryDirectory() as folder:
             ray.train.report({}, checkpoint=ray.train.Checkpoint.from_directory(folder))
     try:
-        with redirect_stdout(RankPrefix(sys.stdout, dist.get_rank())):
-            result = train(config)
+        with redirect_stdout(RankPrefix(sys.stdout, dist.get_rank())), Trainer(config) as trainer:
+            listening = _listening(settings["stop"], trainer.interrupt)
+            with listening if trainer.saving.enabled else nullcontext():
+                for _ in trainer.steps():
+                    pass
+            result = trainer.result()
     except Exception as error:
         raise WorkerError.from_exception(error) from None
     results: list[Any] = [None] * result.world_size
