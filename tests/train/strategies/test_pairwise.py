@@ -4,13 +4,15 @@ strategy equals plain training of the same mathematics."""
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from allpairspy import AllPairs
 
 from distlab.train.config import TrainConfig, from_dict
-from tests.train.strategies.equivalence import assert_same, run_cases
+from distlab.train.sampler import BatchPlan, padding_share
+from tests.train.strategies.equivalence import assert_same, load_little, run_cases
 
 MODELS: list[dict[str, Any]] = [
     {"kind": "mlp", "width": 24, "freeze": ["blocks.0"]},
@@ -24,6 +26,8 @@ OPTIMIZERS: list[dict[str, Any]] = [
     {"name": "adamw", "learning_rate": 0.002, "implementation": "fused"},
     {"name": "sgd", "learning_rate": 0.05, "warmup_steps": 2, "schedule": "cosine"},
 ]
+ADAFACTOR = {"name": "adafactor", "learning_rate": 0.01, "weight_decay": 0.1}
+"""Not on weights in parts: it has means of whole rows and columns."""
 COMMON: dict[str, list[Any]] = {
     "model": MODELS,
     "optimizer": OPTIMIZERS,
@@ -34,7 +38,7 @@ COMMON: dict[str, list[Any]] = {
     "batching": ["shuffled", "by_length"],
 }
 OWN: dict[str, dict[str, list[Any]]] = {
-    "ddp": {"bucket_mb": [0.002, 25.0]},
+    "ddp": {"bucket_mb": [0.002, 25.0], "optimizer": [*OPTIMIZERS, ADAFACTOR]},
     "fsdp": {"reshard": [True, False], "offload": [False, True]},
     "tensor_parallel": {"model": [MODELS[0], MODELS[2], MODELS[3]], "parallel": [{"tensor": 2}]},
     "pipeline": {
@@ -58,8 +62,9 @@ def pairs(strategy: str, own: dict[str, list[Any]]) -> Iterator[TrainConfig]:
                 "seed": 5,
                 "model": chosen["model"],
                 # 17 samples: shares, and micro-batches, of unequal size, and an epoch that ends in a batch of 7.
+                # Paragraphs of all lengths, so that ranks have unequal numbers of tokens, and padding, too.
                 "data": {
-                    "source": "synthetic",
+                    "source": "text" if gpt else "synthetic",
                     "samples": 58,
                     "sequence_length": 24,
                     "global_batch": 17,
@@ -78,6 +83,19 @@ def pairs(strategy: str, own: dict[str, list[Any]]) -> Iterator[TrainConfig]:
                 "parallel": chosen.get("parallel", {}),
             }
         )
+
+
+def test_texts_make_unequal_ranks_and_micro_batches() -> None:
+    config = next(config for config in pairs("ddp", OWN["ddp"]) if config.data.source == "text")
+    data = replace(config.data, micro_batches=3)
+    text, _ = load_little(config)
+    plan = BatchPlan(text, data, config.seed)
+    for step in range(config.steps):
+        shares = [plan.share(plan.global_batch(step), 2, rank) for rank in range(2)]
+        tokens = [[sum(plan.tokens[i] for i in part) for part in share] for share in shares]
+        assert sum(tokens[0]) != sum(tokens[1])
+        assert len(set(tokens[0])) > 1
+    assert padding_share(text, data, world_size=2) > 0.02
 
 
 @pytest.mark.parametrize("strategy", list(OWN))
