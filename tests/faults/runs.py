@@ -22,12 +22,14 @@ from typing import Any
 
 import torch
 import torch._dynamo  # the optimizer's state wants it: once here, not in each fork
+import torch.distributed as dist
 from torch.distributed.tensor import DTensor
 
 from distlab.train import loop
 from distlab.train.config import TrainConfig, from_dict
 from distlab.train.data import Text, load_text
 from distlab.train.loop import Trainer
+from distlab.train.rank import use_loopback
 from distlab.train.records import read_log
 from distlab.train.sampler import BatchPlan
 
@@ -94,12 +96,15 @@ def _fingerprint(state: dict[str, Any]) -> str:
 
 
 def assert_each_sample_once(config: TrainConfig) -> None:
-    """By the logs, the ranks together took in every step just the samples planned for it."""
+    """By the logs, the copies of the model together took in every step just the samples planned for it."""
     plan = BatchPlan(TEXTS[0], config.data, config.seed)
     taken: dict[int, list[int]] = {step: [] for step in range(config.steps)}
     assert config.run_folder is not None
+    sharing = config.parallel.tensor * config.parallel.pipeline  # these ranks log the same samples
     for line in read_log(config.run_folder):
         assert line.sample_ids is not None
+        if line.rank % sharing:
+            continue
         taken[line.step] += [index for micro_batch in line.sample_ids for index in micro_batch]
     assert {step: sorted(ids) for step, ids in taken.items()} == {
         step: sorted(plan.global_batch(step)) for step in range(config.steps)
@@ -122,15 +127,27 @@ class Outcome:
 
 
 class Run:
-    """A run in a process of its own."""
+    """A run in a process of its own, or one rank of a run of two."""
 
-    def __init__(self, config: TrainConfig, cut_at: int | None = None, cut_fraction: float = 0.0) -> None:
-        """cut_at: die by SIGKILL in this call that changes a file, `cut_fraction` of its bytes written."""
+    def __init__(
+        self,
+        config: TrainConfig,
+        cut_at: int | None = None,
+        cut_fraction: float = 0.0,
+        rank: int | None = None,
+        meeting: Path | None = None,
+    ) -> None:
+        """cut_at: die by SIGKILL in this call that changes a file, `cut_fraction` of its bytes written.
+
+        rank, meeting: of two, which find each other by this new file.
+        """
         assert config.run_folder is not None
-        self.report = Path(config.run_folder).parent / "outcome.pkl"
+        self.report = Path(config.run_folder).parent / f"outcome_{rank or 0}.pkl"
         self.report.parent.mkdir(parents=True, exist_ok=True)
         self.report.unlink(missing_ok=True)
-        self.process = ForkServerProcess(target=_run, args=(config, self.report, cut_at, cut_fraction))
+        self.process = ForkServerProcess(
+            target=_run, args=(config, self.report, cut_at, cut_fraction, rank, meeting)
+        )
         with _reaping:
             self.process.start()
 
@@ -150,8 +167,18 @@ class Run:
         return Outcome(code, **said)
 
 
-def _run(config: TrainConfig, report: Path, cut_at: int | None, cut_fraction: float) -> None:
+def _run(
+    config: TrainConfig,
+    report: Path,
+    cut_at: int | None,
+    cut_fraction: float,
+    rank: int | None,
+    meeting: Path | None,
+) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)  # the server of the forks ignores Ctrl-C
+    if rank is not None:
+        use_loopback()
+        dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=2)
     torch.manual_seed(config.seed)
     calls = _count_calls(cut_at, cut_fraction)
     try:

@@ -19,7 +19,7 @@ from distlab.errors import SettingError
 from distlab.faults.storage import small_disk
 from distlab.train.launch import launch
 from distlab.train.records import read_log
-from tests.faults.runs import Outcome, Run, a_config, assert_each_sample_once, run
+from tests.faults.runs import SEQUENCE_LENGTH, Outcome, Run, a_config, assert_each_sample_once, run
 
 CUTS = 52
 KILLED = -signal.SIGKILL
@@ -158,7 +158,14 @@ def test_an_exception_loses_no_more_than_a_kill(
     _resume(tmp_path, reference)
 
 
-STRATEGIES = ("ddp", "fsdp")
+TWO_BLOCKS = {"kind": "gpt", "width": 8, "layers": 2, "heads": 2, "dropout": 0.2}
+IN_PARTS = {"source": "text", "sequence_length": SEQUENCE_LENGTH, "global_batch": 8, "micro_batches": 2}
+STRATEGIES: dict[str, dict[str, Any]] = {
+    "ddp": {},
+    "fsdp": {},
+    "tensor_parallel": {"parallel": {"tensor": 2}},
+    "pipeline": {"parallel": {"pipeline": 2}, "model": TWO_BLOCKS, "data": IN_PARTS},
+}
 
 
 def _two_ranks(folder: Path) -> dict[str, str]:
@@ -168,13 +175,13 @@ def _two_ranks(folder: Path) -> dict[str, str]:
     """
     draw = random.Random(2026)
     prints: dict[str, str] = {}
-    for strategy in STRATEGIES:
+    for strategy, settings in STRATEGIES.items():
         kill = {"kind": "kill", "step": draw.randrange(1, 10), "rank": draw.randrange(2)}
         for name, faults in ((strategy, []), (f"{strategy} killed", [kill])):
             done = folder / f"{name}-{dist.get_rank()}"
             if not done.exists():
                 torch.manual_seed(dist.get_rank())
-                config = a_config(folder, name=name, strategy=strategy, faults=faults)
+                config = a_config(folder, name=name, strategy=strategy, faults=faults, **settings)
                 done.write_text(run(config))
             prints[name] = done.read_text()
             dist.barrier()
@@ -183,13 +190,41 @@ def _two_ranks(folder: Path) -> dict[str, str]:
 
 def test_a_rank_killed_at_a_random_step(tmp_path: Path) -> None:
     first, second = launch(_two_ranks, 2, tmp_path, max_restarts=len(STRATEGIES))
-    assert first == second
-    for strategy in STRATEGIES:
-        assert first[strategy] == first[f"{strategy} killed"]
+    for strategy, settings in STRATEGIES.items():
+        for rank in (first, second):
+            assert rank[strategy] == rank[f"{strategy} killed"]
+        assert (first[strategy] == second[strategy]) == (
+            strategy != "pipeline"
+        )  # whose ranks hold other layers
         struck = json.loads((tmp_path / f"{strategy} killed/faults/0.json").read_text())
         assert struck["kind"] == "kill"
         for name in (strategy, f"{strategy} killed"):
-            assert_each_sample_once(a_config(tmp_path, name=name, strategy=strategy))
+            assert_each_sample_once(a_config(tmp_path, name=name, strategy=strategy, **settings))
+
+
+def test_one_of_two_ranks_killed_while_it_saves(tmp_path: Path) -> None:
+    whole = _both_ranks(tmp_path / "whole")
+    assert whole[0].fingerprint == whole[1].fingerprint is not None
+    draw = random.Random(41)
+    for victim in (0, 1, 0, 1):
+        folder = tmp_path / f"{draw.random()}"
+        cut = {"cut_at": draw.randrange(whole[victim].calls), "cut_fraction": draw.random()}
+        outcomes = _both_ranks(folder, cuts={victim: cut})
+        assert outcomes[victim].exit_code == KILLED
+        again = _both_ranks(folder, resume_from_checkpoint="latest")
+        assert [rank.error for rank in again] == [None, None]
+        assert [rank.fingerprint for rank in again] == [rank.fingerprint for rank in whole]
+        assert_each_sample_once(a_config(folder, strategy="fsdp"))
+
+
+def _both_ranks(
+    folder: Path, cuts: dict[int, dict[str, Any]] | None = None, **settings: Any
+) -> list[Outcome]:
+    """FSDP, of which both ranks write their shards."""
+    config = a_config(folder, strategy="fsdp", **settings)
+    meeting = folder / f"meeting_{config.resume_from_checkpoint}"
+    ranks = [Run(config, rank=rank, meeting=meeting, **(cuts or {}).get(rank, {})) for rank in range(2)]
+    return [rank.outcome() for rank in ranks]
 
 
 def _wait_for_file(path: Path) -> None:
