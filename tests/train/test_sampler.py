@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import random
+import tracemalloc
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -12,6 +14,7 @@ from torch import Tensor
 
 from distlab.train.config import DataConfig, ModelConfig, TrainConfig
 from distlab.train.data import load_data
+from distlab.train.permutation import Permutation
 from distlab.train.sampler import BatchPlan, padding_share
 
 patient = settings(deadline=None, max_examples=50)
@@ -19,6 +22,8 @@ patient = settings(deadline=None, max_examples=50)
 
 class Lengths:
     """A data set of which the sampler needs to know no more."""
+
+    tokens_per_sample: int | None = None
 
     def __init__(self, lengths: Sequence[int]) -> None:
         self.lengths = lengths
@@ -31,6 +36,18 @@ class Lengths:
 
     def batch(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
         raise AssertionError("planning must not load samples")
+
+
+class Equal(Lengths):
+    """Samples of one length, however many."""
+
+    def __init__(self, length: int, count: int) -> None:
+        super().__init__(range(count))
+        self.tokens_per_sample = length
+
+    def tokens(self, index: int) -> int:
+        assert self.tokens_per_sample is not None
+        return self.tokens_per_sample
 
 
 lengths = st.lists(st.integers(1, 60), min_size=1, max_size=120)
@@ -148,9 +165,61 @@ def test_epochs_and_seeds_are_different_shuffles(batching: Any) -> None:
         for epoch in range(3):
             steps = range(epoch * plan.steps_per_epoch, (epoch + 1) * plan.steps_per_epoch)
             orders.add(str([plan.global_batch(step) for step in steps]))
-            lengths = [plan.tokens[plan.global_batch(step)[0]] for step in steps]
+            lengths = [plan.tokens(plan.global_batch(step)[0]) for step in steps]
             assert lengths != sorted(lengths)  # batches of like lengths come in no order
     assert len(orders) == 9
+
+
+@patient
+@given(st.integers(1, 60), st.integers(1, 120), configs, seeds)
+def test_samples_known_to_be_equal_make_the_batches_of_samples_that_are(
+    length: int, count: int, config: DataConfig, seed: int
+) -> None:
+    known, found = (
+        BatchPlan(data, config, seed) for data in (Equal(length, count), Lengths([length] * count))
+    )
+    assert known.steps_per_epoch == found.steps_per_epoch
+    for step in range(2 * known.steps_per_epoch):
+        assert known.global_batch(step) == found.global_batch(step)
+
+
+@pytest.mark.parametrize("batching", ["shuffled", "by_length", "token_budget"])
+def test_a_plan_of_a_hundred_million_samples_takes_little_memory(batching: Any) -> None:
+    config = DataConfig(batching=batching, global_batch=1000, token_budget=64_000)
+    tracemalloc.start()
+    plan = BatchPlan(Equal(64, 10**8), config, 0)
+    taken = [index for step in (0, 1, 10**5 - 1, 10**5) for index in plan.global_batch(step)]
+    assert tracemalloc.get_traced_memory()[1] < 10**7
+    tracemalloc.stop()
+    assert plan.steps_per_epoch == 10**5
+    assert len(set(taken[:3000])) == 3000
+    assert all(0 <= index < 10**8 for index in taken)
+    assert 4e7 < sum(taken) / len(taken) < 6e7
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 64, 65, 1000])
+def test_an_order_that_is_computed_has_each_number_once(count: int) -> None:
+    orders = set()
+    for seed in range(4):
+        order = Permutation(count, np.random.default_rng(seed), shuffled=0)
+        whole = order.part(0, count).tolist()
+        assert sorted(whole) == list(range(count))
+        assert [int(order.part(i, i + 1)[0]) for i in range(count)] == whole
+        orders.add(str(whole))
+    assert len(orders) > 1 or count < 3
+
+
+def test_an_order_that_is_computed_is_as_random_as_a_shuffle() -> None:
+    """Places, steps between neighbours and their parities, against what chance would make of them."""
+    count = 10**5
+    for seed in range(5):
+        order = Permutation(count, np.random.default_rng(seed), shuffled=0).part(0, count)
+        centred = (order - order.mean()) / order.std()
+        for pairs in (centred * np.linspace(-1, 1, count) * 3**0.5, centred[1:] * centred[:-1]):
+            assert abs(pairs.mean()) < 5 / count**0.5
+        ascents = (order[1:] > order[:-1]).mean()  # half, with a variance of 1 / (12 count)
+        assert abs(ascents - 0.5) < 5 / (12 * count) ** 0.5
+        assert abs((order[::2] % 2).mean() - 0.5) < 5 / count**0.5
 
 
 @pytest.mark.parametrize(("world_size", "rank"), [(0, 0), (2, 2), (2, -1)])

@@ -34,6 +34,11 @@ class Dataset(Protocol):
         """How many samples there are."""
         ...
 
+    @property
+    def tokens_per_sample(self) -> int | None:
+        """What `tokens` says of every sample; None where they differ."""
+        ...
+
     def tokens(self, index: int) -> int:
         """Targets that count in a sample: 1 of an image, one per predicted token of a text. Loads nothing."""
         ...
@@ -102,6 +107,8 @@ def load_digits() -> Digits:
 class Images:
     """Images (n, 1, 8, 8) and labels (n,) in memory."""
 
+    tokens_per_sample = 1
+
     def __init__(self, images: Tensor, labels: Tensor) -> None:
         self.images = images
         self.labels = labels
@@ -136,6 +143,8 @@ def load_text(sequence_length: int) -> tuple[Text, Text]:
 class Text:
     """Paragraphs of different lengths: predict each byte from those before it."""
 
+    tokens_per_sample = None
+
     def __init__(self, paragraphs: Sequence[bytes], sequence_length: int) -> None:
         """A paragraph of more than `sequence_length` targets becomes several samples."""
         self.samples: list[Tensor] = []
@@ -164,6 +173,8 @@ class Text:
 
 class SyntheticImages:
     """Made-up images: one pattern per class, under noise. Nothing is stored; a number makes its image."""
+
+    tokens_per_sample = 1
 
     def __init__(self, first: int, count: int) -> None:
         self.first = first
@@ -195,19 +206,19 @@ class SyntheticSequences:
     def __init__(self, first: int, count: int, length: int) -> None:
         self.first = first
         self.count = count
-        self.length = length
+        self.tokens_per_sample = length
 
     def __len__(self) -> int:
         return self.count
 
     def tokens(self, index: int) -> int:
-        return self.length
+        return self.tokens_per_sample
 
     def batch(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
         numbers = np.asarray(indices, dtype=np.uint64) + np.uint64(self.first)
-        draws = _uniform(numbers, 2, self.length + 1)
+        draws = _uniform(numbers, 2, self.tokens_per_sample + 1)
         sequences = (draws[:, 0] * VOCABULARY).astype(np.int64)
-        for t in range(1, self.length + 1):
+        for t in range(1, self.tokens_per_sample + 1):
             follows = draws[:, 1, t] >= self.RANDOM
             sequences[follows, t] = (5 * sequences[follows, t - 1] + 1) % VOCABULARY
         tokens = torch.from_numpy(sequences)

@@ -105,7 +105,7 @@ class Trainer:
             loss=float("nan"),  # known once the ranks' parts are summed
             learning_rate=batch.learning_rate,
             samples=sum(map(len, ids)),
-            tokens=sum(plan.tokens[i] for micro_batch in ids for i in micro_batch),
+            tokens=sum(plan.tokens(i) for micro_batch in ids for i in micro_batch),
             step_s=step_s,
             data_s=data_s,
             compute_s=step_s - data_s - wait_s,
@@ -148,7 +148,7 @@ class Trainer:
             micro_batches.append(
                 (inputs.to(self.place, non_blocking=True), targets.to(self.place, non_blocking=True))
             )
-        global_tokens = sum(self.plan.tokens[i] for i in global_batch)
+        global_tokens = sum(map(self.plan.tokens, global_batch))
         rate = learning_rate(self.config.optimizer, step, self.config.steps)
         return Batch(micro_batches, global_tokens, rate), ids
 
