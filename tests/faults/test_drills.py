@@ -40,6 +40,7 @@ DRILLS: dict[str, Callable[[], Recovery]] = {
     "torchrun": lambda: drill_torchrun(strategy="fsdp"),
     "torchrun, two nodes": lambda: drill_torchrun(nodes=2),
     "horovod": drill_horovod,
+    "ray": drill_ray,
     "ray, elastic": lambda: drill_ray(elastic=True),
 }
 SHRINK = {"torchrun, two nodes", "horovod", "ray, elastic"}
