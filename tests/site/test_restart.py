@@ -195,8 +195,10 @@ class OnTerminal:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.process.kill()
-        self.process.wait()
+        if self.process.poll() is None:  # the test has failed
+            self.process.kill()
+            self.process.wait()
+            distlab(self.site, "course", "down")
         self.reader.join(10)
         os.close(self.terminal)
 
