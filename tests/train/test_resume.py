@@ -22,13 +22,18 @@ from distlab.train.config import (
     MemoryConfig,
     ModelConfig,
     OptimizerConfig,
+    StrategyName,
     TrainConfig,
     from_dict,
 )
 from distlab.train.data import fingerprint, load_data
 from distlab.train.launch import launch
 from distlab.train.loop import Trainer, train
+from distlab.train.models import build_model
+from distlab.train.optimizer import build_optimizer
 from distlab.train.result import TrainResult
+from distlab.train.strategies.base import read_state
+from distlab.train.strategies.parameter_server import ParameterServer
 
 # 100 samples in batches of 12: nine steps an epoch, so that both halves begin in the middle of one.
 WHOLE = TrainConfig(
@@ -213,10 +218,11 @@ def test_a_new_run_does_not_overwrite_an_old_one(tmp_path: Path) -> None:
     assert _files(tmp_path) == before
 
 
-def test_a_resumed_run_follows_its_own_configuration(tmp_path: Path) -> None:
+@pytest.mark.parametrize("strategy", ["single", "parameter_server"])
+def test_a_resumed_run_follows_its_own_configuration(strategy: StrategyName, tmp_path: Path) -> None:
     optimizer = OptimizerConfig(momentum=0.9)
     first = TrainConfig(
-        strategy="single",
+        strategy=strategy,
         steps=2,
         folder=str(tmp_path),
         model=ModelConfig(width=16),
@@ -226,4 +232,15 @@ def test_a_resumed_run_follows_its_own_configuration(tmp_path: Path) -> None:
     train(first)
     config = replace(first, steps=4, resume_from_checkpoint="latest", optimizer=OptimizerConfig(momentum=0.1))
     with Trainer(config) as trainer:
-        assert {group["momentum"] for group in trainer.strategy.optimizer.param_groups} == {0.1}
+        ours = trainer.strategy
+        optimizer_here = ours.server.optimizer if isinstance(ours, ParameterServer) else ours.optimizer
+        assert {group["momentum"] for group in optimizer_here.param_groups} == {0.1}
+
+
+def test_saving_before_the_first_update_is_no_update() -> None:
+    """As where fp16 overflowed in every step so far: torch makes the state that it is asked for by a step."""
+    model = build_model(ModelConfig(width=16), 0)
+    saved = read_state(model, [build_optimizer(model, OptimizerConfig("adamw"))])["optimizer"]
+    counts = [value for name, value in saved.items() if name.endswith(".step")]
+    assert counts
+    assert all(count == 0 for count in counts)

@@ -63,7 +63,7 @@ def test_runs_stand_side_by_side(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert len(compare(folders).columns) == 3
     assert show(tuple(folders)) == 0
     table = capsys.readouterr().out
-    for words in ("first", "[b]second", "30.00 ms", "400/s", "ddp, fp32", "peak RAM"):
+    for words in ("first", "[b]second", "30.00 ms", "400/s", "ddp, fp32", "nothing", "peak RAM"):
         assert words in table
     assert "MFU" not in table, "nobody knows it here"
     assert show(tuple(folders), json=True) == 0

@@ -75,7 +75,11 @@ class RunLog:
                 if config.log.jsonl:
                     self.file = self._open(self.folder, first_step)
                 if leads:
-                    info = {"config": config.as_dict(), "stamp": asdict(stamp(strategy.device))}
+                    info = {
+                        "config": config.as_dict(),
+                        "stamp": asdict(stamp(strategy.device)),
+                        "shards": sorted(strategy.shards),
+                    }
                     Folder(self.folder).write(RUN, json.dumps(info, indent=2).encode())
         except (OSError, ValueError) as error:  # ValueError: a name that no file can have
             raise SettingError(

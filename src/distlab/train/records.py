@@ -59,6 +59,8 @@ class RunInfo:
     """As `distlab.train.config.from_dict` reads it."""
     stamp: dict[str, Any]
     """The fields of `distlab.bench.stamp.Stamp`."""
+    shards: list[str]
+    """What no rank held whole: of "weights", "gradients", "optimizer"."""
 
 
 def read_log(run_folder: str) -> list[LogLine]:

@@ -39,6 +39,8 @@ class RunSummary:
     tier: str
     hardware: str
     precision: str
+    shards: list[str]
+    """What no rank held whole."""
     steps: int
     restarts: int
     loss: float
@@ -77,6 +79,7 @@ def summarise(run_folder: str) -> RunSummary:
         tier=last.tier,
         hardware=info.stamp["hardware"],
         precision=info.config["memory"]["precision"],
+        shards=info.shards,
         steps=last.step + 1,
         restarts=last.attempt,
         loss=last.loss,
@@ -117,6 +120,7 @@ def show(folders: Positional[tuple[str, ...]], json: bool = False) -> int:
 
 _ROWS: list[tuple[str, Callable[[RunSummary], str | None]]] = [
     ("strategy", lambda run: f"{run.strategy}, {run.precision}"),
+    ("sharded", lambda run: ", ".join(run.shards) or "nothing"),
     ("ranks", lambda run: f"{run.world_size} ({run.tier})"),
     ("hardware", lambda run: run.hardware),
     ("steps", lambda run: f"{run.steps}" + (f", {run.restarts} restarts" if run.restarts else "")),

@@ -29,7 +29,8 @@ from distlab.train.config import (
 from distlab.train.launch import launch
 from distlab.train.loop import Trainer, train
 from distlab.train.result import TrainResult
-from distlab.train.strategies.parameter_server import ParameterServer, Push, Server, describe
+from distlab.train.strategies.parameter_server import ParameterServer
+from distlab.train.strategies.server import Push, Server, describe
 from tests.train.strategies.equivalence import alone
 
 ASYNCHRONOUS = TrainConfig(

@@ -193,31 +193,40 @@ class Strategy(ABC):
 
     def state(self) -> dict[str, Any]:
         """Weights and optimizer state by parameter name, each rank's own part: what a checkpoint holds."""
-        model, optimizer = get_state_dict(self.model, self.optimizers(), options=FLAT)
-        return {"model": model, "optimizer": optimizer}
+        return read_state(self.model, self.optimizers())
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Take over what `state` returned, as loaded from a checkpoint.
 
         Momentum, weight decay and the like stay those of this run's configuration.
         """
-        groups = [group for optimizer in self.optimizers() for group in optimizer.param_groups]
-        configured = [
-            {name: group[name] for name in group if name not in ("params", "lr")} for group in groups
-        ]
-        set_state_dict(
-            self.model,
-            self.optimizers(),
-            model_state_dict=state["model"],
-            optim_state_dict=state["optimizer"],
-            options=FLAT,
-        )
-        loaded = [group for optimizer in self.optimizers() for group in optimizer.param_groups]
-        for group, settings in zip(loaded, configured, strict=True):
-            group.update(settings)
+        write_state(self.model, self.optimizers(), state)
 
     def close(self) -> None:  # noqa: B027
         """Let go of what the strategy opened, when a run ends well."""
+
+
+def read_state(model: nn.Module, optimizers: list[Optimizer]) -> dict[str, Any]:
+    """Weights and optimizer state by parameter name, as `Strategy.state` returns them."""
+    fresh = [optimizer for optimizer in optimizers if not optimizer.state]
+    weights, state = get_state_dict(model, optimizers, options=FLAT)
+    for optimizer in fresh:  # torch made its state in a step without gradients, which is none of the run's
+        for values in optimizer.state.values():
+            if "step" in values:
+                values["step"].zero_()
+    return {"model": weights, "optimizer": state}
+
+
+def write_state(model: nn.Module, optimizers: list[Optimizer], state: dict[str, Any]) -> None:
+    """Take over what `read_state` returned, but for the settings of the optimizers."""
+    groups = [group for optimizer in optimizers for group in optimizer.param_groups]
+    configured = [{name: group[name] for name in group if name not in ("params", "lr")} for group in groups]
+    set_state_dict(
+        model, optimizers, model_state_dict=state["model"], optim_state_dict=state["optimizer"], options=FLAT
+    )
+    loaded = [group for optimizer in optimizers for group in optimizer.param_groups]
+    for group, settings in zip(loaded, configured, strict=True):
+        group.update(settings)
 
 
 def count_right(outputs: Tensor, targets: Tensor) -> Sums:

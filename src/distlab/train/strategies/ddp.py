@@ -13,7 +13,6 @@ bucket's gradients are computed until all buckets are averaged. A communication 
 The all-reduce itself can be longer than the wait: what overlaps with the backward pass is free.
 """
 
-import time
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -26,6 +25,7 @@ from torch.nn.parallel import DistributedDataParallel
 from distlab.errors import SettingError
 from distlab.train.config import TrainConfig
 from distlab.train.strategies.base import Batch, Strategy
+from distlab.train.strategies.stopwatch import stopwatch
 
 
 class DDP(Strategy):
@@ -47,7 +47,7 @@ class DDP(Strategy):
 
     def wrap(self, model: nn.Module) -> nn.Module:
         on_gpu = self.device.type == "cuda"
-        self.clock: Clock = GpuClock() if on_gpu else Clock()
+        self.stopwatch = stopwatch(self.device)
         self.replica = DistributedDataParallel(
             model.to(self.device),
             device_ids=[self.device] if on_gpu else None,
@@ -81,48 +81,16 @@ class DDP(Strategy):
 
     def backward(self, loss: Tensor) -> None:
         loss.backward()  # type: ignore[no-untyped-call]
-        self.clock.stop()
+        self.stopwatch.stop()
 
     def communication_s(self) -> float:
-        return self.clock.elapsed_s()
-
-
-class Clock:
-    """Wall-clock time between the last `start` and the last `stop`."""
-
-    def start(self) -> None:
-        self.started = time.perf_counter()
-
-    def stop(self) -> None:
-        self.stopped = time.perf_counter()
-
-    def elapsed_s(self) -> float:
-        return self.stopped - self.started
-
-
-class GpuClock(Clock):
-    """The same on the GPU's compute stream; read it after the device has been synchronised."""
-
-    def start(self) -> None:
-        self.start_event = self._event()
-
-    def stop(self) -> None:
-        self.stop_event = self._event()
-
-    def elapsed_s(self) -> float:
-        return float(self.start_event.elapsed_time(self.stop_event)) / 1e3
-
-    @staticmethod
-    def _event() -> torch.cuda.Event:
-        event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-        event.record()
-        return event
+        return self.stopwatch.total_s()
 
 
 # No `from __future__ import annotations` in this file: DDP compares these annotations with the types.
 def _average(strategy: DDP, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:  # type: ignore[name-defined]
     """Average one bucket over the ranks, as DDP does by default, and note when it was ready."""
-    strategy.clock.start()  # buckets come one after the other: the last one's start stays
+    _start_again(strategy)
     buffer = bucket.buffer().div_(dist.get_world_size())
     work = dist.all_reduce(buffer, async_op=True)
     averaged: torch.futures.Future[Tensor] = work.get_future().then(lambda future: future.value()[0])
@@ -131,5 +99,11 @@ def _average(strategy: DDP, bucket: dist.GradBucket) -> torch.futures.Future[Ten
 
 def _average_low_rank(strategy: DDP, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:  # type: ignore[name-defined]
     """The same with each matrix sent as the product of two thin ones (Vogels et al., 2019, PowerSGD)."""
-    strategy.clock.start()
+    _start_again(strategy)
     return powerSGD_hook.powerSGD_hook(strategy.low_rank, bucket)
+
+
+def _start_again(strategy: DDP) -> None:
+    """Buckets come one after the other: what counts is the time from the last one's coming on."""
+    strategy.stopwatch.reset()
+    strategy.stopwatch.start()

@@ -66,15 +66,13 @@ class ZeroState:
         optimizer = state["optimizer"]
         for parameter, rows in {self.parameters[name]: rows for name, rows in state["model"].items()}.items():
             self._set_weights(parameter, rows.full_tensor())
-        for name, group in self.trained.items():
+        for name in self.trained:
             for key in self.moments:
                 moment = optimizer[f"state.{name}.{key}"].full_tensor()
                 self.deepspeed.utils.safe_set_full_optimizer_state(self.parameters[name], moment, key)
             for key in self.counts:
                 for _, piece in self.pieces:
                     self.zero.state[piece][key].copy_(optimizer[f"state.{name}.{key}"])
-            settings = self.zero.param_groups[group]
-            settings |= {key: optimizer[f"param_groups.{name}.{key}"] for key in _settings(settings)}
 
     def _whole_weights(self, parameter: nn.Parameter) -> Tensor:
         if parameter.requires_grad:
