@@ -106,7 +106,7 @@ def _coordinate(config: TrainConfig, resolver: Any, workers: int) -> tuple[list[
 
 def main(workers: int = 2, steps: int = 40, as_json: AsJson = False) -> None:
     """Train the MLP on digits."""
-    config = TrainConfig(strategy="tensorflow", steps=steps, optimizer=OptimizerConfig(learning_rate=0.5))
+    config = TrainConfig(strategy="tensorflow", steps=steps, optimizer=OptimizerConfig(learning_rate=0.1))
     losses, accuracy = train_with_server(config, workers)
     if as_json:
         print(json.dumps({"losses": losses, "accuracy": accuracy}))
