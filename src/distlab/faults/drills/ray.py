@@ -144,6 +144,9 @@ def _two_nodes() -> Iterator[Callable[[], None]]:
     from ray.cluster_utils import Cluster
 
     folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # the path of a socket in it has to be short
+    # A Cluster notes its address for every Ray of the machine: here only for those of this process.
+    os.environ["RAY_TMPDIR"] = folder
+    os.mkdir(f"{folder}/ray")
     gpus = 1 if torch.cuda.device_count() >= 2 else 0
     room: dict[str, Any] = {"num_cpus": 1, "num_gpus": gpus, "object_store_memory": OBJECT_STORE_BYTES}
     cluster = Cluster()
