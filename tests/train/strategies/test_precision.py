@@ -13,17 +13,29 @@ from torch import Tensor
 from torch.amp import GradScaler  # type: ignore[attr-defined]
 
 from distlab.train import precision
-from distlab.train.config import MemoryConfig, ParallelConfig, TrainConfig
+from distlab.train.config import (
+    DataConfig,
+    MemoryConfig,
+    ModelConfig,
+    OptimizerConfig,
+    ParallelConfig,
+    TrainConfig,
+)
 from distlab.train.launch import launch
 from distlab.train.loop import Trainer
 from distlab.train.mesh import local
 from distlab.train.precision import FIRST_FACTOR, LossScale
 from distlab.train.strategies.base import Batch, Strategy
 from distlab.train.strategies.ddp import DDP
-from tests.train.strategies.weights import TEXT
 
 TOO_LARGE = 2.0**40
-HALF = replace(TEXT, memory=MemoryConfig(precision="fp16"), steps=5)
+HALF = TrainConfig(
+    steps=2,
+    model=ModelConfig("gpt", width=16, layers=2, heads=2),
+    data=DataConfig("synthetic", global_batch=7, samples=40, sequence_length=8, micro_batches=2),
+    optimizer=OptimizerConfig("adamw", learning_rate=3e-3, clip_norm=0.5),
+    memory=MemoryConfig(precision="fp16"),
+)
 CASES = [
     replace(HALF, strategy="ddp"),
     replace(HALF, strategy="fsdp"),
