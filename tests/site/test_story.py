@@ -19,7 +19,7 @@ CHAPTER = "/hub/book/mod-107/05-multi-gpu-and-distributed.html"
 
 
 @pytest.mark.site
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(240)
 def test_from_sign_up_to_the_score(site: Site) -> None:
     with Browser(site) as browser:
         learner = browser.person(LEARNER)
@@ -69,10 +69,12 @@ def works_and_submits(learner: Person, site: Site) -> None:
 
 
 def collects_and_grades(instructor: Person) -> None:
-    page = instructor.page
-    instructor.visit("/hub/user-redirect/formgrader")
     instructor.log_in()
-    page.wait_for_url(re.compile("/formgrader"), timeout=PATIENCE_MS)
+    with instructor.page.expect_popup() as opened:
+        instructor.page.get_by_role("link", name="Formgrader").click()
+    page = instructor.page = opened.value
+    page.set_default_timeout(30_000)
+    page.wait_for_url(re.compile(f"/user/{instructor.name}/formgrader"), timeout=PATIENCE_MS)
     lab = page.locator("tr", has_text=LAB)
     lab.locator("td.collect a").click()
     confirm(instructor, "Successfully collected")
