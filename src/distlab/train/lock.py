@@ -70,14 +70,16 @@ def _lock(folder: Path, patience_s: float) -> IO[Any]:
             f"Cannot write into {folder}: {error}; set folder to one that can be written."
         ) from None
     until = time.monotonic() + patience_s
+    told = False
     while not _try(file):
+        file.seek(0)
+        busy = f"{file.read(100).strip() or 'Another process'} is writing a run into {folder}"
         if time.monotonic() >= until:
-            file.seek(0)
-            holder = file.read(100).strip() or "another process"
             file.close()
-            raise SettingError(
-                f"{holder} is writing a run into {folder}; let it end first, or choose another name."
-            )
+            raise SettingError(f"{busy}; let it end first, or choose another name.")
+        if not told:
+            print(f"{busy}: waiting up to {patience_s:.0f} s for its end.", file=sys.stderr)
+            told = True
         time.sleep(POLL_S)
     file.truncate(0)
     file.write(f"Process {os.getpid()} on {platform.node()}\n")
