@@ -341,6 +341,14 @@ def test_the_log_of_a_run_in_an_object_store_is_copied_there(
     assert [json.loads(line)["step"] for line in aside.read("rank_0.jsonl").splitlines()] == [0, 1, 2]
 
 
+def test_a_killed_run_that_left_no_copy_of_its_log_is_taken_up_elsewhere(
+    bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_steps(replace(SMALL, folder=bucket, resume_from_checkpoint="step_2"), 2, 3)
+    assert [line.step for line in read_log(f"{bucket}/{SMALL.name}")] == [2, 3]
+
+
 # --- TensorBoard, Weights & Biases ---
 
 

@@ -29,7 +29,7 @@ import torch.distributed as dist
 
 from distlab.bench.stamp import stamp
 from distlab.errors import SettingError
-from distlab.train.checkpoint.folder import Folder
+from distlab.train.checkpoint.folder import Damage, Folder
 from distlab.train.config import TrainConfig
 from distlab.train.dashboards import build_dashboards, check_dashboards
 from distlab.train.meters import model_flops, peak_flops, ram_bytes, vram_bytes
@@ -118,7 +118,7 @@ class RunLog:
     def _open(self, folder: Path, first_step: int) -> JsonLines:
         path = folder / f"rank_{self.strategy.rank}.jsonl"
         if _remote(self.config) and not os.path.lexists(path) and first_step:  # begun on another machine
-            with suppress(OSError):
+            with suppress(Damage, OSError):  # a run that was killed left no copy
                 path.write_bytes(Folder(self._log_url()).read(path.name))
         if self.strategy.rank == 0:  # for ranks that there are no more
             for other in folder.glob("rank_*.jsonl"):
