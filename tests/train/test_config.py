@@ -54,8 +54,11 @@ def test_files(tmp_path: Path) -> None:
     with pytest.raises(SettingError, match="expected settings"):
         from_yaml(tmp_path / "list.yaml")
     (tmp_path / "bad.yaml").write_text("a: [\n")
-    with pytest.raises(SettingError, match="is not YAML"):
+    with pytest.raises(SettingError, match=r"bad\.yaml is not YAML that can be read at line 2, column 1: "):
         from_yaml(tmp_path / "bad.yaml")
+    (tmp_path / "twice.yaml").write_text("data:\n  global_batch: 8\n  global_batch: 16\n")
+    with pytest.raises(SettingError, match=r"at line 3, column 3: global_batch is set twice\."):
+        from_yaml(tmp_path / "twice.yaml")
 
 
 def test_the_command_line_changes_what_the_file_says(tmp_path: Path) -> None:

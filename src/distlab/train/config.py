@@ -302,9 +302,13 @@ def from_yaml(path: Path) -> TrainConfig:
     import yaml
 
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = yaml.load(path.read_text(encoding="utf-8"), _loader())
     except OSError as error:
         raise SettingError(f"Cannot read {path}: {os.strerror(error.errno or 0)}.") from None
+    except yaml.MarkedYAMLError as error:
+        at = error.problem_mark
+        where = f" at line {at.line + 1}, column {at.column + 1}" if at else ""
+        raise SettingError(f"{path} is not YAML that can be read{where}: {error.problem}.") from None
     except (
         yaml.YAMLError,
         ValueError,
@@ -316,6 +320,23 @@ def from_yaml(path: Path) -> TrainConfig:
             f"{path} holds {reprlib.repr(values)}; expected settings, one `name: value` a line."
         )
     return from_dict(values)
+
+
+def _loader() -> type:
+    """YAML's safe loader, but a key that stands twice is an error: YAML forbids it, and the first would be lost."""
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+            seen: set[str] = set()
+            for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+                if key.value in seen:
+                    twice = f"{key.value} is set twice"
+                    raise yaml.constructor.ConstructorError(problem=twice, problem_mark=key.start_mark)
+                seen.add(key.value)
+            return super().construct_mapping(node, deep)
+
+    return Loader
 
 
 def _unknown(values: dict[str, Any]) -> Iterator[tuple[str, str, list[str]]]:

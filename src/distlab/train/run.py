@@ -13,7 +13,7 @@ import argparse
 import json
 import os
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated
@@ -35,10 +35,12 @@ def main(args: list[str]) -> int:
     try:
         result = run(config)
     except KeyboardInterrupt:
-        print(
-            f"{config.name} was interrupted before the step was saved; what was saved stands.",
-            file=sys.stderr,
+        kept = (
+            "what was saved before stands"
+            if config.checkpoint.every_steps
+            else ("nothing is saved, as checkpoint.every_steps is 0")
         )
+        print(f"{config.name} was interrupted before a step was saved; {kept}.", file=sys.stderr)
         return 130
     if result is not None:
         print(json.dumps(summary(result)) if as_json else _sentence(result))
@@ -48,6 +50,11 @@ def main(args: list[str]) -> int:
 @dataclass(frozen=True)
 class _Asked(TrainConfig):
     """What a command line asks for, before anybody checks it: tyro would frame the error and add to it."""
+
+    config: Path | None = None
+    """YAML file that gives the defaults of all other options."""
+    json: bool = False
+    """Print the outcome as JSON."""
 
     def __post_init__(self) -> None:
         pass
@@ -59,20 +66,21 @@ def parse(args: list[str]) -> tuple[TrainConfig, bool]:
     `--config FILE` gives the defaults of all other options.
     """
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    first.add_argument("--config", type=Path)
-    first.add_argument("--json", action="store_true")
-    first.add_argument(
-        "--local_rank", "--local-rank", help=argparse.SUPPRESS
-    )  # the deepspeed launcher adds it
-    chosen, rest = first.parse_known_args(args)
-    base = from_yaml(chosen.config) if chosen.config else TrainConfig()
+    first.add_argument("--config", nargs="?")
+    chosen, _ = first.parse_known_args(args)
+    base = from_yaml(Path(chosen.config)) if chosen.config else TrainConfig()
+    launched = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    launched.add_argument("--local_rank", "--local-rank")  # the deepspeed launcher adds it
+    _, rest = launched.parse_known_args(args)
     # A list of faults is for a file; the command line shows everything else.
     options = Annotated[_Asked, tyro.conf.arg(prefix_name=False)]
     asked = tyro.cli(
         options, prog="distlab train", args=rest, default=_Asked(**vars(base)), description=__doc__
     )
     assert isinstance(asked, _Asked)
-    return TrainConfig(**vars(asked)), chosen.json
+    return TrainConfig(
+        **{field.name: getattr(asked, field.name) for field in fields(TrainConfig)}
+    ), asked.json
 
 
 def run(config: TrainConfig) -> TrainResult | None:
@@ -96,12 +104,14 @@ def run(config: TrainConfig) -> TrainResult | None:
     if config.launcher == "ray":
         from distlab.train.ray_train import train_with_ray
 
+        _say_start(config, "in a Ray of their own")
         return train_with_ray(config, config.world_size)[0]
     if is_rank():
         return _run_as_rank(config)
     from distlab.train.launch import launch
     from distlab.train.loop import train
 
+    _say_start(config, "as processes")
     results = launch(
         train,
         config.world_size,
@@ -111,6 +121,15 @@ def run(config: TrainConfig) -> TrainResult | None:
         max_restarts=config.max_restarts,
     )
     return results[0]
+
+
+def _say_start(config: TrainConfig, how: str) -> None:
+    """The first sign of life: importing torch in every rank takes seconds."""
+    print(f"{config.name}: starting {_ranks(config.world_size)} {how} ...", flush=True)
+
+
+def _ranks(count: int) -> str:
+    return f"{count} rank{'s' if count > 1 else ''}"
 
 
 def _run_as_rank(config: TrainConfig) -> TrainResult | None:
@@ -180,7 +199,8 @@ def _sentence(result: TrainResult) -> str:
             f"{config.run_folder}. Nothing to do."
         )
     done = (result.resumed_from or 0) + len(result.steps)
-    where = f" Logs and checkpoints: {config.run_folder}." if config.run_folder else ""
+    left = "Log and checkpoints" if config.checkpoint.every_steps else "Log"
+    where = f" {left}: {config.run_folder}." if config.run_folder else ""
     since = f" (from step {result.resumed_from} on)" if result.resumed_from else ""
     if result.interrupted:
         return (
@@ -188,7 +208,7 @@ def _sentence(result: TrainResult) -> str:
             "--resume_from_checkpoint latest."
         )
     return (
-        f"{config.name}: {done} steps{since} with {config.strategy} on {result.world_size} ranks "
+        f"{config.name}: {done} steps{since} with {config.strategy} on {_ranks(result.world_size)} "
         f"({result.stamp.tier}), loss {result.steps[-1].loss:.4f}, held out {result.held_out_loss:.4f}, "
         f"{100 * result.accuracy:.1f}% right.{where}"
     )

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import platform
 import random
+import sys
 from contextlib import suppress
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -83,6 +84,10 @@ class Saving:
                 "whole; choose another name to begin anew."
             )
         if found is None:  # a run that had saved nothing yet
+            if self.strategy.rank == 0:
+                print(
+                    f"{self.config.run_folder} holds no checkpoint yet: beginning at step 0.", file=sys.stderr
+                )
             return 0
         self._refuse_other_data(found)
         self._load(self.checkpoints, found)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -64,6 +65,7 @@ def main(
         as_json: Print the trials as JSON.
     """
     base = from_yaml(config) if config else TrainConfig()
+    print(f"Starting Ray and {trials} trials ...", file=sys.stderr)
     table = tune(base, parse_space(vary), scheduler, trials, report_every)
     if as_json:
         rows = [dataclasses.asdict(trial) | {"held_out_loss": finite(trial.held_out_loss)} for trial in table]
