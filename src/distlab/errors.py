@@ -22,3 +22,8 @@ class LaunchError(WorkError):
     def _render_traceback_(self) -> list[str]:
         """IPython shows this in place of the frames of the launcher, which say nothing about the fault."""
         return str(self).splitlines()
+
+
+def printable(text: str) -> str:
+    """Text of a file that anybody may have written, on one line and without what a terminal would obey."""
+    return "".join(c if c.isprintable() else "?" for c in text)

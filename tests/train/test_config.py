@@ -24,6 +24,8 @@ from distlab.train.strategies.options import OPTIONAL, TAKES, check_options, set
         ({"model": 3}, "model is 3"),
         ({"strategy": "dpp"}, "strategy is 'dpp': input should be 'single', 'ddp'"),
         ({"steps": 0}, "steps is 0; it must be 1 or more"),
+        ({"world_size": 2**31 - 1}, "world_size is 2147483647; .* below 4096"),
+        ({"faults": [{"kind": "slow", "step": 1, "seconds": float("inf")}]}, "seconds is inf"),
         ({"data": {"micro_batches": 0}}, "data.micro_batches is 0"),
         ({"model": {"kind": "gpt"}}, "model.kind is 'gpt' and data.source is 'digits'"),
         (
@@ -59,6 +61,10 @@ def test_files(tmp_path: Path) -> None:
     (tmp_path / "twice.yaml").write_text("data:\n  global_batch: 8\n  global_batch: 16\n")
     with pytest.raises(SettingError, match=r"at line 3, column 3: global_batch is set twice\."):
         from_yaml(tmp_path / "twice.yaml")
+    levels = "".join(f"a{i}: &a{i} {{<<: [*a{i - 1}, *a{i - 1}]}}\n" for i in range(1, 31))
+    (tmp_path / "merge.yaml").write_text("a0: &a0 {steps: 1}\n" + levels)
+    with pytest.raises(SettingError, match=r"at line 2, column 5: << merges"):
+        from_yaml(tmp_path / "merge.yaml")
 
 
 def test_the_command_line_changes_what_the_file_says(tmp_path: Path) -> None:

@@ -225,6 +225,10 @@ def test_a_tied_matrix_freezes_by_either_name(name: str) -> None:
             r"'block.0', with which no parameter starts; there are blocks.0.1.weight",
         ),
         (ModelConfig(freeze=("blocks", "head")), "leaves nothing to train"),
+        (
+            ModelConfig(width=2**31 - 1),
+            "A model of model.width 2147483647 and model.layers 2 cannot be made here",
+        ),
     ],
 )
 def test_models_that_cannot_be(config: ModelConfig, message: str) -> None:

@@ -58,18 +58,50 @@ def test_a_summary_adds_up(tmp_path: Path) -> None:
 def test_runs_stand_side_by_side(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folders = [write(replace(SMALL, name=name, folder=str(tmp_path))) for name in ("first", "second")]
     info = Path(folders[1], "log/run.json")
-    # No such name is written, but somebody else's log may hold one.
-    info.write_text(info.read_text().replace('"second"', '"[b]second"'))
+    hardware = json.loads(info.read_text())["stamp"]["hardware"]
+    info.write_text(info.read_text().replace(hardware, "[b]Processor"))
     assert len(compare(folders).columns) == 3
     assert show(tuple(folders)) == 0
     table = capsys.readouterr().out
-    for words in ("first", "[b]second", "30.00 ms", "400/s", "ddp, fp32", "nothing", "peak RAM"):
+    for words in ("first", "second", "[b]Processor", "30.00 ms", "400/s", "ddp, fp32", "nothing", "peak RAM"):
         assert words in table
     assert "MFU" not in table, "nobody knows it here"
     assert show(tuple(folders), json=True) == 0
     first, second = json.loads(capsys.readouterr().out)
     assert first["step_s"] == pytest.approx(0.030)
-    assert second["name"] == "[b]second"
+    assert second["hardware"] == "[b]Processor"
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new"),
+    [
+        ("run.json", '"name": "run"', '"name": "\\u001b]0;x\\u0007"'),
+        ("run.json", '"name": "run"', '"name": 5'),
+        ("run.json", '"config"', '"confg"'),
+        ("run.json", '"hardware": "', '"hardware": "\\u001b[2J'),
+        ("run.json", '"hardware": "', '"hardware": 5, "more": "'),
+        ("run.json", '"shards": []', '"shards": [1, null]'),
+        ("run.json", "{", "[" * 100_000),
+        ("rank_0.jsonl", '"step_s": ', '"step_s": 0, "step_s": -'),
+        ("rank_0.jsonl", '"ram_bytes": ', '"ram_bytes": null, "x": '),
+        ("rank_0.jsonl", '"loss": ', '"loss": 1e999, "x": '),
+        ("rank_0.jsonl", '"tier": "cpu"', '"tier": "\\u001b[2J"'),
+        ("rank_0.jsonl", '"cost": ', f'"cost": {10**400}, "x": '),
+        ("rank_0.jsonl", '"applied": true', '"applied": 1'),
+    ],
+)
+def test_a_log_that_somebody_else_wrote_is_read_or_refused_in_one_line(
+    tmp_path: Path, file: str, old: str, new: str
+) -> None:
+    path = Path(write(replace(SMALL, folder=str(tmp_path))), "log", file)
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+    with pytest.raises(
+        SettingError, match=r"holds no readable log/run\.json|is not a line of a run's log"
+    ) as refused:
+        show((f"{tmp_path}/run",))
+    assert str(refused.value).isprintable()
 
 
 def test_what_is_no_run_is_one_clear_error(tmp_path: Path) -> None:

@@ -7,6 +7,9 @@ from typing import Any, ClassVar, Literal
 
 from distlab.errors import SettingError
 
+MOST = 2**31
+"""Above every number that a setting could mean; it keeps out infinity, and NaN is in no range."""
+
 
 @dataclass(frozen=True)
 class Fault:
@@ -43,5 +46,7 @@ class Fault:
 
     def __post_init__(self) -> None:
         for name, least in (("step", 1), ("rank", 0), ("seconds", 0), ("rate_Mbits", 0.001)):
-            if getattr(self, name) < least:
-                raise SettingError(f"A fault's {name} is {getattr(self, name)}; it must be {least} or more.")
+            if not least <= getattr(self, name) < MOST:
+                raise SettingError(
+                    f"A fault's {name} is {getattr(self, name)}; it must be {least} or more, and below {MOST}."
+                )

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from distlab.errors import SettingError
-from distlab.faults.config import Fault
+from distlab.faults.config import MOST, Fault
 
 StrategyName = Literal[
     "single",
@@ -195,8 +195,9 @@ class TrainConfig:
             value = self
             for part in name.split("."):
                 value = getattr(value, part)
-            if not least <= value < MOST:  # type: ignore[operator]
-                raise SettingError(f"{name} is {value}; it must be {least} or more, and below {MOST}.")
+            most = _MOST.get(name, MOST)
+            if not least <= value < most:  # type: ignore[operator]
+                raise SettingError(f"{name} is {value}; it must be {least} or more, and below {most}.")
         if self.folder is not None and not self.folder.strip():
             raise SettingError(
                 f"folder is {self.folder!r}; expected a path such as 'runs', or null for none."
@@ -245,8 +246,8 @@ class TrainConfig:
         return asdict(self)
 
 
-MOST = 2**31
-"""Above every number that a run could mean; it keeps out infinity, and NaN is in no range."""
+_MOST = {"world_size": 2**12, "model.layers": 2**12, "data.micro_batches": 2**16}
+"""Of each of these something is made before any other limit of the machine is met."""
 
 _LEAST = {
     "world_size": 1,
@@ -328,6 +329,11 @@ def _loader() -> type:
 
     class Loader(yaml.SafeLoader):
         def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+            if any(key.tag == "tag:yaml.org,2002:merge" for key, _ in node.value):
+                merged = (
+                    "<< merges mappings, and no setting needs that"  # a few lines of it can mean any size
+                )
+                raise yaml.constructor.ConstructorError(problem=merged, problem_mark=node.start_mark)
             seen: set[str] = set()
             for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
                 if key.value in seen:

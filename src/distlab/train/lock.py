@@ -22,7 +22,7 @@ from typing import IO, Any
 
 import torch.distributed as dist
 
-from distlab.errors import SettingError
+from distlab.errors import SettingError, printable
 from distlab.train.config import TrainConfig
 from distlab.train.logs import is_resumed, local_folder, open_regular
 
@@ -73,7 +73,7 @@ def _lock(folder: Path, patience_s: float) -> IO[Any]:
     told = False
     while not _try(file):
         file.seek(0)
-        busy = f"{file.read(100).strip() or 'Another process'} is writing a run into {folder}"
+        busy = f"{printable(file.read(100).strip()) or 'Another process'} is writing a run into {folder}"
         if time.monotonic() >= until:
             file.close()
             raise SettingError(f"{busy}; let it end first, or choose another name.")

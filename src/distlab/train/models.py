@@ -31,7 +31,12 @@ def build_model(config: ModelConfig, seed: int) -> nn.Module:
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = _new_model(config)
+        try:
+            model = _new_model(config)
+        except (RuntimeError, MemoryError) as error:  # a size beyond memory, or beyond torch's numbers
+            size = f"model.width {config.width} and model.layers {config.layers}"
+            reason = str(error).splitlines()[0] if str(error) else "no memory"
+            raise SettingError(f"A model of {size} cannot be made here: {reason}.") from None
     _freeze(model, config.freeze)
     return model
 

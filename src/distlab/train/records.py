@@ -14,12 +14,16 @@ import re
 from dataclasses import dataclass, fields
 from typing import Any
 
-from distlab.errors import SettingError
+from distlab.errors import SettingError, printable
 from distlab.train.checkpoint.folder import Damage, Folder
+from distlab.train.config import from_dict
 from distlab.train.result import StepRecord
 
 LOG = "log"
 RUN = "run.json"
+MOST_BYTES = 2**28
+"""Of a file that is read: a log of half a million lines."""
+MOST_VALUE = 1e300
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,16 +92,21 @@ def read_info(run_folder: str) -> RunInfo:
     """What ran, and where. SettingError where nobody wrote it down."""
     content = _read(_log_folder(run_folder), RUN)
     try:
-        return RunInfo(**json.loads(content))
-    except (ValueError, TypeError):
+        info = RunInfo(**json.loads(content))
+        from_dict(info.config)
+        texts = [info.stamp["hardware"], *info.shards]
+        if not all(text.isprintable() for text in texts):
+            raise ValueError("it holds control characters")
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise SettingError(
-            f"{run_folder} holds no readable {LOG}/{RUN}; expected the folder of a run."
+            f"{run_folder} holds no readable {LOG}/{RUN} ({printable(str(error))}); expected the folder of a run."
         ) from None
+    return info
 
 
 def _read(folder: Folder, name: str) -> bytes:
     try:
-        return folder.read(name)
+        return folder.read(name, MOST_BYTES)
     except (Damage, OSError) as error:
         raise SettingError(f"Cannot read {folder.url}/{name}: {error}.") from None
 
@@ -110,6 +119,9 @@ def rank_of(name: str) -> int | None:
 
 _RANK = re.compile(r"rank_([0-9]{1,9})\.jsonl")
 _NAMES = {field.name for field in fields(LogLine)}
+_COUNTS = {field.name for field in fields(LogLine) if field.type == "int"}
+_MAY_BE_NULL = {field.name for field in fields(LogLine) if str(field.type).endswith("None")} | {"loss"}
+"""A number that was not finite is null."""
 
 
 def _parse(line: str, where: str) -> LogLine:
@@ -119,21 +131,25 @@ def _parse(line: str, where: str) -> LogLine:
     except (ValueError, TypeError, RecursionError):
         wrong = {line[:40]}
     if wrong:
-        raise SettingError(f"{where} is not a line of a run's log (see {sorted(wrong)[0]!r}); delete it.")
+        raise SettingError(f"{where} is not a line of a run's log (see {min(wrong)!r}); delete it.")
     if values["loss"] is None:
         values["loss"] = float("nan")
     return LogLine(**values)
 
 
 def _fits(name: str, value: Any) -> bool:
-    """Has a field the type that RunLog writes? A number that was not finite is null."""
-    if name in ("step", "rank", "world_size", "attempt"):
-        return type(value) is int
+    """Has a field what RunLog writes there?"""
+    if value is None:
+        return name in _MAY_BE_NULL
     if name == "tier":
-        return isinstance(value, str)
+        return value in ("gpu", "cpu")
+    if name == "applied":
+        return isinstance(value, bool)
     if name == "sample_ids":
-        return value is None or isinstance(value, list)
-    return value is None or isinstance(value, int | float)
+        return isinstance(value, list)
+    if name in _COUNTS:
+        return type(value) is int and 0 <= value < 2**63
+    return type(value) in (int, float) and abs(value) < MOST_VALUE and (name != "step_s" or value > 0)
 
 
 def _log_folder(run_folder: str) -> Folder:
