@@ -27,6 +27,18 @@ def _config(folder: Path | None, *faults: dict[str, Any], resume: str | None = N
     )
 
 
+@pytest.mark.parametrize("resume", [None, "latest"])
+def test_a_link_in_place_of_the_folder_of_marks_is_refused(tmp_path: Path, resume: str | None) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside/0.json").write_text("theirs")
+    (tmp_path / "run/faults").symlink_to(tmp_path / "outside")
+    faults = [{"kind": "raise", "step": 3, "rank": 0}, {"kind": "raise", "step": 4, "rank": 0}]
+    with pytest.raises(SettingError, match="run/faults is a link"):
+        Injector(_config(tmp_path, *faults, resume=resume), rank=0, first=0).after(4)
+    assert [path.read_text() for path in (tmp_path / "outside").iterdir()] == ["theirs"]
+
+
 def test_a_fault_strikes_its_rank_after_its_step_once(tmp_path: Path) -> None:
     config = _config(tmp_path, {"kind": "raise", "step": 3, "rank": 1})
     other = Injector(config, rank=0, first=0)

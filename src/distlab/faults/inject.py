@@ -121,9 +121,8 @@ class Injector:
         return bool(files.exists(path))
 
     def _forget(self, i: int) -> None:
-        if self._has_struck(i):
-            files, path = fsspec.core.url_to_fs(self._mark(i))
-            files.rm(path)
+        if self.folder is not None and self._has_struck(i):
+            Folder(self.folder).remove([f"faults/{i}.json"])
 
 
 def _cables() -> Cables:

@@ -62,7 +62,13 @@ def check_dashboards(config: TrainConfig) -> None:
 
 
 def build_dashboards(config: TrainConfig, folder: Path, first_step: int) -> list[Dashboard]:
-    """Those that are switched on; they write below `folder`."""
+    """Those that are switched on; they write below `folder`. SettingError where a link leads out of it."""
+    for name in ("tensorboard", "wandb"):
+        if getattr(config.log, name) and (folder / name).is_symlink():
+            raise SettingError(
+                f"{folder / name} is a link, and what it leads to may be someone else's; put a folder in its place, "
+                f"or switch log.{name} off."
+            )
     dashboards: list[Dashboard] = []
     if config.log.tensorboard:
         dashboards.append(TensorBoard(folder / "tensorboard", first_step))

@@ -13,6 +13,8 @@ from pathlib import Path, PurePosixPath
 import fsspec  # type: ignore[import-untyped]
 from fsspec.implementations.local import LocalFileSystem  # type: ignore[import-untyped]
 
+from distlab.errors import SettingError
+
 
 class Damage(Exception):  # noqa: N818 - what is damaged is data, not the program
     """A file that is missing or does not hold what was written; the message names it and says how."""
@@ -21,7 +23,8 @@ class Damage(Exception):  # noqa: N818 - what is damaged is data, not the progra
 class Folder:
     """Files below a path (`runs/demo`) or a URL that fsspec knows (`s3://bucket/runs/demo`).
 
-    Names are relative to it, with `/`. Several threads and several processes may use one folder.
+    Names are relative to it, with `/`. Several threads and several processes may use one folder. It may be a
+    link; a folder in it may not, where something is to be written or removed: SettingError.
     """
 
     def __init__(self, url: str | Path) -> None:
@@ -43,6 +46,7 @@ class Folder:
         if not self._local:
             self._fs.pipe_file(path, bytes(content))
             return
+        self._refuse_linked(name)
         parent = os.path.dirname(path)
         _make_folder(parent)
         part = f"{parent}/.{uuid.uuid4().hex}.part"
@@ -105,9 +109,9 @@ class Folder:
         _compare(name, digest)
         self._sound.add(name)
 
-    def get(self, name: str) -> bytes:
-        """The content of a file from `put`; Damage where it is not what was put there."""
-        content = self.read(name)
+    def get(self, name: str, most: int | None = None) -> bytes:
+        """The content of a file from `put`; Damage where it is not what was put there, or has over `most` bytes."""
+        content = self.read(name, most)
         _compare(name, hashlib.sha256(content).hexdigest())
         return content
 
@@ -129,6 +133,8 @@ class Folder:
         """Remove files, and the folders that are empty without them."""
         if not names:
             return
+        for name in names if self._local else []:
+            self._refuse_linked(name)
         self._fs.rm([self._path(name) for name in names])
         if self._local:
             parents = {os.path.dirname(self._path(name)) for name in names}
@@ -143,6 +149,15 @@ class Folder:
         """Damage for a pipe or a device, which can be read without an end."""
         if self._local and not stat.S_ISREG(os.stat(self._path(name)).st_mode):
             raise Damage(f"{name} cannot be read (it is not a regular file)")
+
+    def _refuse_linked(self, name: str) -> None:
+        """A run's folder may come from someone else, and its links lead to files that are not the run's."""
+        for parent in PurePosixPath(name).parents[:-1]:
+            if os.path.islink(path := self._path(str(parent))):
+                raise SettingError(
+                    f"{path} is a link, and what it leads to may be someone else's; put a folder in its place, or "
+                    "choose another name."
+                )
 
     def _path(self, name: str) -> str:
         return f"{self._root}/{name}"
