@@ -1,14 +1,25 @@
-"""Where a run begins that was started again: at its own last checkpoint, else where it was first told to."""
+"""Where a run begins that was started again: at its own last checkpoint, else where it was first told to.
+
+And that a checkpoint which no run wrote is refused before anything of the run is touched.
+"""
 
 from __future__ import annotations
 
+import random
+import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
+from distlab.errors import SettingError
+from distlab.train.checkpoint.folder import Folder
 from distlab.train.config import CheckpointConfig, DataConfig, ModelConfig, TrainConfig
 from distlab.train.loop import train
+from tests.train.checkpoint.test_checkpoints import reforge
 
 BASE = TrainConfig(
     name="base",
@@ -37,3 +48,81 @@ def test_a_restart_of_a_run_that_had_saved_nothing_begins_anew(
 ) -> None:
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
     assert train(replace(BASE, folder=str(tmp_path), checkpoint=EVERY_3)).resumed_from is None
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run with one checkpoint, in one file."""
+    folder = tmp_path_factory.mktemp("runs")
+    train(replace(BASE, folder=str(folder), checkpoint=replace(EVERY_3, kind="full")))
+    return folder / "base"
+
+
+def refused(folder: Path, says: str) -> None:
+    """A resume is one error, of one line, and everything in the run's folder is as it was."""
+
+    def content() -> dict[Path, bytes]:
+        return {p: p.read_bytes() for p in folder.rglob("*") if p.is_file() and p.name != "run.lock"}
+
+    before = content()
+    more = replace(BASE, folder=str(folder.parent), steps=4, checkpoint=EVERY_3)
+    with pytest.raises(SettingError, match=rf"step_3\.ckpt .*{says}") as caught:
+        train(replace(more, resume_from_checkpoint="latest"))
+    assert "\n" not in str(caught.value)
+    assert content() == before
+
+
+@pytest.mark.parametrize(
+    "kinds", [[], [{}], ["numpy"], ["cuda", "numpy", "python", "torch", "x"], "python", None]
+)
+def test_a_mark_of_other_random_numbers_is_refused(saved: Path, tmp_path: Path, kinds: Any) -> None:
+    shutil.copytree(saved, tmp_path / "base")
+    reforge(tmp_path / "base/step_3.json", lambda mark: mark.update(random=kinds))
+    refused(tmp_path / "base", "was not saved by this release")
+
+
+def with_random(kind: str, value: Any) -> Callable[[dict[str, Any]], None]:
+    return lambda progress: progress["random"]["rank_0"].update({kind: value})
+
+
+def with_scale(**changed: Any) -> Callable[[dict[str, Any]], None]:
+    return lambda progress: progress["scale"].update(changed)
+
+
+TOO_FAR = ["MT19937", [1] * 624, 10**6, 0, 0.0]
+NO_RUN = "no run has; choose another checkpoint"
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        *[(with_random("python", value), NO_RUN) for value in ("x", None, (3, (1, 2), None), (3, 5, None))],
+        (with_random("python", (*random.Random(0).getstate()[:2], "x")), NO_RUN),
+        *[(with_random("numpy", value), NO_RUN) for value in ("x", [], ["MT19937", "x", 0, 0, 0.0], TOO_FAR)],
+        (with_random("torch", torch.zeros(5056, dtype=torch.uint8)), NO_RUN),
+        *[(with_scale(factor=value), NO_RUN) for value in ("x", None, float("nan"), -1.0)],
+        (with_scale(good_steps="x"), NO_RUN),
+        (
+            lambda progress: progress.update(scale={1: 2}),
+            "keys of a state are strings.*; choose another checkpoint",
+        ),
+    ],
+)
+def test_a_state_that_no_run_has_is_refused(
+    saved: Path, tmp_path: Path, change: Callable[[dict[str, Any]], None], says: str
+) -> None:
+    shutil.copytree(saved, tmp_path / "base")
+    (path,) = (tmp_path / "base/step_3.ckpt").glob("*.pt")
+    state = torch.load(path, weights_only=True)
+    change(state["progress"])
+    forged = tmp_path / "forged"
+    torch.save(state, forged)
+    file = Folder(tmp_path / "base").put("step_3.ckpt", forged.read_bytes(), ".pt")
+
+    def swap(mark: dict[str, Any]) -> None:
+        files = mark["checkpoint"]["files"]
+        del files[f"step_3.ckpt/{path.name}"]
+        files[file] = forged.stat().st_size
+
+    reforge(tmp_path / "base/step_3.json", swap)
+    refused(tmp_path / "base", says)

@@ -7,6 +7,7 @@ rate's schedule (train/optimizer.py), at every world size.
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import random
@@ -20,7 +21,7 @@ import torch
 
 from distlab.bench.stamp import stamp
 from distlab.errors import SettingError
-from distlab.train.checkpoint.folder import Folder
+from distlab.train.checkpoint.folder import Damage, Folder
 from distlab.train.checkpoint.record import MARK
 from distlab.train.config import TrainConfig
 from distlab.train.result import StepRecord
@@ -28,6 +29,10 @@ from distlab.train.strategies.base import Strategy
 
 if TYPE_CHECKING:
     from distlab.train.checkpoint.manager import Checkpoint, Checkpoints
+
+
+RANDOM = ["numpy", "python", "torch"]
+"""Kinds of random numbers that every run has; one with a GPU has "cuda" as well."""
 
 
 class Saving:
@@ -146,7 +151,7 @@ class Saving:
             and isinstance(then["data"], dict)
             and set(now["data"]) <= set(then["data"])
             and isinstance(found.info.get("world_size"), int)
-            and isinstance(found.info.get("random"), list)
+            and found.info.get("random") in (RANDOM, ["cuda", *RANDOM])
         ):
             raise SettingError(
                 f"{found.url} was not saved by this release of distlab train: its mark lacks settings of the run. "
@@ -184,15 +189,29 @@ class Saving:
                 del own[kind]
         else:
             del state["progress"]["random"]
-        checkpoints.load(found, state)
+        try:
+            checkpoints.load(found, state)
+        except RuntimeError as error:
+            if isinstance(error.__cause__, Damage):
+                raise SettingError(
+                    f"{error}; choose another checkpoint, or start a run of another name."
+                ) from None
+            raise
         self.strategy.load_state(state)
-        progress = state["progress"]
-        self.strategy.scale.factor = progress["scale"]["factor"]
-        self.strategy.scale.good_steps = progress["scale"]["good_steps"]
+        scale, progress = self.strategy.scale, state["progress"]
+        scale.factor, scale.good_steps = progress["scale"]["factor"], progress["scale"]["good_steps"]
         # For what the checkpoint does not hold: a GPU's, or those of a rank that the world has grown by.
         seed_random_state(self.config.seed, found.step, self.strategy.data_rank)
-        if known:
-            _set_random_state(progress["random"][f"rank_{self.strategy.rank}"])
+        try:
+            if not (0 < scale.factor < math.inf and type(scale.good_steps) is int):
+                raise ValueError("a loss scale that no run has")
+            if known:
+                _set_random_state(progress["random"][f"rank_{self.strategy.rank}"])
+        except (TypeError, ValueError, LookupError, OverflowError, RuntimeError):
+            raise SettingError(
+                f"{found.url} holds a loss scale or a state of random numbers that no run has; choose another "
+                "checkpoint, or start a run of another name."
+            ) from None
 
 
 def seed_random_state(seed: int, step: int, data_rank: int) -> None:
@@ -218,8 +237,11 @@ def _random_state() -> dict[str, Any]:
 
 def _set_random_state(state: dict[str, Any]) -> None:
     version, numbers, gauss = state["python"]
-    random.setstate((version, tuple(numbers), gauss))
-    np.random.set_state(tuple(state["numpy"]))
+    random.setstate((version, tuple(numbers), None if gauss is None else float(gauss)))
+    generator, key, position, *rest = state["numpy"]
+    if not 0 <= position <= len(key):  # numpy would read beyond the key
+        raise ValueError(f"position {position} of {len(key)}")
+    np.random.set_state((generator, key, position, *rest))
     torch.set_rng_state(state["torch"])
     if "cuda" in state and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"])

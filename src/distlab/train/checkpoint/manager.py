@@ -198,7 +198,7 @@ class Checkpoints:
         reader = (
             FullReader(folder, checkpoint.full_file)
             if checkpoint.full_file
-            else FileReader(folder, checkpoint.metadata_file)
+            else FileReader(folder, checkpoint.metadata_file, checkpoint.files)
         )
         with _plain_errors(f"{checkpoint.url} was not loaded"):
             load(state, storage_reader=reader, planner=StrictLoadPlanner(), process_group=self._group)

@@ -5,6 +5,7 @@ A state is a tree of dictionaries with string keys; its leaves are tensors, DTen
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -19,39 +20,54 @@ from distlab.errors import SettingError
 
 State = dict[str, Any]
 PLAIN = (type(None), bool, int, float, str, bytes, torch.dtype, torch.Size)
+DEPTH = 100
+"""Of dictionaries, lists and tuples in one another."""
 
 
-def refuse_unsafe(state: State) -> None:
+def refuse_unsafe(state: Any, most: float = math.inf) -> None:
     """TypeError for a value that could be read back only by running what a pickle says.
+
+    Also for one that is nested more than DEPTH times, or holds over `most` values: a few bytes of pickle, which
+    names an object once and uses it many times, can stand for a tree without an end.
 
     SettingError for a tensor made of others, such as the state of an optimizer of 8 bits: it has no bytes of
     its own to save.
     """
+    count = 0
 
-    def look(where: str, value: Any) -> None:
+    def name(path: tuple[str | int, ...]) -> str:
+        return "state" + "".join(f"[{key!r}]" for key in path)
+
+    def look(path: tuple[str | int, ...], value: Any) -> None:
+        nonlocal count
+        count += 1
+        if len(path) > DEPTH:
+            raise TypeError(f"a state is nested up to {DEPTH} times, and not more.")
+        if count > most:
+            raise TypeError(f"it comes to over {most:,} values.")
         if isinstance(value, dict):
             for key, child in value.items():
                 if type(key) is not str:
-                    raise TypeError(f"{where}[{key!r}]: keys of a state are strings.")
-                look(f"{where}[{key!r}]", child)
+                    raise TypeError(f"{name((*path, key))}: keys of a state are strings.")
+                look((*path, key), child)
         elif type(value) in (list, tuple):
             for index, child in enumerate(value):
-                look(f"{where}[{index}]", child)
+                look((*path, index), child)
         elif isinstance(value, Tensor):
             local = value.to_local() if isinstance(value, DTensor) else value
             if is_traceable_wrapper_subclass(local):
                 raise SettingError(
-                    f"{where} is a {type(local).__module__}.{type(local).__name__}, which a checkpoint cannot "
+                    f"{name(path)} is a {type(local).__module__}.{type(local).__name__}, which a checkpoint cannot "
                     "hold; choose an optimizer whose state is plain tensors (such as 'adamw' in place of "
                     "'adamw_8bit'), or set checkpoint.every_steps to 0."
                 )
         elif type(value) not in PLAIN:
             raise TypeError(
-                f"{where} is a {type(value).__module__}.{type(value).__name__}; a checkpoint holds tensors, "
+                f"{name(path)} is a {type(value).__module__}.{type(value).__name__}; a checkpoint holds tensors, "
                 "numbers, strings, bytes, None, and lists, tuples and dictionaries of them."
             )
 
-    look("state", state)
+    look((), state)
 
 
 def describe_model(state: State, group: dist.ProcessGroup | None) -> dict[str, str]:
@@ -74,14 +90,17 @@ def _describe(tensor: Tensor) -> str:
 
 
 def difference(theirs: dict[str, str], ours: dict[str, str]) -> str:
-    """In words, the first parameter in which two models differ; "" where they do not."""
+    """In words, the first parameter in which two models differ; "" where they do not.
+
+    What the mark says of theirs is anyone's text: no control character of it may reach a terminal.
+    """
     for name in [*ours, *theirs]:
         if name not in theirs:
             return f"it has no {name!r}, which is {ours[name]} here"
         if name not in ours:
-            return f"it has {name!r} ({theirs[name]}), which this model has not"
+            return f"it has {name!r:.80} ({theirs[name]!r:.80}), which this model has not"
         if theirs[name] != ours[name]:
-            return f"{name!r} is {theirs[name]} there and {ours[name]} here"
+            return f"{name!r} is {theirs[name]!r:.80} there and {ours[name]!r} here"
     return ""
 
 

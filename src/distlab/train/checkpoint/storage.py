@@ -7,15 +7,18 @@ files a rank needs. What is left to do here: bytes of one part -> one file, and 
 from __future__ import annotations
 
 import io
+import itertools
 import math
 import os
-from collections.abc import Callable, Iterator
+from abc import abstractmethod
+from collections.abc import Callable, Container, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch._weights_only_unpickler import get_globals_in_pkl
 from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner, DefaultSavePlanner
 from torch.distributed.checkpoint.metadata import (
     _MEM_FORMAT_ENCODING,
@@ -40,6 +43,7 @@ from torch.futures import Future
 
 from distlab.errors import SettingError
 from distlab.train.checkpoint.folder import Damage, Folder
+from distlab.train.checkpoint.state import refuse_unsafe
 
 THREADS = 4
 """Files that one rank writes or reads at the same time: hashing, disk and network overlap."""
@@ -47,6 +51,10 @@ SMALL_BYTES = 64 * 2**10
 PACK_BYTES = 2**20
 """Parts below SMALL_BYTES (biases, step counters) share files of about PACK_BYTES, since each file costs a
 trip to the disk."""
+METADATA_BYTES = 64 * 2**20
+"""A larger file is no metadata: there is room for some 200,000 parts."""
+VALUES = 10**6
+"""So many values may a pickle hold, and one more for each byte of it: see `refuse_unsafe`."""
 METADATA_CLASSES = [
     BytesStorageMetadata,
     ChunkStorageMetadata,
@@ -167,12 +175,27 @@ def _to_bytes(value: Tensor | io.BytesIO) -> memoryview:
 class Reader(StorageReader):
     """What both readers share."""
 
+    failure: Exception | None = None
+
+    @abstractmethod
+    def describe(self) -> Metadata:
+        """What the checkpoint holds; Damage where no save wrote it so."""
+
+    def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
+        try:
+            return self.describe()
+        except Exception as error:  # torch would log its traceback, read again, and raise something else
+            self.failure = error
+            return Metadata({})
+
     def reset(self, checkpoint_id: str | os.PathLike[str] | None = None) -> None:
         pass
 
     def set_up_storage_reader(
         self, metadata: Metadata, is_coordinator: bool, *args: Any, **kwargs: Any
     ) -> None:
+        if self.failure is not None:
+            raise self.failure
         self.metadata = metadata
 
     def prepare_local_plan(self, plan: LoadPlan) -> LoadPlan:
@@ -189,19 +212,29 @@ class Reader(StorageReader):
 class FileReader(Reader):
     """Reads what FileWriter wrote; a rank reads only the files that it needs a part of.
 
-    metadata_file: the `.metadata` file of the checkpoint, within `folder`.
+    metadata_file: the `.metadata` file of the checkpoint, within `folder`; files: all of its files.
     """
 
-    def __init__(self, folder: Folder, metadata_file: str) -> None:
+    def __init__(self, folder: Folder, metadata_file: str, files: Container[str]) -> None:
         self.folder = folder
         self.metadata_file = metadata_file
+        self.files = files
 
-    def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
+    def describe(self) -> Metadata:
+        content = self.folder.get(self.metadata_file, METADATA_BYTES)
         with torch.serialization.safe_globals([*METADATA_CLASSES, Extent]):
-            metadata = _unpickle(self.folder.get(self.metadata_file), self.metadata_file)
-        if not isinstance(metadata, Metadata) or not isinstance(metadata.storage_data, dict):
-            raise Damage(f"{self.metadata_file} does not say what lies where")
-        return metadata
+            metadata = _unpickle(content, self.metadata_file)
+        match metadata:
+            case Metadata(state_dict_metadata=dict() as entries, storage_data=dict() as extents):
+                if all(map(_is_entry, entries.values())) and all(map(self._is_extent, extents.values())):
+                    return metadata
+        raise Damage(f"{self.metadata_file} does not say what lies where")
+
+    def _is_extent(self, extent: Any) -> bool:
+        match extent:
+            case Extent(file=str() as file, offset_bytes=int(), length_bytes=int()):
+                return file in self.files
+        return False
 
     def read_data(self, plan: LoadPlan, planner: LoadPlanner) -> Future[None]:
         by_file: dict[str, list[ReadItem]] = {}
@@ -246,6 +279,29 @@ class FileReader(Reader):
         return torch.frombuffer(content, dtype=dtype).reshape(shape)
 
 
+def _is_entry(entry: Any) -> bool:
+    """Does metadata say of a tensor, or of another value, what FileWriter says of it?"""
+    match entry:
+        case BytesStorageMetadata():
+            return True
+        case TensorStorageMetadata(
+            properties=TensorProperties(dtype=torch.dtype()), size=tuple() as size, chunks=list() as chunks
+        ):
+            return _are_counts(size) and all(_is_chunk(chunk, len(size)) for chunk in chunks)
+    return False
+
+
+def _is_chunk(chunk: Any, dims: int) -> bool:
+    match chunk:
+        case ChunkStorageMetadata(offsets=tuple() as offsets, sizes=tuple() as sizes):
+            return len(offsets) == len(sizes) == dims and _are_counts(offsets + sizes)
+    return False
+
+
+def _are_counts(values: tuple[Any, ...]) -> bool:
+    return all(type(value) is int and value >= 0 for value in values)
+
+
 class FullReader(Reader):
     """Reads a whole state from one file of torch.save; every rank reads all of it and takes its part."""
 
@@ -253,8 +309,10 @@ class FullReader(Reader):
         self.folder = folder
         self.file = file
 
-    def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
-        state = _unpickle(self.folder.get(self.file), self.file)
+    def describe(self) -> Metadata:
+        state = _unpickle_plain(self.folder.get(self.file), self.file)
+        if not isinstance(state, dict):
+            raise Damage(f"{self.file} holds no state")
         # A plan to save this state says what it holds, in the words that a plan to load needs.
         self.whole = DefaultSavePlanner()
         self.whole.set_up_planner(state, is_coordinator=True)
@@ -281,6 +339,25 @@ def _deliver(item: ReadItem, stored: Tensor | io.BytesIO, planner: LoadPlanner) 
     planner.commit_tensor(item, target)
 
 
+def _covers(tensor: TensorStorageMetadata) -> bool:
+    """Do the chunks of a tensor, together, hold each of its elements once?
+
+    The corners that an odd number of boxes has tell which points an odd number of them covers. Where these are
+    the tensor's own corners, each element is covered; where the volumes add up, too, none is covered again.
+    """
+    corners: set[tuple[int, ...]] = set()
+    for chunk in tensor.chunks:
+        corners ^= _corners(chunk.offsets, chunk.sizes)
+    volume = sum(math.prod(chunk.sizes) for chunk in tensor.chunks)
+    return volume == math.prod(tensor.size) and corners == _corners((0,) * len(tensor.size), tensor.size)
+
+
+def _corners(offsets: tuple[int, ...], sizes: tuple[int, ...]) -> set[tuple[int, ...]]:
+    if 0 in sizes:
+        return set()
+    return set(itertools.product(*((start, start + n) for start, n in zip(offsets, sizes, strict=True))))
+
+
 class StrictLoadPlanner(DefaultLoadPlanner):
     """torch's planner, with an error for people where state and checkpoint do not fit, and no pickled code."""
 
@@ -302,23 +379,44 @@ class StrictLoadPlanner(DefaultLoadPlanner):
                     f"{name!r} has the shape {theirs} in the checkpoint and {ours} here; "
                     "resume with the configuration it was saved with."
                 )
+            if isinstance(entry, TensorStorageMetadata) and not _covers(entry):
+                raise Damage(f"the parts of {name!r} are not each of its elements once")
         return super().create_local_plan()
 
     def load_bytes(self, read_item: ReadItem, value: io.BytesIO) -> None:
         # Through torch.save again, as the parent unpickles anything: only plain values pass here.
-        _unpickle(value.getbuffer(), repr(read_item.storage_index.fqn))
+        _unpickle_plain(value.getbuffer(), repr(read_item.storage_index.fqn))
         value.seek(0)
         super().load_bytes(read_item, value)
 
 
 def _unpickle(content: bytes | memoryview, name: str) -> Any:
     """What torch.save wrote, if it is tensors and plain values; Damage for any other pickle, which is not run."""
+    buffer = io.BytesIO(content)
     try:
-        return torch.load(io.BytesIO(content), weights_only=True, map_location="cpu")
+        # torch.load would also inflate what torch.save stores as it is, and fill a bytearray of any length.
+        archive = torch._C.PyTorchFileReader(buffer)
+        unpacked = sum(map(archive.get_record_size, archive.get_all_records()))
+        if content[:4] != b"PK\3\4" or unpacked > len(content):
+            raise ValueError(f"{unpacked} bytes in {len(content)}")
+        if "builtins.bytearray" in get_globals_in_pkl(io.BytesIO(archive.get_record("data.pkl"))):
+            raise ValueError("a bytearray")
+        buffer.seek(0)
+        return torch.load(buffer, weights_only=True, map_location="cpu")
     except Exception as error:  # torch explains here how to run it all the same
         raise Damage(
             f"{name} is not what torch.save makes of tensors and plain values; it was not loaded"
         ) from error
+
+
+def _unpickle_plain(content: bytes | memoryview, name: str) -> Any:
+    """The same, where nothing but what `Checkpoints.save` takes is looked for."""
+    value = _unpickle(content, name)
+    try:
+        refuse_unsafe(value, VALUES + len(content))
+    except TypeError as error:
+        raise Damage(f"{name} is no state that was saved: {error!s:.200}") from None
+    return value
 
 
 def _done(value: Any) -> Future[Any]:
