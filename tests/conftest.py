@@ -1,4 +1,4 @@
-"""The suite does not stay green with isolation untested.
+"""What holds for the whole suite: Ctrl-C works in what it starts, and it is not green with isolation untested.
 
 Tests that need sandboxes with limits skip where the machine can make none, as a normal user's may not. Where
 the suite runs as root, as in CI, that is a failure.
@@ -7,6 +7,7 @@ the suite runs as root, as in CI, that is a failure.
 from __future__ import annotations
 
 import os
+import signal
 import sys
 
 import pytest
@@ -17,6 +18,12 @@ ON_PURPOSE = "DISTLAB_TEST_WITHOUT_ISOLATION"
 """Set to anything, it lets such a machine's root run the rest of the suite."""
 
 NEED_ISOLATION = ("tests/course/", "tests/site/")
+
+
+def pytest_configure() -> None:
+    """A shell has what it starts in the background ignore Ctrl-C, and processes inherit that."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

@@ -59,9 +59,8 @@ def train(config: TrainConfig) -> TrainResult:
     replicas = Replicas(strategy, config)
     plan = BatchPlan(training, config.data, config.seed)
     # All that a log asks of a strategy.
-    place = cast(
-        Strategy, SimpleNamespace(rank=rank, world_size=world_size, data_size=world_size, device=device)
-    )
+    asked = {"rank": rank, "world_size": world_size, "data_size": world_size, "shards": (), "device": device}
+    place = cast(Strategy, SimpleNamespace(**asked))
     steps: list[StepRecord] = []
     with only_run(config), RunLog(config, place, first_step=0) as log:
         for step in range(config.steps):
