@@ -1,8 +1,8 @@
 """torch's DistributedDataParallel, with a clock on what its communication costs.
 
-What is measured. DDP averages gradients in buckets, each as soon as its gradients exist, while the backward
+What is measured. DDP sums gradients in buckets, each as soon as its gradients exist, while the backward
 pass goes on. The part of this that a step pays for is the *exposed* wait: from the moment when the last
-bucket's gradients are computed until all buckets are averaged. A communication hook sees that moment.
+bucket's gradients are computed until all buckets are summed. A communication hook sees that moment.
 
 - On CPU (gloo) the wait is wall-clock time. It holds the transfer that was not hidden, the summing, the copy
   back into `.grad`, and the time that a rank waits for a slower one. gloo's own threads share the cores with
@@ -29,7 +29,7 @@ from distlab.train.strategies.stopwatch import stopwatch
 
 
 class DDP(Strategy):
-    """One replica per rank; gradients averaged by an all-reduce that overlaps with the backward pass."""
+    """One replica per rank; gradients summed by an all-reduce that overlaps with the backward pass."""
 
     def __init__(self, config: TrainConfig, device: torch.device) -> None:
         super().__init__(config, device)
@@ -43,7 +43,6 @@ class DDP(Strategy):
                 "communication.compression is 'powersgd', which carries what it left out of one step into the next "
                 "one: with memory.precision 'fp16' an overflow would stay for good. Set one of them to another value."
             )
-        self.gradient_factor = self.data_size  # DDP averages over ranks; the step follows their sum
 
     def wrap(self, model: nn.Module) -> nn.Module:
         on_gpu = self.device.type == "cuda"
@@ -54,9 +53,9 @@ class DDP(Strategy):
             bucket_cap_mb=self.config.communication.bucket_mb * 1e6 / 2**20,
         )
         compression = self.config.communication.compression
-        hook: Any = _average
+        hook: Any = _add_up
         if compression == "fp16":
-            hook = default_hooks.fp16_compress_wrapper(_average)
+            hook = default_hooks.fp16_compress_wrapper(_add_up)
         elif compression == "powersgd":
             rank = self.config.communication.powersgd_rank
             # What it has left out so far is not part of a checkpoint: a resumed run is not the same to the bit.
@@ -64,6 +63,7 @@ class DDP(Strategy):
                 None, matrix_approximation_rank=rank, start_powerSGD_iter=2
             )
             hook = _average_low_rank
+            self.gradient_factor = self.data_size  # PowerSGD averages; the step follows the sum
         self.replica.register_comm_hook(self, hook)
         return self.replica
 
@@ -88,17 +88,19 @@ class DDP(Strategy):
 
 
 # No `from __future__ import annotations` in this file: DDP compares these annotations with the types.
-def _average(strategy: DDP, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:  # type: ignore[name-defined]
-    """Average one bucket over the ranks, as DDP does by default, and note when it was ready."""
+def _add_up(strategy: DDP, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:  # type: ignore[name-defined]
+    """Sum one bucket over the ranks, and note when it was ready.
+
+    DDP by default divides by the number of ranks, too; a part of the mean over all tokens needs no division.
+    """
     _start_again(strategy)
-    buffer = bucket.buffer().div_(dist.get_world_size())
-    work = dist.all_reduce(buffer, async_op=True)
-    averaged: torch.futures.Future[Tensor] = work.get_future().then(lambda future: future.value()[0])
-    return averaged
+    work = dist.all_reduce(bucket.buffer(), async_op=True)
+    total: torch.futures.Future[Tensor] = work.get_future().then(lambda future: future.value()[0])
+    return total
 
 
 def _average_low_rank(strategy: DDP, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:  # type: ignore[name-defined]
-    """The same with each matrix sent as the product of two thin ones (Vogels et al., 2019, PowerSGD)."""
+    """The mean, with each matrix sent as the product of two thin ones (Vogels et al., 2019, PowerSGD)."""
     _start_again(strategy)
     return powerSGD_hook.powerSGD_hook(strategy.low_rank, bucket)
 
