@@ -1,8 +1,8 @@
 """What `distlab.train` costs beside a bare torch loop, Accelerate and Lightning Fabric doing the same.
 
 "The same": two ranks, the same model and data, every step the loss averaged over the ranks and written as a
-line of JSON. The bare loop leaves that out and keeps its losses in a list. On CPUs, where two ranks of any of them
-have equal devices.
+line of JSON. Of the bare loop there are two: one does so, one keeps its own losses in a list. On CPUs, where two
+ranks of any of them have equal devices.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -27,7 +28,7 @@ STEPS = 1_000_000
 
 def ddp_overhead() -> list[Result]:
     """Steady step time of strategy ddp over its peers."""
-    return _overhead("ddp", ("bare torch", "accelerate", "fabric"))
+    return _overhead("ddp", ("bare torch", "bare torch, logging", "accelerate", "fabric"))
 
 
 def fsdp_overhead() -> list[Result]:
@@ -35,7 +36,7 @@ def fsdp_overhead() -> list[Result]:
 
     Accelerate and Fabric have FSDP on accelerators only.
     """
-    return _overhead("fsdp", ("bare torch",))
+    return _overhead("fsdp", ("bare torch", "bare torch, logging"))
 
 
 def _overhead(strategy: str, peers: tuple[str, ...]) -> list[Result]:
@@ -74,7 +75,12 @@ def _measure(strategy: str, peers: tuple[str, ...], folder: str) -> list[list[fl
     with Trainer(config) as trainer:
         steps = [_numbered(trainer.step)]
         for peer in peers:
-            build = {"bare torch": _bare, "accelerate": _accelerate, "fabric": _fabric}[peer]
+            build = {
+                "bare torch": _bare,
+                "bare torch, logging": partial(_bare, logging=True),
+                "accelerate": _accelerate,
+                "fabric": _fabric,
+            }[peer]
             log_path = Path(folder, f"{peer}-{dist.get_rank()}.jsonl")
             log = trainer.context.enter_context(log_path.open("w"))
             steps.append(_numbered(build(trainer, log)))
@@ -124,7 +130,8 @@ def _sampled(trainer: Any, step: int) -> tuple[Any, Any]:
     return images, labels
 
 
-def _bare(trainer: Any, log: TextIO) -> Callable[[int], None]:
+def _bare(trainer: Any, log: TextIO, logging: bool = False) -> Callable[[int], None]:
+    import torch.distributed as dist
     from torch.distributed.fsdp import fully_shard
     from torch.nn.functional import cross_entropy
     from torch.nn.parallel import DistributedDataParallel
@@ -146,6 +153,9 @@ def _bare(trainer: Any, log: TextIO) -> Callable[[int], None]:
         optimizer.step()
         optimizer.zero_grad()
         losses.append(loss.detach())
+        if logging:
+            dist.all_reduce(losses[-1], dist.ReduceOp.SUM)
+            _write(log, number, losses[-1].item() / 2)
 
     return step
 
