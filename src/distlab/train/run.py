@@ -33,7 +33,7 @@ def main(args: list[str]) -> int:
     """Run `distlab train` with these arguments; returns the exit code."""
     config, as_json = parse(args)
     try:
-        result = run(config)
+        result = run(config, announce=not as_json)
     except KeyboardInterrupt:
         kept = (
             "what was saved before stands"
@@ -83,8 +83,10 @@ def parse(args: list[str]) -> tuple[TrainConfig, bool]:
     ), asked.json
 
 
-def run(config: TrainConfig) -> TrainResult | None:
+def run(config: TrainConfig, announce: bool = False) -> TrainResult | None:
     """Train as configured; rank 0's result, None on other ranks.
+
+    announce: give the first sign of life, as importing torch in every rank takes seconds.
 
     Raises SettingError for what cannot run, LaunchError where a rank failed.
     """
@@ -104,14 +106,16 @@ def run(config: TrainConfig) -> TrainResult | None:
     if config.launcher == "ray":
         from distlab.train.ray_train import train_with_ray
 
-        _say_start(config, "in a Ray of their own")
+        if announce:
+            _say_start(config, "in a Ray of their own")
         return train_with_ray(config, config.world_size)[0]
     if is_rank():
         return _run_as_rank(config)
     from distlab.train.launch import launch
     from distlab.train.loop import train
 
-    _say_start(config, "as processes")
+    if announce:
+        _say_start(config, "as processes")
     results = launch(
         train,
         config.world_size,
@@ -124,7 +128,6 @@ def run(config: TrainConfig) -> TrainResult | None:
 
 
 def _say_start(config: TrainConfig, how: str) -> None:
-    """The first sign of life: importing torch in every rank takes seconds."""
     print(f"{config.name}: starting {_ranks(config.world_size)} {how} ...", flush=True)
 
 
