@@ -28,6 +28,7 @@ from distlab.faults.storage import damage, fill_disk, newest_checkpoint, truncat
 from distlab.train.checkpoint.folder import Folder
 from distlab.train.config import TrainConfig
 from distlab.train.launch import device
+from distlab.train.logs import is_resumed
 
 ON_CHECKPOINTS = ("damage_checkpoint", "truncate_checkpoint")
 HEADROOM_BYTES = 256 * 2**20
@@ -50,9 +51,7 @@ class Injector:
         self.delay_s = 0.0
         _check(config)
         self.faults = {i: fault for i, fault in enumerate(config.faults) if fault.rank == rank}
-        resumed = (
-            first or config.resume_from_checkpoint or int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
-        )
+        resumed = first or is_resumed(config)
         beyond = [fault.rank for fault in config.faults if fault.rank >= config.world_size]
         if beyond and not resumed:  # a run that goes on may have lost ranks
             raise SettingError(

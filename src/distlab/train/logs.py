@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import math
 import mmap
 import os
 import stat
@@ -35,7 +34,7 @@ from distlab.train.dashboards import build_dashboards, check_dashboards
 from distlab.train.meters import model_flops, peak_flops, ram_bytes, vram_bytes
 from distlab.train.progress import Progress
 from distlab.train.records import LOG, RUN, LogLine, rank_of
-from distlab.train.result import StepRecord
+from distlab.train.result import StepRecord, finite
 from distlab.train.strategies.base import Strategy
 
 LOCAL = "runs"
@@ -186,7 +185,7 @@ class JsonLines:
         try:
             text = _encode(values)
         except ValueError:
-            text = _encode({name: None if _not_finite(value) else value for name, value in values.items()})
+            text = _encode({k: finite(v) if isinstance(v, float) else v for k, v in values.items()})
         self._file.write(text + "\n")
 
     def close(self) -> None:
@@ -271,10 +270,6 @@ def _parse(line: bytes) -> dict[str, Any] | None:
 
 
 _encode = json.JSONEncoder(allow_nan=False).encode
-
-
-def _not_finite(value: Any) -> bool:
-    return isinstance(value, float) and not math.isfinite(value)
 
 
 def _remote(config: TrainConfig) -> bool:
