@@ -1,0 +1,1 @@
+"""What operators watch: samples of GPUs, metrics for Prometheus, cost, alerts, dashboards, profiles."""
