@@ -16,6 +16,8 @@ import pytest
 import torch
 
 from distlab.errors import SettingError
+from distlab.faults.config import Fault
+from distlab.faults.inject import InjectedError
 from distlab.train.checkpoint.folder import Folder
 from distlab.train.config import CheckpointConfig, DataConfig, ModelConfig, TrainConfig
 from distlab.train.loop import train
@@ -48,6 +50,56 @@ def test_a_restart_of_a_run_that_had_saved_nothing_begins_anew(
 ) -> None:
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
     assert train(replace(BASE, folder=str(tmp_path), checkpoint=EVERY_3)).resumed_from is None
+
+
+@pytest.fixture
+def three(tmp_path: Path) -> TrainConfig:
+    """A run with checkpoints of steps 3, 6 and 9."""
+    config = replace(BASE, folder=str(tmp_path), steps=9, checkpoint=EVERY_3)
+    train(config)
+    return config
+
+
+def latest(config: TrainConfig) -> int | None:
+    return train(replace(config, resume_from_checkpoint="latest", checkpoint=CheckpointConfig())).resumed_from
+
+
+def test_a_run_that_returns_to_an_older_checkpoint_leaves_the_later_ones(
+    three: TrainConfig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also where it ends before its first save, and however the older checkpoint is named."""
+    monkeypatch.chdir(str(three.folder))
+    back = replace(three, resume_from_checkpoint="base/step_3.ckpt")
+    with pytest.raises(InjectedError):
+        train(replace(back, faults=(Fault("raise", step=4, rank=0),)))
+    said = capsys.readouterr().err
+    assert "base goes on from step_3, which is the latest checkpoint again: step_6, step_9 of " in said
+    with monkeypatch.context() as restarted:
+        restarted.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+        assert train(replace(back, steps=4)).resumed_from == 3
+    assert capsys.readouterr().err == "", "there is nothing left to leave"
+    assert latest(three) == 4
+
+    assert train(replace(three, resume_from_checkpoint="step_9", steps=10)).resumed_from == 9
+    assert "step_3, step_4 of" in capsys.readouterr().err, "the way back is the same, and step_6 made room"
+    assert latest(three) == 10
+
+
+def test_only_a_run_that_goes_on_leaves_later_checkpoints(three: TrainConfig) -> None:
+    older = replace(three, resume_from_checkpoint="step_3")
+    train(replace(older, steps=3))
+    assert latest(three) == 9, "it was finished"
+    train(replace(older, steps=4, checkpoint=CheckpointConfig()))
+    assert latest(three) == 9, "it saves nothing"
+    url = f"{three.run_folder}/step_3.ckpt"
+    train(replace(three, name="other", resume_from_checkpoint=url, steps=4))
+    assert latest(three) == 9, "it is another run"
+    shutil.rmtree(f"{three.run_folder}/log")
+    Path(f"{three.run_folder}/log").symlink_to("elsewhere")
+    with pytest.raises(SettingError, match="it is a link"):
+        train(older)
+    Path(f"{three.run_folder}/log").unlink()
+    assert latest(three) == 9, "it was refused"
 
 
 @pytest.fixture(scope="module")

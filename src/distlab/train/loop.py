@@ -70,6 +70,7 @@ class Trainer:
             self.interrupt = context.enter_context(Interrupt(self.saving.enabled))
             log = context.enter_context(RunLog(self.config, self.strategy, self.first))
             self.reports = Reports(self.strategy, log)
+            self.saving.leave_later()
             self.context = context.pop_all()
         return self
 

@@ -49,6 +49,7 @@ class Saving:
         self.restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
         self.wanted = wanted = config.resume_from_checkpoint or ("latest" if self.restarted else None)
         self.checkpoints: Checkpoints | None = None
+        self.resumed: Checkpoint | None = None
         if config.run_folder and (self.enabled or wanted):
             from distlab.train.checkpoint.manager import Checkpoints
 
@@ -96,7 +97,26 @@ class Saving:
             return 0
         self._refuse_other_data(found)
         self._load(self.checkpoints, found)
+        self.resumed = found
         return found.step
+
+    def leave_later(self) -> None:
+        """Where the run goes on from an older checkpoint of its own, let "latest" mean that one from now on.
+
+        Otherwise a run that ends before its first save would be taken up from what came later in a history that
+        it has left. To be called once nothing can refuse the run any more.
+        """
+        goes_on = self.enabled and self.resumed is not None and self.resumed.step < self.config.steps
+        if self.checkpoints is None or self.resumed is None or not goes_on:
+            return
+        later = self.checkpoints.make_latest(self.resumed)
+        if later and self.strategy.rank == 0:
+            print(
+                f"{self.config.name} goes on from {self.resumed.name}, which is the latest checkpoint again: "
+                f"{', '.join(later)} of {self.config.run_folder} can be resumed from by name until newer ones take "
+                "their place.",
+                file=sys.stderr,
+            )
 
     def due(self, steps: int) -> bool:
         """Is a checkpoint due after this many optimizer steps?"""

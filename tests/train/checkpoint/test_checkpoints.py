@@ -575,3 +575,24 @@ def test_a_run_can_be_moved(tmp_path: Path) -> None:
     shutil.move(tmp_path / "here", tmp_path / "there")
     checkpoints = Checkpoints(tmp_path / "there")
     assert equal(loaded(checkpoints, checkpoints.find()), make_state(1))
+
+
+@pytest.mark.parametrize("where", ["disk", "memory"])
+def test_an_older_checkpoint_can_be_the_latest_again(tmp_path: Path, where: str) -> None:
+    folder = str(tmp_path) if where == "disk" else f"memory://{tmp_path}"
+    checkpoints = Checkpoints(folder)
+    for step in (1, 2, 3):
+        checkpoints.save(step, make_state(step))
+    found = checkpoints.find("step_2")
+    assert found is not None
+    assert checkpoints.make_latest(found) == ["step_3"]
+    found = checkpoints.find()
+    assert found is not None
+    assert equal(loaded(checkpoints, found), make_state(2))
+    assert checkpoints.make_latest(found) == []
+    other = Checkpoints(f"{folder}/other")
+    other.save(1, make_state(1))
+    assert other.make_latest(found) == [], "of another folder"
+
+    checkpoints.save(4, make_state(4))
+    assert checkpoints.steps() == [2, 3, 4], "the oldest is no longer kept"

@@ -36,6 +36,13 @@ class Folder:
         self._unsynced: set[str] = set()
         self._sound: set[str] = set()
 
+    def is_at(self, url: str) -> bool:
+        """Is this the folder at `url`, which may be spelled in another way?"""
+        other = Folder(url)
+        if self._local and other._local:
+            return os.path.realpath(self._root) == os.path.realpath(other._root)
+        return type(self._fs) is type(other._fs) and self._root == other._root
+
     def write(self, name: str, content: bytes | memoryview) -> None:
         """Write a file, or replace it, whole or not at all.
 

@@ -9,6 +9,7 @@ import re
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -180,6 +181,16 @@ class Checkpoints:
                 log.warning("Skipped damaged checkpoint %s: %s.", checkpoint.url, "; ".join(damage))
         return None
 
+    def make_latest(self, checkpoint: Checkpoint) -> list[str]:
+        """Let "latest" be this checkpoint again; returns the names of those that were saved after it.
+
+        For a run that goes on from an older checkpoint of its folder: the later ones belong to a history that it
+        has left. They stay, to be found by name, until newer ones take their place. One file is replaced,
+        atomically. Nothing is done for a checkpoint of another folder, or for the last one saved.
+        """
+        self.wait()
+        return self._on_first_rank(partial(_make_latest, self._folder, checkpoint))
+
     def load(self, checkpoint: Checkpoint, state: State) -> None:
         """Load into `state`, in place, whatever the world size and the sharding it was saved with.
 
@@ -331,6 +342,18 @@ def _refuse_another_model(folder: Folder, model: dict[str, str]) -> None:
                 f"{folder.url} holds {checkpoint.name} of another model: {differs}; "
                 "choose another folder for this run."
             )
+
+
+def _make_latest(folder: Folder, checkpoint: Checkpoint) -> list[str]:
+    if not folder.is_at(checkpoint.folder_url):
+        return []
+    checkpoints, _ = read_marks(folder, folder.names())
+    later = sorted((c for c in checkpoints if c.serial > checkpoint.serial), key=lambda c: c.step)
+    if later:
+        serial = 1 + max(c.serial for c in later)
+        folder.write(f"{checkpoint.name}.json", replace(checkpoint, serial=serial).to_json())
+        folder.sync()
+    return [c.name for c in later]
 
 
 def _candidates(folder: Folder, step: int | None) -> list[Checkpoint]:

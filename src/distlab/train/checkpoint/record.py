@@ -27,8 +27,8 @@ class Checkpoint:
     info: dict[str, Any]
     """What the caller of `Checkpoints.save` recorded."""
     serial: int
-    """Counts the saves of a folder: "latest" means the last one saved, which after a restart from an older
-    checkpoint need not have the highest step."""
+    """Counts the saves of a folder, and the returns to an older checkpoint (`Checkpoints.make_latest`): "latest"
+    means the highest serial, which need not have the highest step."""
     kind: Kind
     world_size: int
     torch: str
