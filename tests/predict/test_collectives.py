@@ -1,6 +1,7 @@
 """The collective models against closed formulas, published measurements and their own invariants."""
 
 import math
+from typing import get_args
 
 import pytest
 from hypothesis import given
@@ -21,7 +22,7 @@ from distlab.predict.collectives import (
 )
 from distlab.predict.units import GB, MIB
 
-OPS: tuple[Op, ...] = ("all_reduce", "all_gather", "reduce_scatter", "broadcast")
+OPS: tuple[Op, ...] = get_args(Op)
 links = st.builds(
     Link,
     alpha_s=st.floats(1e-7, 1e-2),
@@ -37,6 +38,9 @@ links = st.builds(
         ("all_gather", 8, 0.875),
         ("reduce_scatter", 4, 0.75),
         ("broadcast", 8, 1.0),
+        ("reduce", 8, 1.0),
+        ("all_to_all", 8, 0.875),
+        ("send_recv", 8, 1.0),
     ],
 )
 def test_bus_factors_are_those_of_nccl_tests(op: Op, world_size: int, factor: float) -> None:
@@ -47,6 +51,13 @@ def test_one_gigabyte_on_eight_ranks_by_hand() -> None:
     # 14 messages of 5 us, and 1.75 GB over 350 GB/s.
     link = Link(alpha_s=5e-6, bandwidth_Bps=350 * GB)
     assert ring_all_reduce_s(1 * GB, 8, link) == pytest.approx(70e-6 + 5e-3)
+
+
+@pytest.mark.parametrize(
+    ("op", "steps"), [("all_reduce", 6), ("reduce", 3), ("all_to_all", 3), ("send_recv", 1)]
+)
+def test_messages_in_a_row_by_hand(op: Op, steps: int) -> None:
+    assert ring_s(op, 0, 4, Link(alpha_s=1e-3, bandwidth_Bps=GB)) == pytest.approx(steps * 1e-3)
 
 
 def test_tree_by_hand() -> None:

@@ -5,8 +5,9 @@ such messages, so its time is
 
     steps * alpha + factor * payload / bandwidth
 
-with `ring_steps` and `bus_bandwidth_factor` below. Payloads follow nccl-tests: for all-reduce and broadcast
-the buffer on each rank, for all-gather and reduce-scatter the larger (whole) buffer.
+with `ring_steps` and `bus_bandwidth_factor` below. Payloads follow nccl-tests: for all-reduce, broadcast, reduce,
+all-to-all and send-receive the buffer on each rank, for all-gather and reduce-scatter the larger (whole) buffer.
+Send-receive is that of nccl-tests: every rank sends to the next one and receives from the one before, at once.
 
 Source of the factors: NVIDIA nccl-tests, doc/PERFORMANCE.md.
 """
@@ -18,7 +19,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-Op = Literal["all_reduce", "all_gather", "reduce_scatter", "broadcast"]
+Op = Literal["all_reduce", "all_gather", "reduce_scatter", "broadcast", "reduce", "all_to_all", "send_recv"]
 
 
 @dataclass(frozen=True)
@@ -51,19 +52,25 @@ def bus_bandwidth_factor(op: Op, world_size: int) -> float:
     match op:
         case "all_reduce":
             return 2 * (n - 1) / n
-        case "all_gather" | "reduce_scatter":
+        case "all_gather" | "reduce_scatter" | "all_to_all":
             return (n - 1) / n
-        case "broadcast":
+        case "broadcast" | "reduce" | "send_recv":
             return 1.0 if n > 1 else 0.0
         case _:
             raise ValueError(f"unknown collective {op!r}; known: {', '.join(get_args(Op))}")
 
 
 def ring_steps(op: Op, world_size: int) -> int:
-    """Messages that follow one another around the ring."""
+    """Messages that follow one another around the ring (all-to-all: to each of the others in turn)."""
     n = _checked(world_size)
     bus_bandwidth_factor(op, n)  # refuses an unknown op
-    return 2 * (n - 1) if op == "all_reduce" else n - 1
+    match op:
+        case "all_reduce":
+            return 2 * (n - 1)
+        case "send_recv":
+            return min(1, n - 1)
+        case _:
+            return n - 1
 
 
 def ring_s(op: Op, payload_bytes: float, world_size: int, link: Link) -> float:
