@@ -137,6 +137,8 @@ class Problem:
     what: str
     gpu: int | None = None
     """None: the whole source."""
+    xids: tuple[Xid, ...] = ()
+    """Reported since the reading before, of a GPU that has no sample now."""
 
 
 @dataclass(frozen=True)
