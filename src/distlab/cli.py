@@ -24,6 +24,10 @@ COMMANDS = {
     "drill horovod": ("distlab.faults.drills.horovod:horovod", "The same under Horovod Elastic"),
     "runs show": ("distlab.train.runs:show", "Compare training runs by their logs"),
     "bench collectives": ("distlab.bench.collectives:main", "Time the collectives between processes"),
+    "profile flight": (
+        "distlab.observe.profile.flight_report:flight",
+        "Which rank never came to which collective",
+    ),
     "course up": ("distlab.course.up:up", "Start the site and stay until Ctrl-C"),
     "course down": ("distlab.course.up:down", "Stop the site"),
     "course book": ("distlab.course.book:book", "Build the book if its inputs changed"),

@@ -119,16 +119,19 @@ def _call(job: Job) -> object:
     import torch
     import torch.distributed as dist
 
+    from distlab.observe.profile.flight import flight_recorder
+
     gpu = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if job.backend == "nccl" else None
     if gpu is not None:
         torch.cuda.set_device(gpu)
-    # Ranks of a busy machine start seconds apart: joining gets a time of its own.
-    dist.init_process_group(job.backend, timeout=timedelta(seconds=JOIN_S), device_id=gpu)
-    function, args = pickle.loads(job.call)
-    dist.barrier()  # so does importing what the function brings along
-    assert dist.group.WORLD is not None
-    dist.group.WORLD.set_timeout(timedelta(seconds=job.timeout_s))
-    result = function(*args)
+    with flight_recorder():
+        # Ranks of a busy machine start seconds apart: joining gets a time of its own.
+        dist.init_process_group(job.backend, timeout=timedelta(seconds=JOIN_S), device_id=gpu)
+        function, args = pickle.loads(job.call)
+        dist.barrier()  # so does importing what the function brings along
+        assert dist.group.WORLD is not None
+        dist.group.WORLD.set_timeout(timedelta(seconds=job.timeout_s))
+        result = function(*args)
     with contextlib.suppress(Exception):
         dist.destroy_process_group()
     return result

@@ -140,6 +140,7 @@ def _run_as_rank(config: TrainConfig) -> TrainResult | None:
     import torch
     import torch.distributed as dist
 
+    from distlab.observe.profile.flight import flight_recorder
     from distlab.train.launch import backend_for
     from distlab.train.loop import train
     from distlab.train.rank import use_loopback
@@ -160,18 +161,19 @@ def _run_as_rank(config: TrainConfig) -> TrainResult | None:
     gpu = torch.device("cuda", local_rank) if backend == "nccl" else None
     if gpu is not None:
         torch.cuda.set_device(gpu)
-    dist.init_process_group(
-        backend,
-        store=store,
-        rank=rank,
-        world_size=world_size,
-        device_id=gpu,
-        timeout=timedelta(seconds=COLLECTIVE_TIMEOUT_S),
-    )
-    try:
-        result = train(replace(config, world_size=world_size))
-    finally:
-        dist.destroy_process_group()
+    with flight_recorder():
+        dist.init_process_group(
+            backend,
+            store=store,
+            rank=rank,
+            world_size=world_size,
+            device_id=gpu,
+            timeout=timedelta(seconds=COLLECTIVE_TIMEOUT_S),
+        )
+        try:
+            result = train(replace(config, world_size=world_size))
+        finally:
+            dist.destroy_process_group()
     return result if result.rank == 0 else None
 
 
