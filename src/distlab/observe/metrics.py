@@ -40,6 +40,8 @@ class Metric:
     labels: tuple[str, ...]
 
 
+# NVLINK_BANDWIDTH_TOTAL is a counter in dcgm-exporter's list, but what DCGM puts there is a rate: KiB/s over 1000
+# (DcgmCacheManager::ReadAndCacheNvLinkBandwidth; NVIDIA/dcgm-exporter#658).
 def _dcgm(name: str, kind: Kind, text: str) -> Metric:
     return Metric(f"DCGM_FI_{name}", kind, text, (*GPU_LABELS, *OUR_LABELS))
 
@@ -65,9 +67,7 @@ DCGM = (
     _dcgm("DEV_UNCORRECTABLE_REMAPPED_ROWS", "counter", "Number of remapped rows for uncorrectable errors."),
     _dcgm("DEV_CORRECTABLE_REMAPPED_ROWS", "counter", "Number of remapped rows for correctable errors."),
     _dcgm("DEV_ROW_REMAP_FAILURE", "gauge", "Whether remapping of rows has failed."),
-    _dcgm(
-        "DEV_NVLINK_BANDWIDTH_TOTAL", "counter", "Total number of NVLink bandwidth counters for all lanes."
-    ),
+    _dcgm("DEV_NVLINK_BANDWIDTH_TOTAL", "gauge", "NVLink throughput of all lanes (in MB/s)."),
     _dcgm("DEV_CLOCK_THROTTLE_REASONS", "gauge", "Current clock throttle reasons (bitmask)."),
     _dcgm("PROF_GR_ENGINE_ACTIVE", "gauge", "Ratio of time the graphics engine is active."),
     _dcgm("PROF_PIPE_TENSOR_ACTIVE", "gauge", "Ratio of cycles the tensor (HMMA) pipe is active."),
@@ -87,6 +87,7 @@ GPU = (
     _gpu("slowdown_temperature_celsius", "gauge", "Temperature at which the hardware slows the clock."),
     _gpu("throttled", "gauge", "1 while the clock is held down for this reason.", "reason"),
     _gpu("xid_events_total", "counter", "XID errors by code since the exporter started.", "xid"),
+    _gpu("nvlink_bytes_total", "counter", "Sent and received over all NVLinks."),
     _gpu("nvlink_errors_total", "counter", "Errors of all NVLinks."),
     _gpu("process_memory_bytes", "gauge", "Device memory of a process.", "pid"),
     _gpu("allocated", "gauge", "1 while a job has the GPU, else 0."),
@@ -142,9 +143,7 @@ TRAIN = (
 """Of the runs whose logs the exporter follows. A value that the log does not know is not exported."""
 
 COST = (
-    Metric(
-        "distlab_cost_spend_total", "counter", "Spent since the exporter started.", (*RUN_LABELS, "currency")
-    ),
+    Metric("distlab_cost_spend_total", "counter", "Spent by the run so far.", (*RUN_LABELS, "currency")),
     Metric(
         "distlab_cost_wasted_total",
         "counter",
@@ -158,7 +157,7 @@ COST = (
     Metric("distlab_cost_per_epoch", "gauge", "Price of one pass over the data.", (*RUN_LABELS, "currency")),
     Metric("distlab_cost_budget", "gauge", "What the run may cost.", (*RUN_LABELS, "currency")),
 )
-"""GPUs that no run has are spent under the run's name "" with reason idle."""
+"""GPUs that no run has are spent under the run's name "" with reason idle, since the exporter started."""
 
 EXPORTER = (
     Metric("distlab_exporter_scrape_seconds", "gauge", "What the last answer took to make.", ()),
