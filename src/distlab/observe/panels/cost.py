@@ -1,0 +1,137 @@
+"""Money."""
+
+from __future__ import annotations
+
+from distlab.observe.panels.panel import Dashboard, Panel, Query, Threshold, Variable
+from distlab.observe.panels.promql import per_run, rate
+
+CHOSEN = 'run=~"$run"'
+SPEND_RATE = rate("distlab_cost_spend_total", CHOSEN)
+WASTE_RATE = rate("distlab_cost_wasted_total", CHOSEN)
+
+COST = Dashboard(
+    id="cost",
+    title="Cost",
+    description="What the GPUs cost, what of it was wasted, and when a budget ends. Prices are in the price table.",
+    variables=(Variable("run", "Run", "distlab_cost_spend_total"),),
+    panels=(
+        Panel(
+            id="spend",
+            title="Spent",
+            description="Since the exporter started.",
+            kind="stat",
+            unit="money",
+            queries=(Query('sum by (currency) (distlab_cost_spend_total{run=~"$run"})', "{{currency}}"),),
+        ),
+        Panel(
+            id="wasted-share",
+            title="Wasted",
+            description="Share of the spend that idleness, failures and stragglers took.",
+            kind="stat",
+            unit="ratio",
+            queries=(
+                Query(
+                    '(sum(distlab_cost_wasted_total{run=~"$run"}) or 0 * sum(distlab_cost_spend_total{run=~"$run"}))'
+                    ' / (sum(distlab_cost_spend_total{run=~"$run"}) > 0)',
+                    "of the spend",
+                ),
+            ),
+            thresholds=(
+                Threshold(0.1, "warning", "see by which reason below: free the GPUs that idle."),
+                Threshold(
+                    0.3, "critical", "stop or shrink the job whose waste is largest, then mend its cause."
+                ),
+            ),
+            minimum=0,
+            maximum=1,
+            runbook="cost",
+        ),
+        Panel(
+            id="budget",
+            title="Budget used",
+            description="Spend of a run over what it may cost.",
+            kind="bar",
+            unit="ratio",
+            queries=(
+                Query(
+                    'sum by (run) (distlab_cost_spend_total{run=~"$run"}) / '
+                    'sum by (run) (distlab_cost_budget{run=~"$run"})',
+                    "{{run}}",
+                ),
+            ),
+            thresholds=(
+                Threshold(0.8, "warning", "compare with the run's progress; ask for more or shorten it now."),
+                Threshold(1, "critical", "save and stop the run, or raise the budget on purpose."),
+            ),
+            minimum=0,
+            maximum=1,
+            runbook="budget-burn",
+            empty="No run has a budget.",
+        ),
+        Panel(
+            id="budget-left",
+            title="Hours until the budget is spent",
+            description="At the rate of the last minutes.",
+            kind="stat",
+            unit="hours",
+            queries=(
+                Query(
+                    '(sum by (run) (distlab_cost_budget{run=~"$run"}) - '
+                    'sum by (run) (distlab_cost_spend_total{run=~"$run"})) / '
+                    f"(3600 * sum by (run) ({SPEND_RATE}) > 0)",
+                    "{{run}}",
+                ),
+            ),
+            thresholds=(
+                Threshold(24, "warning", "is the run done by then? See its progress."),
+                Threshold(1, "critical", "save now; the run is stopped when its budget is spent."),
+            ),
+            bad="below",
+            runbook="budget-burn",
+            empty="No run with a budget is spending.",
+        ),
+        Panel(
+            id="spend-rate",
+            title="Spend per hour",
+            description="By run; (nobody) are GPUs that no run has.",
+            kind="stack",
+            unit="money",
+            queries=(
+                Query(
+                    f'label_replace(3600 * sum by (run) ({SPEND_RATE}), "run", "(nobody)", "run", "")',
+                    "{{run}}",
+                ),
+            ),
+            minimum=0,
+        ),
+        Panel(
+            id="waste-rate",
+            title="Waste per hour, by reason",
+            description="idle: the GPU had nothing to do. failure: work that a crash undid. straggler: waiting for the "
+            "slowest rank.",
+            kind="stack",
+            unit="money",
+            queries=(
+                Query(
+                    f"3600 * sum by (reason) ({WASTE_RATE})",
+                    "{{reason}}",
+                ),
+            ),
+            minimum=0,
+            empty="Nothing was wasted.",
+        ),
+        Panel(
+            id="unit-cost",
+            title="Cost of the work",
+            description="What a step, a million tokens and a pass over the data cost.",
+            kind="table",
+            unit="money",
+            queries=(
+                Query(per_run("distlab_cost_per_step", 'run=~"$run"'), "Step"),
+                Query(per_run("distlab_cost_per_million_tokens", 'run=~"$run"'), "Million tokens"),
+                Query(per_run("distlab_cost_per_epoch", 'run=~"$run"'), "Epoch"),
+            ),
+            keys=("job_name", "run"),
+        ),
+    ),
+)

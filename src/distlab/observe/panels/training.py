@@ -1,0 +1,185 @@
+"""One job and its runs."""
+
+from __future__ import annotations
+
+from distlab.observe.panels.panel import Dashboard, Panel, Query, Threshold
+from distlab.observe.panels.promql import (
+    GPU_LEGEND,
+    JOB,
+    RUN,
+    RUN_NAME,
+    per_run,
+    rate,
+    share_of_step,
+    step_seconds,
+)
+
+TRAINING = Dashboard(
+    id="training",
+    title="Training job",
+    description="One job's runs: how far, how fast, where the time of a step goes, who is late.",
+    variables=(JOB, RUN_NAME),
+    panels=(
+        Panel(
+            id="progress",
+            title="Progress",
+            description="Steps taken of those that the run is to take.",
+            kind="bar",
+            unit="ratio",
+            queries=(
+                Query(
+                    f"({per_run('distlab_train_step')} + 1) / {per_run('distlab_train_steps_goal')}",
+                    "{{run}}",
+                ),
+            ),
+            minimum=0,
+            maximum=1,
+        ),
+        Panel(
+            id="goodput",
+            title="Goodput",
+            description="Share of the run's time in steps that count: not starting, saving, or repeating what a crash "
+            "undid.",
+            kind="stat",
+            unit="ratio",
+            queries=(Query(per_run("distlab_train_goodput_ratio"), "{{run}}"),),
+            thresholds=(
+                Threshold(
+                    0.9, "warning", "save less often or asynchronously (Young and Daly give the interval)."
+                ),
+                Threshold(0.7, "critical", "the run mostly starts, saves or repeats: find what restarts it."),
+            ),
+            bad="below",
+            minimum=0,
+            maximum=1,
+            runbook="stalled-training",
+        ),
+        Panel(
+            id="silence",
+            title="Since the last step",
+            description="Seconds since a running run's slowest rank logged a step.",
+            kind="stat",
+            unit="seconds",
+            queries=(
+                Query(
+                    f"time() - {per_run('distlab_train_last_step_timestamp_seconds', how='min')} "
+                    f"and on (job_name, run) ({per_run('distlab_train_running')} == 1)",
+                    "{{run}}",
+                ),
+            ),
+            thresholds=(
+                Threshold(60, "warning", "look which rank waits: `distlab profile flight`, py-spy."),
+                Threshold(300, "critical", "the run hangs: save the flight recorder, then restart it."),
+            ),
+            runbook="stalled-training",
+            empty="No run is going on.",
+        ),
+        Panel(
+            id="mfu",
+            title="Model FLOPs utilization",
+            description="Share of the GPUs' peak that went into the model's own arithmetic. Large models reach 40 to "
+            "55%.",
+            kind="line",
+            unit="ratio",
+            queries=(Query(f"avg by (run) (distlab_train_mfu_ratio{{{RUN}}})", "{{run}}"),),
+            minimum=0,
+            empty="Not known: on CPUs, and on GPUs whose peak is not in the registry.",
+        ),
+        Panel(
+            id="step-time",
+            title="Time per step, by rank",
+            description="Seconds a step. Ranks wait for each other, so that one slow rank lifts all lines.",
+            kind="line",
+            unit="seconds",
+            queries=(Query(step_seconds("run, rank"), "{{run}} rank {{rank}}"),),
+            minimum=0,
+        ),
+        Panel(
+            id="step-shares",
+            title="Where a step's time goes",
+            description="Share of all ranks' time in steps. What is missing to 100% is neither data, computing, nor "
+            "waiting for other ranks.",
+            kind="stack",
+            unit="ratio",
+            queries=(
+                Query(share_of_step("compute"), "{{run}} compute"),
+                Query(share_of_step("communication"), "{{run}} communication"),
+                Query(share_of_step("data"), "{{run}} data"),
+            ),
+            minimum=0,
+            maximum=1,
+        ),
+        Panel(
+            id="slowest-rank",
+            title="Slowest rank",
+            description="Computing time a step of each run's slowest rank, over its median rank's.",
+            kind="line",
+            unit="count",
+            queries=(
+                Query(
+                    f"max by (run) ({rate('distlab_train_compute_seconds_total', RUN)}) / "
+                    f"(quantile by (run) (0.5, {rate('distlab_train_compute_seconds_total', RUN)}) > 0)",
+                    "{{run}}",
+                ),
+            ),
+            thresholds=(
+                Threshold(
+                    1.2, "warning", "compare that rank's clock, temperature and data with the others'."
+                ),
+            ),
+            minimum=1,
+            runbook="straggler",
+        ),
+        Panel(
+            id="loss",
+            title="Loss",
+            description="Loss of the last step.",
+            kind="line",
+            unit="count",
+            queries=(Query(per_run("distlab_train_loss"), "{{run}}"),),
+        ),
+        Panel(
+            id="samples",
+            title="Samples per second",
+            description="Over all ranks.",
+            kind="line",
+            unit="per s",
+            queries=(Query(f"sum by (run) ({rate('distlab_train_samples_total', RUN)})", "{{run}}"),),
+            minimum=0,
+        ),
+        Panel(
+            id="tokens",
+            title="Tokens per second",
+            description="Over all ranks; of language models alone.",
+            kind="line",
+            unit="per s",
+            queries=(Query(f"sum by (run) ({rate('distlab_train_tokens_total', RUN)})", "{{run}}"),),
+            minimum=0,
+            empty="No language model is trained.",
+        ),
+        Panel(
+            id="run-utilization",
+            title="Utilization of the run's GPUs",
+            description="The GPUs that the run has. Short dips to zero at a rhythm are starvation by data or saving.",
+            kind="line",
+            unit="percent",
+            queries=(Query(f'DCGM_FI_DEV_GPU_UTIL{{{RUN},run!=""}}', GPU_LEGEND),),
+            minimum=0,
+            maximum=100,
+            leads_to="gpu",
+            empty="The run has no GPU.",
+        ),
+        Panel(
+            id="rank-memory",
+            title="Memory by rank",
+            description="Resident memory of each rank's process, and most memory of its tensors on the GPU so far.",
+            kind="line",
+            unit="bytes",
+            queries=(
+                Query(f"distlab_train_ram_bytes{{{RUN}}}", "{{run}} rank {{rank}} RAM"),
+                Query(f"distlab_train_vram_bytes{{{RUN}}}", "{{run}} rank {{rank}} GPU"),
+            ),
+            minimum=0,
+        ),
+    ),
+)
