@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import datetime
+import os
 import platform
 import shlex
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psutil
 import torch
 import torch.distributed as dist
 
-from distlab.machine import cores, cpu_model
+from distlab.bench.topology import cpu_topology, gpu_topology, interface
+from distlab.machine import cores, cpu_model, gpus
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,8 @@ class Stamp:
     memory_GiB: float  # noqa: N815 - units keep their case
     world_size: int
     backend: str
-    """Of the process group: `nccl`, `gloo`; `none` without one."""
+    """What carried data between the ranks: torch's `nccl` or `gloo`, `none` without a process group, or such as
+    `horovod 0.28.1 gloo`."""
     threads_per_rank: int
     torch: str
     python: str
@@ -37,8 +40,23 @@ class Stamp:
     date: str
     """UTC, ISO 8601, to the second."""
     command: str
+    driver: str = ""
+    """NVIDIA's, where the tier is `gpu`. This field and those below: of `full_stamp` alone."""
+    cuda: str = ""
+    """That torch was built for."""
+    nccl: str = ""
+    topology: tuple[str, ...] = ()
+    """What lies between the ranks: GPUs and their links, or sockets and NUMA nodes."""
+    network: str = ""
+    """What carried the data between ranks where it was not a link of the topology."""
 
     def __str__(self) -> str:
+        versions = (("driver", self.driver), ("CUDA", self.cuda), ("NCCL", self.nccl))
+        more = [", ".join(f"{name} {version}" for name, version in versions if version), *self.topology]
+        more += [f"network: {self.network}"] if self.network else []
+        return " · ".join([self._short(), *filter(None, more)])
+
+    def _short(self) -> str:
         return (
             f"tier {self.tier} · {self.hardware}, {self.cores} cores, {self.memory_GiB:.0f} GiB · "
             f"{self.world_size} x {self.backend}, {self.threads_per_rank} threads each · "
@@ -64,6 +82,27 @@ def stamp(device: torch.device | None = None) -> Stamp:
         date=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         command=_command(),
     )
+
+
+def full_stamp(device: torch.device | None = None, network: str | None = None) -> Stamp:
+    """`stamp` with driver, topology and network, which it takes some tenths of a second to ask for on a GPU node.
+
+    network: what carried the data between ranks; by default the interface that gloo was told to use.
+    """
+    short = stamp(device)
+    if short.tier == "gpu":
+        nccl = ".".join(map(str, torch.cuda.nccl.version())) if dist.is_nccl_available() else ""  # type: ignore[no-untyped-call]
+        return replace(
+            short,
+            driver=next((gpu.driver for gpu in gpus()), ""),
+            cuda=torch.version.cuda or "",
+            nccl=nccl,
+            topology=gpu_topology(),
+            network=network or "",
+        )
+    if network is None and short.backend == "gloo":
+        network = interface(os.environ.get("GLOO_SOCKET_IFNAME", ""))
+    return replace(short, topology=cpu_topology(), network=network or "")
 
 
 def _command() -> str:
