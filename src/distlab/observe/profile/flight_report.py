@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from tyro.conf import Positional
+
 from distlab.errors import SettingError, printable
 
 MOST_BYTES = 2**26
@@ -268,7 +270,7 @@ def _ranks(numbers: tuple[int, ...]) -> str:
     return ("rank " if len(numbers) == 1 else "ranks ") + shown + more
 
 
-def flight(folder: Path, json: bool = False) -> int:
+def flight(folder: Positional[Path], json: bool = False) -> int:
     """Say which rank never came to which collective, from the flight records in a folder.
 
     Exits with 1 where something is wrong, with 0 where every collective was called by all.
