@@ -24,7 +24,25 @@ and cuts shards anew on loading; `record` is the mark, `retention` removes what 
 looks at what is saved, and `manager` holds the one class to use.
 """
 
-from distlab.train.checkpoint.manager import CheckpointError, Checkpoints
-from distlab.train.checkpoint.record import Checkpoint
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from distlab.train.checkpoint.manager import CheckpointError, Checkpoints
+    from distlab.train.checkpoint.record import Checkpoint
 
 __all__ = ["Checkpoint", "CheckpointError", "Checkpoints"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import the manager, and torch with it, only for those who save: readers of logs use `folder` alone."""
+    if name in ("CheckpointError", "Checkpoints"):
+        from distlab.train.checkpoint import manager
+
+        return getattr(manager, name)
+    if name == "Checkpoint":
+        from distlab.train.checkpoint.record import Checkpoint
+
+        return Checkpoint
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
