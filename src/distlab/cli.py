@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import os
 import sys
 from collections.abc import Callable
 
@@ -58,9 +59,10 @@ def main(argv: list[str] | None = None) -> None:
     command: Callable[..., int | None] = getattr(importlib.import_module(module), function)
     rest = args[len(name.split()) :]
     try:
-        if name in PARSE_THEIR_OWN:
-            sys.exit(command(rest))
-        sys.exit(tyro.cli(command, prog=f"distlab {name}", args=rest))
+        parses_own = name in PARSE_THEIR_OWN
+        code = command(rest) if parses_own else tyro.cli(command, prog=f"distlab {name}", args=rest)
+        sys.stdout.flush()
+        sys.exit(code)
     except SettingError as error:
         print(f"distlab {name}: {error}", file=sys.stderr)
         sys.exit(2)
@@ -69,6 +71,9 @@ def main(argv: list[str] | None = None) -> None:
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
+    except BrokenPipeError:  # who read the output, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
 
 
 def _usage(args: list[str]) -> int:

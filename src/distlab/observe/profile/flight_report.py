@@ -76,9 +76,9 @@ class Verdict:
     waiting: tuple[int, ...]
     sentence: str
     last_calls: dict[int, str]
-    """The last collective of each rank in the group."""
+    """The last collective of each rank in the group, with its number."""
     stacks: dict[int, list[str]]
-    """Where the culprits were, innermost three calls last."""
+    """Where the culprits were, innermost call last; a call takes two lines."""
 
 
 def read_flights(folder: Path) -> list[Record]:
@@ -145,7 +145,7 @@ def _record(rank: int, whole: dict[str, Any]) -> Record:
         rank=rank,
         world_size=world_size if type(world_size) is int and 0 < world_size <= 10**6 else None,
         calls=tuple(_call(entry) for entry in flight["entries"] if not entry.get("is_p2p")),
-        main_thread=tuple(printable(str(line)) for line in list(stack)[-30:]),
+        main_thread=tuple(printable(line) for entry in list(stack)[-30:] for line in str(entry).splitlines()),
         groups=groups,
     )
 
@@ -250,7 +250,7 @@ def _verdict(
         culprits=culprits,
         waiting=waiting,
         sentence=sentence[0].upper() + sentence[1:],
-        last_calls={rank: str(call) for rank, call in last.items()},
+        last_calls={rank: f"{call.number}, {call}" for rank, call in last.items()},
         stacks={record.rank: list(record.main_thread) for record in records if record.rank in culprits},
     )
     return min(call.time for call in came.values()), verdict
@@ -296,4 +296,4 @@ def _lines(verdicts: list[Verdict]) -> Iterator[str]:
         for rank, stack in verdict.stacks.items():
             if stack:
                 yield f"  rank {rank} was here (innermost call last):"
-                yield from (f"    {line}" for entry in stack[-3:] for line in entry.splitlines())
+                yield from (f"    {line}" for line in stack[-6:])
