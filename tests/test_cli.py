@@ -47,6 +47,14 @@ def test_an_unknown_option_is_bad_input(capsys: pytest.CaptureFixture[str]) -> N
 
 
 @pytest.mark.parametrize("port", ["abc", "0", "65536", "-1", ""])
+def test_a_port_that_is_none_is_bad_input(
+    port: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PORT", port)
+    assert run("course", "up") == 2
+    assert f"distlab course up: PORT is {port!r}" in capsys.readouterr().err
+
+
 def test_a_reader_that_has_seen_enough_gets_no_traceback() -> None:
     reading, writing = os.pipe()
     os.close(reading)
@@ -54,14 +62,6 @@ def test_a_reader_that_has_seen_enough_gets_no_traceback() -> None:
     ended = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True)
     os.close(writing)
     assert (ended.returncode, ended.stderr) == (141, "")
-
-
-def test_a_port_that_is_none_is_bad_input(
-    port: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv("PORT", port)
-    assert run("course", "up") == 2
-    assert f"distlab course up: PORT is {port!r}" in capsys.readouterr().err
 
 
 def test_outside_the_repository_nothing_is_made(
