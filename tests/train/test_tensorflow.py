@@ -88,6 +88,7 @@ def _assert_logged(config: TrainConfig, result: TrainResult) -> None:
         assert line.run_s >= line.step_s > 0
     info = read_info(str(config.run_folder))
     assert from_dict(info.config) == config
+    assert info.stamp["backend"] == result.stamp.backend, "what carried the gradients, not what met the ranks"
 
 
 def test_mirrored_equals_torch() -> None:

@@ -26,7 +26,6 @@ from typing import IO, Any
 
 import torch.distributed as dist
 
-from distlab.bench.stamp import stamp
 from distlab.errors import SettingError
 from distlab.train.checkpoint.folder import Damage, Folder
 from distlab.train.config import TrainConfig
@@ -76,7 +75,7 @@ class RunLog:
                 if leads:
                     info = {
                         "config": config.as_dict(),
-                        "stamp": asdict(stamp(strategy.device)),
+                        "stamp": asdict(strategy.stamp()),
                         "shards": sorted(strategy.shards),
                     }
                     Folder(self.folder).write(RUN, json.dumps(info, indent=2).encode())

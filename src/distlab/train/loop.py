@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 
-from distlab.bench.stamp import stamp
 from distlab.faults.inject import Injector
 from distlab.train.config import TrainConfig
 from distlab.train.data import Dataset, fingerprint, load_data
@@ -134,7 +133,7 @@ class Trainer:
             accuracy=accuracy,
             held_out_loss=loss,
             weights_sum=self.strategy.weights_sum(),
-            stamp=stamp(self.place),
+            stamp=self.strategy.stamp(),
             resumed_from=self.first or None,
             interrupted=self.stopped,
         )

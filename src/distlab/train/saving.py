@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from distlab.bench.stamp import stamp
 from distlab.errors import SettingError
 from distlab.train.checkpoint.folder import Damage, Folder
 from distlab.train.checkpoint.record import MARK
@@ -137,7 +136,7 @@ class Saving:
                 "gradient_norm": last.gradient_norm,
             },
             "hostname": platform.node(),
-            "hardware": asdict(stamp(self.strategy.device)),
+            "hardware": asdict(self.strategy.stamp()),
             "world_size": self.strategy.world_size,
             "data": self.data,
             "random": sorted(progress["random"][f"rank_{self.strategy.rank}"]),

@@ -27,6 +27,7 @@ from distlab.train.config import (
 )
 from distlab.train.launch import launch
 from distlab.train.loop import Trainer, train
+from distlab.train.records import read_info
 from distlab.train.strategies import horovod
 from tests.train.strategies.equivalence import alone, assert_same, run_cases
 from tests.train.strategies.test_pairwise import pairs
@@ -70,6 +71,15 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """What both ranks of one launch found, for several tests."""
     folder = tmp_path_factory.mktemp("runs")
     return [rank | {"folder": folder} for rank in launch(_on_ranks, 2, folder, threads_per_rank=1)]
+
+
+def test_logs_and_checkpoints_say_what_carried_the_gradients(ranks: list[dict[str, Any]]) -> None:
+    run_folder = ranks[0]["folder"] / WHOLE.name
+    for stamp in (
+        read_info(str(run_folder)).stamp,
+        json.loads((run_folder / f"step_{HALF}.json").read_text())["hardware"],
+    ):
+        assert stamp["backend"] == "horovod 0.28.1 gloo"
 
 
 def _on_ranks(folder: Path) -> dict[str, Any]:

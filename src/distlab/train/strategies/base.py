@@ -23,6 +23,7 @@ from torch.distributed.tensor import DTensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim import Optimizer
 
+from distlab.bench.stamp import Stamp, stamp
 from distlab.train.config import TrainConfig
 from distlab.train.models import IGNORED, loss_sum
 from distlab.train.optimizer import build_optimizer, set_learning_rate
@@ -166,6 +167,10 @@ class Strategy(ABC):
     def sum_over_ranks(self, value: Tensor) -> dist.Work | None:
         """Begin to sum `value` in place over all ranks; wait for the result before reading it."""
         return dist.all_reduce(value, async_op=True) if self.world_size > 1 else None
+
+    def stamp(self) -> Stamp:
+        """Where this rank computes, and what carries gradients between ranks: a group of torch's."""
+        return stamp(self.device)
 
     def communication_s(self) -> float:
         """Seconds for which the last step did nothing but wait for other ranks' gradients or weights."""

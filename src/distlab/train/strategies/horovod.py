@@ -21,6 +21,8 @@ from __future__ import annotations
 import logging
 import os
 import time
+from dataclasses import replace
+from importlib.metadata import version
 from typing import Any
 
 import torch
@@ -28,6 +30,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.optim import Optimizer
 
+from distlab.bench.stamp import Stamp
 from distlab.errors import SettingError
 from distlab.train.config import TrainConfig
 from distlab.train.strategies.base import Strategy, Update
@@ -83,6 +86,12 @@ class Horovod(Strategy):
         self.exchange.synchronize()
         self.wait_s = time.perf_counter() - started
         return super().update(learning_rate)
+
+    def stamp(self) -> Stamp:
+        """torch's group only introduces the ranks to each other; gradients go by Horovod's own way."""
+        on_cpu = "mpi" if self.hvd.mpi_enabled() else "gloo"
+        way = "nccl" if self.device.type == "cuda" else on_cpu
+        return replace(super().stamp(), backend=f"horovod {version('horovod')} {way}")
 
     def communication_s(self) -> float:
         return self.wait_s

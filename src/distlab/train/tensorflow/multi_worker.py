@@ -14,6 +14,7 @@ import os
 import socket
 import time
 from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -58,9 +59,9 @@ def train(config: TrainConfig) -> TrainResult:
     model = build_model(config.model, config.seed)
     replicas = Replicas(strategy, config)
     plan = BatchPlan(training, config.data, config.seed)
-    # All that a log asks of a strategy.
     asked = {"rank": rank, "world_size": world_size, "data_size": world_size, "shards": (), "device": device}
-    place = cast(Strategy, SimpleNamespace(**asked))
+    # All that a log asks of a strategy.
+    place = cast(Strategy, SimpleNamespace(**asked, stamp=partial(_stamp, device)))
     steps: list[StepRecord] = []
     with only_run(config), RunLog(config, place, first_step=0) as log:
         for step in range(config.steps):
