@@ -6,6 +6,7 @@ import itertools
 import json
 import math
 import os
+import platform
 import socket
 import sys
 from collections.abc import Iterator
@@ -96,6 +97,52 @@ def test_the_log_says_what_ran_and_where(two_ranks: list[TrainResult]) -> None:
     assert from_dict(info.config) == two_ranks[0].config
     assert info.stamp["world_size"] == 2
     assert info.stamp["backend"] == "gloo"
+    assert info.job == "demo"
+    places = info.places()
+    assert [(place.rank, place.host, place.device) for place in places] == [
+        (rank, platform.node(), "cpu") for rank in (0, 1)
+    ]
+    assert len({place.pid for place in places} | {os.getpid()}) == 3
+
+
+def test_a_run_belongs_to_the_job_that_its_environment_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DISTLAB_JOB", "team-a\x1b[2J")
+    config = replace(SMALL, name="demo", folder=str(tmp_path))
+    write_steps(config, 0, 0)
+    assert read_info(str(tmp_path / "demo")).job == "team-a?[2J"
+
+
+def test_a_log_of_before_there_were_jobs_is_read(tmp_path: Path) -> None:
+    config = replace(SMALL, name="demo", folder=str(tmp_path))
+    write_steps(config, 0, 0)
+    path = tmp_path / "demo/log/run.json"
+    values = json.loads(path.read_text())
+    del values["job"], values["ranks"]
+    path.write_text(json.dumps(values))
+    info = read_info(str(tmp_path / "demo"))
+    assert (info.job, info.places()) == ("", [])
+
+
+@pytest.mark.parametrize(
+    "ranks",
+    [
+        None,
+        ["rank 0"],
+        [{"rank": 0}],
+        [{"rank": "0", "host": "a", "pid": 1, "device": "cpu"}],
+        [{"rank": 0, "host": "\x1b[2J", "pid": 1, "device": "cpu"}],
+        [{"rank": 0, "host": "a", "pid": 1, "device": None}],
+    ],
+)
+def test_forged_places_are_one_sentence(tmp_path: Path, ranks: object) -> None:
+    config = replace(SMALL, name="demo", folder=str(tmp_path))
+    write_steps(config, 0, 0)
+    path = tmp_path / "demo/log/run.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"ranks": ranks}))
+    with pytest.raises(SettingError, match=r"holds no readable log/run\.json"):
+        read_info(str(tmp_path / "demo"))
 
 
 def test_time_and_cost_only_grow(two_ranks: list[TrainResult]) -> None:

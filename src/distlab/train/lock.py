@@ -25,8 +25,10 @@ import torch.distributed as dist
 from distlab.errors import SettingError, printable
 from distlab.train.config import TrainConfig
 from distlab.train.logs import is_resumed, local_folder, open_regular
+from distlab.train.records import LOCK
 
-LOCK = "run.lock"
+GLANCE_S = 0.2
+"""How long any run waits: who only asks whether the lock is held (`distlab observe export`) has it for a moment."""
 PATIENCE_S = 20
 """How long a run that is taken up again waits: its own killed rank may take a moment to be gone."""
 POLL_S = 0.02
@@ -46,7 +48,7 @@ def only_run(config: TrainConfig) -> Iterator[None]:
     refused: list[SettingError | None] = [None]
     if not dist.is_initialized() or dist.get_rank() == 0:
         try:
-            held = _lock(log.parent, PATIENCE_S if is_resumed(config) else 0)
+            held = _lock(log.parent, PATIENCE_S if is_resumed(config) else GLANCE_S)
         except SettingError as error:
             refused[0] = error
     if dist.is_initialized():
@@ -77,7 +79,7 @@ def _lock(folder: Path, patience_s: float) -> IO[Any]:
         if time.monotonic() >= until:
             file.close()
             raise SettingError(f"{busy}; let it end first, or choose another name.")
-        if not told:
+        if not told and patience_s > GLANCE_S:
             print(f"{busy}: waiting up to {patience_s:.0f} s for its end.", file=sys.stderr)
             told = True
         time.sleep(POLL_S)

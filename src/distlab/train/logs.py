@@ -15,6 +15,7 @@ import itertools
 import json
 import mmap
 import os
+import platform
 import stat
 import sys
 import time
@@ -24,15 +25,16 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
+import torch
 import torch.distributed as dist
 
-from distlab.errors import SettingError
+from distlab.errors import SettingError, printable
 from distlab.train.checkpoint.folder import Damage, Folder
 from distlab.train.config import TrainConfig
 from distlab.train.dashboards import build_dashboards, check_dashboards
 from distlab.train.meters import model_flops, peak_flops, ram_bytes, vram_bytes
 from distlab.train.progress import Progress
-from distlab.train.records import LOG, RUN, LogLine, rank_of
+from distlab.train.records import LOG, RUN, LogLine, Place, rank_of
 from distlab.train.result import StepRecord, finite
 from distlab.train.strategies.base import Strategy
 
@@ -69,6 +71,7 @@ class RunLog:
                         _set_aside_remote(self._log_url())
                 if dist.is_initialized():
                     dist.barrier()  # the first rank has cleared the way
+                places = _places(strategy)
                 self.folder.mkdir(parents=True, exist_ok=True)
                 if config.log.jsonl:
                     self.file = self._open(self.folder, first_step)
@@ -77,6 +80,8 @@ class RunLog:
                         "config": config.as_dict(),
                         "stamp": asdict(strategy.stamp()),
                         "shards": sorted(strategy.shards),
+                        "job": printable(os.environ.get("DISTLAB_JOB") or config.name),
+                        "ranks": [asdict(place) for place in places],
                     }
                     Folder(self.folder).write(RUN, json.dumps(info, indent=2).encode())
         except (OSError, ValueError) as error:  # ValueError: a name that no file can have
@@ -266,6 +271,17 @@ def _parse(line: bytes) -> dict[str, Any] | None:
         if isinstance(values, dict) and all(isinstance(values.get(k), types[k]) for k in types):
             return values
     return None
+
+
+def _places(strategy: Strategy) -> list[Place]:
+    """Where all ranks run, for whoever wants to know whose a GPU is; of this one alone without a process group."""
+    gpu = strategy.device.type == "cuda"
+    device = f"GPU-{torch.cuda.get_device_properties(strategy.device).uuid}" if gpu else "cpu"
+    places = [Place(strategy.rank, platform.node(), os.getpid(), device)]
+    if dist.is_initialized():
+        places *= dist.get_world_size()
+        dist.all_gather_object(places, places[0])
+    return places
 
 
 _encode = json.JSONEncoder(allow_nan=False).encode

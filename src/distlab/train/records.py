@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from distlab.errors import SettingError, printable
@@ -21,6 +21,8 @@ from distlab.train.result import StepRecord
 
 LOG = "log"
 RUN = "run.json"
+LOCK = "run.lock"
+"""In the run's folder: rank 0 holds it while it trains (see lock.py)."""
 MOST_BYTES = 2**28
 """Of a file that is read: a log of half a million lines."""
 MOST_VALUE = 1e300
@@ -65,6 +67,25 @@ class RunInfo:
     """The fields of `distlab.bench.stamp.Stamp`."""
     shards: list[str]
     """What no rank held whole: of "weights", "gradients", "optimizer"."""
+    job: str = ""
+    """Whose run it is: DISTLAB_JOB of rank 0, else the run's name. Empty in logs of before there was this."""
+    ranks: list[dict[str, Any]] = field(default_factory=list)
+    """Where each rank of the last attempt ran, as the fields of `Place`; empty as above."""
+
+    def places(self) -> list[Place]:
+        """`ranks` as records."""
+        return [Place(**place) for place in self.ranks]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a rank runs."""
+
+    rank: int
+    host: str
+    pid: int
+    device: str
+    """The GPU's UUID as NVML writes it, `GPU-...`; `cpu` without one."""
 
 
 def read_log(run_folder: str) -> list[LogLine]:
@@ -80,7 +101,7 @@ def read_log(run_folder: str) -> list[LogLine]:
         if _RANK.fullmatch(name):
             text = _read(folder, name).decode("utf-8", "replace")
             whole = text[: text.rfind("\n") + 1].splitlines()
-            lines += [_parse(line, f"{folder.url}/{name}, line {i}") for i, line in enumerate(whole, 1)]
+            lines += [parse_line(line, f"{folder.url}/{name}, line {i}") for i, line in enumerate(whole, 1)]
     if not lines:
         raise SettingError(
             f"{run_folder} holds no log of a step; expected the folder of a run, <folder>/<name>."
@@ -90,11 +111,19 @@ def read_log(run_folder: str) -> list[LogLine]:
 
 def read_info(run_folder: str) -> RunInfo:
     """What ran, and where. SettingError where nobody wrote it down."""
-    content = _read(_log_folder(run_folder), RUN)
+    return parse_info(_read(_log_folder(run_folder), RUN), run_folder)
+
+
+def parse_info(content: bytes, run_folder: str) -> RunInfo:
+    """What a `run.json` with this content says. SettingError where it is not one."""
     try:
         info = RunInfo(**json.loads(content))
         from_dict(info.config)
-        texts = [info.stamp["hardware"], *info.shards]
+        places = info.places()
+        if not all(type(place.rank) is type(place.pid) is int for place in places):
+            raise ValueError("a rank or its process has no number")
+        texts = [info.stamp["hardware"], *info.shards, info.job]
+        texts += [text for place in places for text in (place.host, place.device)]
         if not all(text.isprintable() for text in texts):
             raise ValueError("it holds control characters")
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
@@ -124,7 +153,8 @@ _MAY_BE_NULL = {field.name for field in fields(LogLine) if str(field.type).endsw
 """A number that was not finite is null."""
 
 
-def _parse(line: str, where: str) -> LogLine:
+def parse_line(line: str, where: str) -> LogLine:
+    """The record in one line of a log. SettingError, naming `where`, for what no run writes."""
     try:
         values = json.loads(line)
         wrong = set(values) ^ _NAMES or {name for name in _NAMES if not _fits(name, values[name])}
