@@ -178,6 +178,32 @@ _CONSTANTS = [
     ),
 ]
 
+_DATASHEETS = {
+    "a100": ("A100 SXM, 80 GB", {"fp32": 19.5, "tf32": 156, "int8": 624, "memory": 2.0}),
+    "h100": ("H100 SXM", {"fp32": 67, "tf32": 494.5, "fp8": 1979, "int8": 1979, "memory": 3.35}),
+    "h200": ("H200 SXM", {"fp32": 67, "tf32": 494.5, "bf16": 989, "fp8": 1979, "int8": 1979, "memory": 4.8}),
+    "b200": ("B200 SXM", {"fp32": 80, "tf32": 1125, "bf16": 2250, "fp8": 4500, "int8": 4500, "memory": 8.0}),
+}
+"""Dense TFLOP/s (TOP/s of int8) and TB/s; of A100 and H100 bf16 stands above."""
+
+
+def _datasheet(short: str, chip: str, what: str, tera: float) -> Constant:
+    name, unit, meaning = (
+        ("memory_Bps", "B/s", "memory bandwidth")
+        if what == "memory"
+        else (f"{what}_flops", "FLOP/s", f"dense {what} products (int8: operations)")
+    )
+    return Constant(
+        f"{short}_{name}", tera * 1e12, unit, f"{chip}, {meaning}, datasheet", _ML_ENG, "2026-11-29", "V"
+    )
+
+
+_CONSTANTS += [
+    _datasheet(short, chip, what, tera)
+    for short, (chip, row) in _DATASHEETS.items()
+    for what, tera in row.items()
+]
+
 REGISTRY = MappingProxyType({constant.name: constant for constant in _CONSTANTS})
 
 
