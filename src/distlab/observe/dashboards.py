@@ -140,7 +140,7 @@ def _panel(panel: Panel, number: int, book_url: str) -> Chart:
         "table": _table,
     }
     chart = draw[panel.kind](panel)
-    columns, rows = SIZES[panel.kind]
+    columns, rows = (24, 6) if panel.wide else SIZES[panel.kind]
     chart.id(number).title(panel.title).description(panel.advice).datasource(SOURCE).no_value(panel.empty)
     chart.unit(UNITS[panel.unit]).thresholds(_thresholds(panel)).height(rows).span(columns)
     for letter, query in zip("ABCDEFGH", panel.queries, strict=False):

@@ -18,7 +18,7 @@ COST = Dashboard(
         Panel(
             id="spend",
             title="Spent",
-            description="Since the exporter started.",
+            description="By the runs so far, and by GPUs that no run has since the exporter started.",
             kind="stat",
             unit="money",
             queries=(Query('sum by (currency) (distlab_cost_spend_total{run=~"$run"})', "{{currency}}"),),

@@ -18,6 +18,7 @@ ALERTS = Panel(
         ),
     ),
     keys=("alertname", "severity", "Hostname", "gpu", "run"),
+    wide=True,
     empty="No alert is firing.",
 )
 
@@ -120,6 +121,7 @@ FLEET = Dashboard(
                 Query(per_run("distlab_cost_spend_total", 'run!=""', "sum"), "Spend", "money"),
             ),
             keys=("job_name", "run"),
+            wide=True,
             leads_to="training",
             empty="No run is followed.",
         ),

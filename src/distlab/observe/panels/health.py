@@ -175,7 +175,7 @@ HEALTH = Dashboard(
             queries=(
                 Query(f"DCGM_FI_PROF_PCIE_TX_BYTES{{{GPU}}}", "GPU {{gpu}} PCIe sent"),
                 Query(f"DCGM_FI_PROF_PCIE_RX_BYTES{{{GPU}}}", "GPU {{gpu}} PCIe received"),
-                Query(rate("DCGM_FI_DEV_NVLINK_BANDWIDTH_TOTAL", GPU), "GPU {{gpu}} NVLink"),
+                Query(rate("distlab_gpu_nvlink_bytes_total", GPU), "GPU {{gpu}} NVLink"),
             ),
             minimum=0,
         ),

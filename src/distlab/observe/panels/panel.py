@@ -74,6 +74,8 @@ class Panel:
     maximum: float | None = None
     keys: tuple[str, ...] = ()
     """A table's: the labels that name a row."""
+    wide: bool = False
+    """Over the whole width."""
     leads_to: str | None = None
     """The dashboard that tells more about a series or a row, narrowed to its labels."""
     runbook: str | None = None

@@ -31,9 +31,9 @@ def per_run(metric: str, selector: str = RUN, how: str = "max") -> str:
 
 
 def share_of_step(part: str) -> str:
-    """How much of all ranks' time in steps went into `part`, 0 to 1, by run."""
-    seconds = f"sum by (run) ({rate(f'distlab_train_{part}_seconds_total', RUN)})"
-    return f"{seconds} / (sum by (run) ({rate('distlab_train_step_seconds_total', RUN)}) > 0)"
+    """How much of the time in steps went into `part`, 0 to 1, over all ranks of the chosen runs."""
+    seconds = f"sum({rate(f'distlab_train_{part}_seconds_total', RUN)})"
+    return f"{seconds} / (sum({rate('distlab_train_step_seconds_total', RUN)}) > 0)"
 
 
 def step_seconds(labels: str, selector: str = RUN) -> str:

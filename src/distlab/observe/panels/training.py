@@ -97,14 +97,14 @@ TRAINING = Dashboard(
         Panel(
             id="step-shares",
             title="Where a step's time goes",
-            description="Share of all ranks' time in steps. What is missing to 100% is neither data, computing, nor "
+            description="Of the ranks of all chosen runs. What is missing to 100% is neither data, computing, nor "
             "waiting for other ranks.",
             kind="stack",
             unit="ratio",
             queries=(
-                Query(share_of_step("compute"), "{{run}} compute"),
-                Query(share_of_step("communication"), "{{run}} communication"),
-                Query(share_of_step("data"), "{{run}} data"),
+                Query(share_of_step("compute"), "compute"),
+                Query(share_of_step("communication"), "communication"),
+                Query(share_of_step("data"), "data"),
             ),
             minimum=0,
             maximum=1,
