@@ -24,7 +24,7 @@ COMMANDS = {
     "drill ray": ("distlab.faults.drills.ray:ray", "The same under Ray Train"),
     "drill horovod": ("distlab.faults.drills.horovod:horovod", "The same under Horovod Elastic"),
     "runs show": ("distlab.train.runs:show", "Compare training runs by their logs"),
-    "bench collectives": ("distlab.bench.collectives:main", "Time the collectives between processes"),
+    "bench collectives": ("distlab.bench.collectives_command:main", "Time the collectives between processes"),
     "profile flight": (
         "distlab.observe.profile.flight_report:flight",
         "Which rank never came to which collective",
@@ -33,6 +33,8 @@ COMMANDS = {
     "profile ncu": ("distlab.observe.profile.nsight:ncu", "Run a command under Nsight Compute"),
     "profile read-nsys": ("distlab.observe.profile.nsys_report:show_nsys", "Read an SQLite export of it"),
     "profile read-ncu": ("distlab.observe.profile.ncu_report:show_ncu", "Read a CSV of it"),
+    "observe sample": ("distlab.observe.sample_command:sample", "What each GPU does now, or watched"),
+    "observe record": ("distlab.observe.record_command:record", "Record telemetry, to replay it"),
     "course up": ("distlab.course.up:up", "Start the site and stay until Ctrl-C"),
     "course down": ("distlab.course.up:down", "Stop the site"),
     "course book": ("distlab.course.book:book", "Build the book if its inputs changed"),

@@ -8,20 +8,28 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Literal
 
+from distlab.errors import SettingError
 from distlab.observe.sample import Source
 
 SourceKind = Literal["auto", "nvml", "recorded", "simulated"]
+
+DEFAULT_GPUS, DEFAULT_RANKS = 8, 2
+SUFFIX = ".telemetry.jsonl.gz"
+RECORDINGS = Path(__file__).parents[3] / "recordings"
+"""Where `scripts/record_gpu` leaves what it recorded."""
 
 
 def open_source(
     kind: SourceKind = "auto",
     *,
     scenario: str = "training",
-    gpus: int = 8,
+    gpus: int | None = None,
     seed: int = 0,
     speed: float = 1.0,
+    at_s: float = 0.0,
     recording: str | None = None,
     loop: bool = False,
     follow: str | None = None,
@@ -30,11 +38,49 @@ def open_source(
     """A source to read and to close.
 
     kind: `auto` is `nvml` where a driver is installed, else `simulated`; what it became is `Source.tier`.
-    scenario, gpus, seed: of the simulated kind. follow: the folder of a run whose load the simulated GPUs show.
+    scenario, gpus, seed: of the simulated kind. follow: the folder of a run whose load the simulated GPUs show, one
+    for each rank.
     recording, loop: of the recorded kind; a path or the name of one that comes with distlab, and whether it starts
-    again at its end. speed: of simulated and recorded time.
+    again at its end. speed: of simulated and recorded time; at_s: where in it to begin.
     SettingError where what is asked for is not there.
     """
+    if kind == "recorded":
+        from distlab.observe.recorded import RecordedSource
+
+        return RecordedSource(find_recording(recording), speed=speed, loop=loop, at_s=at_s, clock=clock)
+    if recording is not None:
+        raise SettingError(f"A recording is replayed by the source recorded, not {kind}; choose that one.")
+    if kind in ("auto", "nvml") and follow is None:
+        from distlab.observe.nvml import NvmlSource, driver_is_installed
+
+        if kind == "nvml" or driver_is_installed():
+            return NvmlSource(clock=clock)
+    if kind == "nvml":
+        raise SettingError("Only simulated GPUs follow a run; choose the source simulated.")
     from distlab.observe.simulated import SimulatedSource
 
-    return SimulatedSource(scenario, gpus=gpus, seed=seed, speed=speed, clock=clock)
+    if follow is not None:
+        from distlab.observe.follow import follow_run, ranks_of
+
+        gpus = gpus or ranks_of(follow) or DEFAULT_RANKS
+        return SimulatedSource(follow_run(follow, clock), gpus=gpus, seed=seed, clock=clock)
+    gpus = DEFAULT_GPUS if gpus is None else gpus
+    return SimulatedSource(scenario, gpus=gpus, seed=seed, speed=speed, at_s=at_s, clock=clock)
+
+
+def find_recording(name: str | None) -> Path:
+    """The file of a recording: a path, or the name of one in `recordings/`; the newest one without a name."""
+    known = recordings()
+    if name is None:
+        if not known:
+            raise SettingError(
+                "There is no recording of a GPU yet: name a file with --recording, or choose the source simulated, "
+                "which stands in."
+            )
+        return max(known.values(), key=lambda path: path.stat().st_mtime)
+    return known.get(name, Path(name))
+
+
+def recordings() -> dict[str, Path]:
+    """The recordings of telemetry that come with distlab, by name; none until one was made on a GPU."""
+    return {path.name.removesuffix(SUFFIX): path for path in sorted(RECORDINGS.rglob(f"*{SUFFIX}"))}

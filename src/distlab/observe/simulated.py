@@ -84,10 +84,12 @@ class SimulatedSource:
         gpus: int = 8,
         seed: int = 0,
         speed: float = 1.0,
+        at_s: float = 0.0,
         xids_per_hour: float = 0.0,
         clock: Callable[[], float] = time.time,
     ) -> None:
         """script: a scenario's name, or one of your own. speed: simulated seconds for each of the clock's.
+        at_s: how much of the scenario has passed already.
 
         xids_per_hour: of each GPU, at random moments. SettingError for what cannot be simulated.
         """
@@ -101,7 +103,7 @@ class SimulatedSource:
         self.step_s: float | None = None
         """Of the simulated job, now; None while there is none."""
         self._clock = clock
-        self._origin = clock()
+        self._origin = clock() - at_s / speed
         self._done = self._skipped = 0
         self._gpus = [_Gpu(random.Random(f"{seed} {gpu}")) for gpu in range(gpus)]
         self._events = sorted(self.scenario.events, key=lambda event: event.time_s)

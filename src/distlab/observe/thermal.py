@@ -134,7 +134,7 @@ class Die:
     ceiling_MHz: float = CLOCK_MAX_MHZ  # noqa: N815
     """What thermal slowdown leaves of the clock."""
     slowing: bool = False
-    """Too hot: the ceiling goes down until the die has cooled to RESUME_C."""
+    """It was too hot, and has not cooled to RESUME_C since: the ceiling does not go up."""
     throttle_reasons: tuple[ThrottleReason, ...] = field(default=("gpu_idle",))
 
     def next_clock(self, activity: float, dram: float, *, idle: bool = False) -> float:
@@ -177,7 +177,7 @@ class Die:
             self.slowing = True
         elif self.temperature_C <= RESUME_C:
             self.slowing = False
-        if self.slowing and self.temperature_C > (MAX_OPERATING_C + RESUME_C) / 2:
+        if self.temperature_C >= MAX_OPERATING_C:
             self.ceiling_MHz = max(CLOCK_IDLE_MHZ, self.ceiling_MHz - DOWN_MHZ)
         elif not self.slowing:
             self.ceiling_MHz = min(CLOCK_MAX_MHZ, self.ceiling_MHz + UP_MHZ)

@@ -55,6 +55,9 @@ class Conditions:
     """It has fallen off the bus: nothing can be read."""
 
 
+IDLE = Conditions()
+
+
 @dataclass(frozen=True)
 class Scripted:
     """An XID that the driver reports at a given time."""
@@ -101,28 +104,31 @@ LEAK_FREE_BYTES = MEMORY_BYTES - MEMORY_RESERVED_BYTES - 14 * GB
 
 
 def _idle(gpus: int) -> Scenario:
-    return Scenario("idle", "Nobody uses the GPUs.", lambda gpu, t: Conditions())
+    return Scenario("idle", "Nobody uses the GPUs.", lambda gpu, t: IDLE)
 
 
 def _training(gpus: int) -> Scenario:
-    return Scenario("training", "A healthy job on all GPUs.", lambda gpu, t: Conditions(TRAINING))
+    load = Conditions(TRAINING)
+    return Scenario("training", "A healthy job on all GPUs.", lambda gpu, t: load)
 
 
 def _small_batch(gpus: int) -> Scenario:
     about = "A batch too small to fill the GPU: always busy, at a third of the power."
-    return Scenario("small-batch", about, lambda gpu, t: Conditions(SMALL_BATCH))
+    load = Conditions(SMALL_BATCH)
+    return Scenario("small-batch", about, lambda gpu, t: load)
 
 
 def _data_starved(gpus: int) -> Scenario:
-    work = replace(TRAINING, data_s=0.65)
+    load = Conditions(replace(TRAINING, data_s=0.65))
     about = "The loader takes twice as long as the step: GPUs wait, and no kernel runs meanwhile."
-    return Scenario("data-starved", about, lambda gpu, t: Conditions(work))
+    return Scenario("data-starved", about, lambda gpu, t: load)
 
 
 def _straggler(gpus: int) -> Scenario:
-    slow = replace(TRAINING, compute_s=1.5 * TRAINING.compute_s)
+    slow = Conditions(replace(TRAINING, compute_s=1.5 * TRAINING.compute_s))
+    load = Conditions(TRAINING)
     about = f"GPU {gpus - 1} takes 1.5 times as long for its part: the others wait in the collective, busy and cool."
-    return Scenario("straggler", about, lambda gpu, t: Conditions(slow if gpu == gpus - 1 else TRAINING))
+    return Scenario("straggler", about, lambda gpu, t: slow if gpu == gpus - 1 else load)
 
 
 def _overheating(gpus: int) -> Scenario:
@@ -139,7 +145,7 @@ def _memory_leak(gpus: int) -> Scenario:
 
     def conditions(gpu: int, t: float) -> Conditions:
         if t >= full_s:  # out of memory: the job has died
-            return Conditions()
+            return IDLE
         return Conditions(replace(TRAINING, memory_bytes=14 * GB + LEAK_BYTES_PER_S * t))
 
     about = f"Memory grows until it is full after {full_s:.0f} s; the job dies, and the GPUs stand idle."
@@ -150,7 +156,7 @@ def _ecc_storm(gpus: int) -> Scenario:
     def conditions(gpu: int, t: float) -> Conditions:
         if gpu != 0 or t < FAILS_AFTER_S:
             return Conditions(TRAINING)
-        return Conditions(TRAINING, single_bit_per_s=2.0, double_bit_per_s=0.02)
+        return Conditions(TRAINING, single_bit_per_s=1.2, double_bit_per_s=0.02)
 
     about = f"After {FAILS_AFTER_S:.0f} s GPU 0's memory breaks: corrected errors, then uncorrected ones (XID 48, 63)."
     return Scenario("ecc-storm", about, conditions)

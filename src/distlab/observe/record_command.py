@@ -1,0 +1,94 @@
+"""distlab observe record training.telemetry.jsonl.gz --seconds 60
+distlab observe record hot.telemetry.jsonl.gz --source simulated --scenario overheating --seconds 300 --speed 60
+"""
+
+from __future__ import annotations
+
+import json as jsonlib
+import shlex
+import sys
+import time
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from tyro.conf import Positional
+
+from distlab.errors import SettingError, WorkError
+from distlab.observe.open import SourceKind, open_source
+from distlab.observe.recording import Recorder, provenance
+
+
+def record(
+    out: Positional[Path],
+    seconds: float = 60.0,
+    every: float = 1.0,
+    source: SourceKind = "auto",
+    about: str = "",
+    scenario: str = "training",
+    gpus: int | None = None,
+    seed: int = 0,
+    follow: str | None = None,
+    speed: float = 1.0,
+    json: bool = False,
+) -> int:
+    """Record telemetry into a file, to be replayed with the source recorded. Ctrl-C ends it and keeps what there is.
+
+    Args:
+        out: the file to make; `NAME.telemetry.jsonl.gz` is found by its name in recordings/.
+        seconds: how long, in the source's time.
+        every: seconds between two readings, in the source's time.
+        source: nvml is the driver of this machine, auto the same where one is installed and simulated GPUs elsewhere.
+        about: what ran on the GPUs meanwhile, in a sentence.
+        scenario: what simulated GPUs do (see distlab observe sample).
+        gpus: how many to simulate.
+        seed: of the simulated chances.
+        follow: folder of a run whose load simulated GPUs show.
+        speed: of simulated time.
+        json: print what was recorded as JSON.
+    """
+    if not 0.05 <= every <= seconds <= 86400:
+        raise SettingError(
+            f"--every is {every:g} and --seconds {seconds:g}; choose 0.05 <= every <= seconds <= 86400."
+        )
+    if source == "recorded":
+        raise SettingError("A recording is recorded already: copy the file.")
+    opened = open_source(source, scenario=scenario, gpus=gpus, seed=seed, follow=follow, speed=speed)
+    pause_s = every / (speed if opened.tier == "simulated" else 1.0)
+    try:
+        first = opened.read()
+        if not first.samples:
+            raise WorkError(
+                " ".join(problem.what for problem in first.problems) or "There is no GPU to record."
+            )
+        words = [out.name if word == str(out) else word for word in sys.argv[1:]]
+        command = shlex.join(["distlab", *words])
+        origin = provenance(first, tier=opened.tier, interval_s=every, command=command, about=about)
+        samples = len(first.samples)
+        with Recorder(out, origin) as recorder, _progress() as progress:
+            task = progress.add_task(f"{origin.hardware}, tier {origin.tier}", total=int(seconds / every))
+            recorder.write(first)
+            try:
+                due = time.monotonic()
+                for _ in range(int(seconds / every)):
+                    due += pause_s
+                    time.sleep(max(0.0, due - time.monotonic()))
+                    reading = opened.read()
+                    samples += len(reading.samples)
+                    recorder.write(reading)
+                    progress.advance(task)
+            except KeyboardInterrupt:
+                print("Stopped; what was recorded is kept.", file=sys.stderr)
+    finally:
+        opened.close()
+    if json:
+        facts = {"file": str(out), "tier": origin.tier, "readings": recorder.readings, "samples": samples}
+        print(jsonlib.dumps(facts | {"bytes": out.stat().st_size}))
+    else:
+        print(f"{out}: {recorder.readings} readings of {origin.hardware}, {out.stat().st_size / 1e3:.0f} kB.")
+    return 0
+
+
+def _progress() -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=Console(stderr=True))

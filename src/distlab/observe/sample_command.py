@@ -1,0 +1,143 @@
+"""distlab observe sample                                        # what the GPUs do now
+distlab observe sample --watch --source simulated --scenario overheating --speed 10
+distlab observe sample --json
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json as jsonlib
+import time
+from typing import TYPE_CHECKING, Any
+
+from distlab.errors import SettingError, WorkError
+from distlab.observe.open import SourceKind, open_source
+from distlab.observe.sample import Reading, Source
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+RATES_AFTER_S = 0.3
+"""A driver tells activity and traffic as of the reading before: a single look at it takes two."""
+SHOWN_AT_S = 60.0
+"""Where in a scenario or recording a single look falls."""
+
+
+def sample(
+    source: SourceKind = "auto",
+    watch: bool = False,
+    every: float = 1.0,
+    count: int | None = None,
+    json: bool = False,
+    scenario: str = "training",
+    gpus: int | None = None,
+    seed: int = 0,
+    follow: str | None = None,
+    recording: str | None = None,
+    loop: bool = False,
+    speed: float = 1.0,
+    at: float | None = None,
+) -> int:
+    """Show each GPU: utilization, memory, power, temperature, clock and what holds it down, errors, traffic.
+
+    Args:
+        source: nvml is the driver of this machine, auto the same where one is installed and simulated GPUs elsewhere.
+        watch: go on until Ctrl-C.
+        every: seconds between two readings.
+        count: end after so many readings.
+        json: print each reading as a line of JSON.
+        scenario: what simulated GPUs do: idle, training, small-batch, data-starved, straggler, overheating,
+            memory-leak, ecc-storm, xid-79.
+        gpus: how many to simulate.
+        seed: of the simulated chances.
+        follow: folder of a run whose load simulated GPUs show.
+        recording: what to replay: a file, or the name of a recording that comes with distlab.
+        loop: start a recording again at its end.
+        speed: of simulated and recorded time.
+        at: seconds into the scenario or recording; 60 for a single look, else 0.
+    """
+    if not 0.05 <= every <= 3600:
+        raise SettingError(f"--every is {every:g}; choose 0.05 to 3600 seconds.")
+    if count is not None and count < 1:
+        raise SettingError(f"--count is {count}; choose 1 or more.")
+    single = not watch and count in (None, 1)
+    opened = open_source(
+        source,
+        scenario=scenario,
+        gpus=gpus,
+        seed=seed,
+        follow=follow,
+        recording=recording,
+        loop=loop,
+        speed=speed,
+        at_s=(SHOWN_AT_S if single else 0.0) if at is None else at,
+    )
+    try:
+        return _once(opened, json) if single else _repeat(opened, every, count, json)
+    finally:
+        opened.close()
+
+
+def _once(source: Source, json: bool) -> int:
+    before = source.read() if source.tier == "gpu" else None
+    if before is not None and before.samples:
+        time.sleep(RATES_AFTER_S)
+    reading = source.read() if before is None or before.samples else before
+    if json:
+        print(_json(source, reading))
+    elif reading.samples:
+        from distlab.observe.gpu_table import gpu_table
+
+        _console().print(gpu_table(source.tier, reading, before))
+    return _outcome(reading)
+
+
+def _repeat(source: Source, every: float, count: int | None, json: bool) -> int:
+    """Reading after reading. The screen is redrawn in place; without a terminal each is printed."""
+    from rich.live import Live
+
+    from distlab.observe.gpu_table import gpu_table
+
+    console, before, made = _console(), None, 0
+    live = Live(console=console, auto_refresh=False) if console.is_terminal and not json else None
+    reading = Reading(())
+    try:
+        if live:
+            live.start()
+        while True:
+            started = time.monotonic()
+            reading = source.read()
+            made += 1
+            if json:
+                print(_json(source, reading), flush=True)
+            elif live:
+                live.update(gpu_table(source.tier, reading, before), refresh=True)
+            else:
+                console.print(gpu_table(source.tier, reading, before))
+            before = reading
+            if made == count:
+                break
+            time.sleep(max(0.0, every - (time.monotonic() - started)))
+    except KeyboardInterrupt:
+        pass
+    finally:
+        if live:
+            live.stop()
+    return _outcome(reading)
+
+
+def _outcome(reading: Reading) -> int:
+    if not reading.samples:
+        raise WorkError(" ".join(problem.what for problem in reading.problems) or "There is no GPU to show.")
+    return 0
+
+
+def _json(source: Source, reading: Reading) -> str:
+    values: dict[str, Any] = {"tier": source.tier} | dataclasses.asdict(reading)
+    return jsonlib.dumps(values)
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    return Console()
