@@ -164,6 +164,33 @@ def test_asha_finds_a_learning_rate_and_stops_others(
         assert f"{trial.name}: step {trial.steps}, held-out loss {trial.held_out_loss:.4f}" in shown.err
 
 
+class Pressing(io.StringIO):
+    """Presses Ctrl-C, twice as people do, once something is written of a trial."""
+
+    pressed = False
+
+    def write(self, text: str) -> int:
+        if "trial_" in text and not self.pressed:
+            self.pressed = True
+            for _ in range(2):
+                os.kill(os.getpid(), signal.SIGINT)
+        return super().write(text)
+
+
+@needs_ray
+@pytest.mark.usefixtures("ray_here")
+def test_ctrl_c_ends_a_search_with_a_word(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "endless.yaml"
+    file.write_text(yaml.safe_dump(_plain(replace(SMALL, steps=10**6).as_dict())))
+    before = signal.getsignal(signal.SIGINT)
+    said = Pressing()
+    monkeypatch.setattr(sys, "stderr", said)
+    with pytest.raises(KeyboardInterrupt):
+        main((f"{RATE}=0.1",), file, trials=1)
+    assert said.getvalue().count("Interrupted: ending the trials and Ray") == 1
+    assert signal.getsignal(signal.SIGINT) == before
+
+
 @needs_ray
 @pytest.mark.usefixtures("ray_here")
 def test_population_goes_on_from_the_weights_that_lead() -> None:

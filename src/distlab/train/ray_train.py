@@ -251,7 +251,7 @@ def local_ray(workers: int) -> Iterator[None]:
         yield
         return
     folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # the path of a socket in it has to be short
-    with _environment(QUIET):
+    with environment(QUIET):
         try:
             _start(max(workers, cores()), folder)
             yield
@@ -300,7 +300,7 @@ def _stop(folder: str) -> None:
 
 
 @contextmanager
-def _environment(values: dict[str, str]) -> Iterator[None]:
+def environment(values: dict[str, str]) -> Iterator[None]:
     """Set environment variables for a while, but none that is set already."""
     mine = {name: value for name, value in values.items() if name not in os.environ}
     os.environ.update(mine)

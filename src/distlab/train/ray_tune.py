@@ -33,7 +33,7 @@ from typing import Any, Literal
 from distlab.errors import LaunchError, SettingError
 from distlab.machine import cores
 from distlab.train.config import CheckpointConfig, LogConfig, TrainConfig, from_dict
-from distlab.train.ray_train import local_ray, require_ray
+from distlab.train.ray_train import environment, local_ray, require_ray
 
 Range = tuple[float, float]
 """Values between two positive ones, drawn so that each factor between them is as likely as any other."""
@@ -42,6 +42,9 @@ Space = Mapping[str, Sequence[Any] | Range]
 
 PBT_VARIES = ("optimizer.learning_rate", "optimizer.clip_norm")
 """Settings that take effect in the middle of a run. Others are part of the model, the data or a checkpoint."""
+
+OWN_CTRL_C = {"TUNE_DISABLE_SIGINT_HANDLER": "1"}
+"""Ray would end the trials in its own time, and return those that have no result yet as if they had one."""
 
 NEWEST = "newest.json"
 """What Ray keeps for a trial beside our checkpoint: where that lies, and the lineage of its weights."""
@@ -86,6 +89,7 @@ def tune(
     depends on the machine.
 
     Raises SettingError where Ray is missing or a setting cannot be varied so, LaunchError where a trial failed.
+    Ctrl-C is KeyboardInterrupt, with Ray ended.
     """
     require_ray()
     config = _as_trial(config)
@@ -98,7 +102,11 @@ def tune(
     trainable = ray.tune.with_resources(
         partial(_trial, config=config, report_every=report_every, saves=scheduler == "pbt"), resources
     )
-    with local_ray(cores()), tempfile.TemporaryDirectory(prefix="distlab-ray-") as storage:
+    with (
+        environment(OWN_CTRL_C),
+        local_ray(cores()),
+        tempfile.TemporaryDirectory(prefix="distlab-ray-") as storage,
+    ):
         results: Any = ray.tune.Tuner(
             trainable,
             param_space={name: _domain(values) for name, values in space.items()},

@@ -8,9 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Annotated, Any, Literal
 
 import tyro
@@ -66,13 +70,37 @@ def main(
     """
     base = from_yaml(config) if config else TrainConfig()
     print(f"Starting Ray and {trials} trials ...", file=sys.stderr)
-    table = tune(base, parse_space(vary), scheduler, trials, report_every)
+    with _answering_ctrl_c():
+        table = tune(base, parse_space(vary), scheduler, trials, report_every)
     if as_json:
         rows = [dataclasses.asdict(trial) | {"held_out_loss": finite(trial.held_out_loss)} for trial in table]
         print(json.dumps(rows))
     else:
         _print_table(table)
     return 0
+
+
+@contextmanager
+def _answering_ctrl_c() -> Iterator[None]:
+    """Say at once what the first Ctrl-C does, as ending Ray takes seconds; further ones would leave parts of it."""
+
+    def answer(number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        print(
+            "Interrupted: ending the trials and Ray, which takes some seconds. What they came to stands above.",
+            file=sys.stderr,
+            flush=True,
+        )
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, answer)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _print_table(table: Sequence[Trial]) -> None:
