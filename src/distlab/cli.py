@@ -25,6 +25,8 @@ COMMANDS = {
     "drill horovod": ("distlab.faults.drills.horovod:horovod", "The same under Horovod Elastic"),
     "runs show": ("distlab.train.runs:show", "Compare training runs by their logs"),
     "bench collectives": ("distlab.bench.collectives_command:main", "Time the collectives between processes"),
+    "profile run": ("distlab.observe.profile.run:main", "Profile a command's training on every rank"),
+    "profile analyze": ("distlab.observe.profile.analyze:main", "Analyse a profile's traces again"),
     "profile flight": (
         "distlab.observe.profile.flight_report:flight",
         "Which rank never came to which collective",
@@ -35,6 +37,14 @@ COMMANDS = {
     "profile read-ncu": ("distlab.observe.profile.ncu_report:show_ncu", "Read a CSV of it"),
     "observe sample": ("distlab.observe.sample_command:sample", "What each GPU does now, or watched"),
     "observe record": ("distlab.observe.record_command:record", "Record telemetry, to replay it"),
+    "observe dashboards": (
+        "distlab.observe.dashboards:dashboards",
+        "Write the Grafana dashboards and provisioning",
+    ),
+    "observe page": (
+        "distlab.observe.page.server:page",
+        "Show the telemetry live in a browser, without Grafana",
+    ),
     "course up": ("distlab.course.up:up", "Start the site and stay until Ctrl-C"),
     "course down": ("distlab.course.up:down", "Stop the site"),
     "course book": ("distlab.course.book:book", "Build the book if its inputs changed"),
@@ -51,7 +61,7 @@ COMMANDS = {
     "course export-learner": ("distlab.course.export:export_learner_copy", "Write the learners' repository"),
 }
 
-PARSE_THEIR_OWN = {"train"}
+PARSE_THEIR_OWN = {"train", "profile run"}
 """Commands whose options depend on a file that an option names: they take the arguments as they are."""
 
 

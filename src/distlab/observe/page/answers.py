@@ -19,6 +19,7 @@ from tornado.httpclient import AsyncHTTPClient, HTTPClientError, HTTPResponse
 from tornado.simple_httpclient import SimpleAsyncHTTPClient
 
 from distlab.errors import SettingError, WorkError
+from distlab.observe.panels.fleet import ALERTS
 from distlab.observe.panels.panel import Dashboard, Panel, Query, exactly, filled
 
 RANGES_S = (300, 900, 3600, 6 * 3600, 24 * 3600)
@@ -31,6 +32,7 @@ RATE_WINDOW_S = 60
 MOST_SERIES = 64
 """Of one query; what is left out is said."""
 MOST_VALUES = 500
+MOST_TEXT = 300
 MOST_VALUE_CHARS = 256
 MOST_BYTES = 16 * 2**20
 TIMEOUT_S = 10.0
@@ -58,17 +60,20 @@ class Prometheus:
 
     async def ask(self, path: str, **parameters: str) -> list[dict[str, Any]]:
         """The series that answer a query. WorkError, in one sentence, where there is no answer."""
+        answer = await self._fetch(path, method="POST", body=urlencode(parameters))
+        return _data(answer, "result", self.url)
+
+    async def alerts(self) -> list[dict[str, Any]]:
+        """The alerts that fire or are about to, with what their rules say of them."""
+        return _data(await self._fetch("alerts"), "alerts", self.url)
+
+    async def _fetch(self, path: str, **arguments: Any) -> HTTPResponse:
         try:
-            response = await self.http.fetch(
-                f"{self.url}/api/v1/{path}",
-                method="POST",
-                body=urlencode(parameters),
-                request_timeout=TIMEOUT_S,
-                raise_error=False,
+            return await self.http.fetch(
+                f"{self.url}/api/v1/{path}", request_timeout=TIMEOUT_S, raise_error=False, **arguments
             )
         except (OSError, HTTPClientError) as error:
             raise UnreachableError(self.url, error) from None
-        return _series(response, self.url)
 
 
 class UnreachableError(WorkError):
@@ -78,14 +83,14 @@ class UnreachableError(WorkError):
         super().__init__(f"Prometheus does not answer at {url} ({error}); start it with: distlab observe up")
 
 
-def _series(response: HTTPResponse, url: str) -> list[dict[str, Any]]:
+def _data(response: HTTPResponse, name: str, url: str) -> list[dict[str, Any]]:
     if response.code == 599:
         raise UnreachableError(url, response.error or TimeoutError())
     try:
         answer = json.loads(response.body)
         if answer["status"] != "success":
             raise WorkError(f"Prometheus refuses the query: {answer['error']}")
-        return list(answer["data"]["result"])
+        return list(answer["data"][name])
     except (ValueError, KeyError, TypeError):
         raise WorkError(f"{url} does not answer as Prometheus does (HTTP {response.code}).") from None
 
@@ -161,6 +166,18 @@ async def _choices(prometheus: Prometheus, label: str, expr: str) -> list[str]:
     ]
 
 
+async def explained(prometheus: Prometheus, series: Sequence[Answer]) -> None:
+    """Give each alert among the series what its rule says: a summary, and where its runbook is."""
+    firing = [alert for alert in await prometheus.alerts() if alert["state"] == "firing"]
+    for one in series:
+        labels = {name: value for name, value in one["labels"].items() if value}
+        for alert in firing:
+            if labels.items() <= alert["labels"].items():
+                one["summary"] = str(alert["annotations"].get("summary", ""))[:MOST_TEXT]
+                one["runbook"] = str(alert["annotations"].get("runbook_url", ""))[:MOST_TEXT]
+                break
+
+
 async def _panel(
     prometheus: Prometheus, panel: Panel, values: Mapping[str, str], times: Sequence[float], step_s: int
 ) -> Answer:
@@ -169,6 +186,8 @@ async def _panel(
         answers = await asyncio.gather(
             *(_query(prometheus, panel, query, values, times, step_s) for query in panel.queries)
         )
+        if panel is ALERTS:
+            await explained(prometheus, answers[0])
     except WorkError as error:
         return {"series": [], "left_out": 0, "problem": str(error)}
     series = [one for answer in answers for one in answer]

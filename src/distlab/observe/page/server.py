@@ -25,6 +25,7 @@ from distlab.errors import SettingError, WorkError
 from distlab.machine import LOOPBACK
 from distlab.observe.page.answers import RANGES_S, Prometheus, board_now
 from distlab.observe.panels import DASHBOARDS
+from distlab.observe.panels.fleet import ALERTS
 from distlab.observe.panels.panel import Dashboard, Panel
 
 PORT = 9480
@@ -109,7 +110,12 @@ class BoardNow(Telemetry):
         try:
             if not range_s.isdecimal() or len(range_s) > 9:
                 raise SettingError(f"The range {range_s[:20]!r} is no number of seconds.")
-            self.finish(await board_now(self.prometheus, board, int(range_s), arguments))
+            answer = await board_now(self.prometheus, board, int(range_s), arguments)
+            for series in answer.get("panels", {}).get(ALERTS.id, {}).get("series", []):
+                # Our rules name a runbook by its place in the book.
+                if series.get("runbook", "").startswith("/"):
+                    series["runbook"] = self.book_url + series["runbook"]
+            self.finish(answer)
         except SettingError as error:
             self.set_status(400)
             self.finish({"problem": str(error)})
@@ -142,7 +148,7 @@ def _panel_told(panel: Panel, book_url: str) -> dict[str, Any]:
         "maximum": panel.maximum,
         "keys": panel.keys,
         "leads_to": panel.leads_to,
-        "runbook": f"{book_url}/resources/runbooks.html#{panel.runbook}" if panel.runbook else None,
+        "runbook": f"{book_url}{panel.runbook_path}" if panel.runbook is not None else None,
         "empty": panel.empty,
     }
 

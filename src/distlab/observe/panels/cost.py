@@ -26,25 +26,23 @@ COST = Dashboard(
         Panel(
             id="wasted-share",
             title="Wasted",
-            description="Share of the spend that idleness, failures and stragglers took.",
+            description="Share of the spend of the last six hours that idleness, failures and stragglers took.",
             kind="stat",
             unit="ratio",
-            queries=(
-                Query(
-                    '(sum(distlab_cost_wasted_total{run=~"$run"}) or 0 * sum(distlab_cost_spend_total{run=~"$run"}))'
-                    ' / (sum(distlab_cost_spend_total{run=~"$run"}) > 0)',
-                    "of the spend",
-                ),
-            ),
+            queries=(Query("fleet:distlab_cost_wasted:share6h", "{{tier}}, {{currency}}"),),
             thresholds=(
                 Threshold(0.1, "warning", "see by which reason below: free the GPUs that idle."),
                 Threshold(
-                    0.3, "critical", "stop or shrink the job whose waste is largest, then mend its cause."
+                    0.3,
+                    "critical",
+                    "stop or shrink the job whose waste is largest, then mend its cause.",
+                    "SpendWasted",
                 ),
             ),
             minimum=0,
             maximum=1,
-            runbook="cost",
+            runbook="spend-wasted",
+            empty="Nothing was wasted.",
         ),
         Panel(
             id="budget",
@@ -61,30 +59,63 @@ COST = Dashboard(
             ),
             thresholds=(
                 Threshold(0.8, "warning", "compare with the run's progress; ask for more or shorten it now."),
-                Threshold(1, "critical", "save and stop the run, or raise the budget on purpose."),
+                Threshold(
+                    1, "critical", "save and stop the run, or raise the budget on purpose.", "BudgetSpent"
+                ),
             ),
             minimum=0,
             maximum=1,
-            runbook="budget-burn",
+            runbook="budget-spent",
             empty="No run has a budget.",
         ),
         Panel(
-            id="budget-left",
-            title="Hours until the budget is spent",
-            description="At the rate of the last minutes.",
-            kind="stat",
-            unit="hours",
+            id="budget-projected",
+            title="Budget at the run's end",
+            description="What a run will have cost, over its budget: spent so far, and the steps that are left at the "
+            "price of one.",
+            kind="bar",
+            unit="ratio",
             queries=(
                 Query(
-                    '(sum by (run) (distlab_cost_budget{run=~"$run"}) - '
-                    'sum by (run) (distlab_cost_spend_total{run=~"$run"})) / '
-                    f"(3600 * sum by (run) ({SPEND_RATE}) > 0)",
+                    'max by (run) (run:distlab_cost_projected:total{run=~"$run"} / on (run, job_name, tier, currency) '
+                    "max by (run, job_name, tier, currency) (distlab_cost_budget))",
                     "{{run}}",
                 ),
             ),
             thresholds=(
-                Threshold(24, "warning", "is the run done by then? See its progress."),
-                Threshold(1, "critical", "save now; the run is stopped when its budget is spent."),
+                Threshold(
+                    1,
+                    "warning",
+                    "shorten the run, make its steps cheaper, or ask for more.",
+                    "BudgetProjectedOver",
+                ),
+            ),
+            minimum=0,
+            maximum=1,
+            runbook="budget-projected",
+            empty="No run has a budget.",
+        ),
+        Panel(
+            id="budget-left",
+            title="Until the budget is spent",
+            description="At the rate of the last hour.",
+            kind="stat",
+            unit="hours",
+            queries=(
+                Query(
+                    '(max by (run) (distlab_cost_budget{run=~"$run"}) - '
+                    'sum by (run) (distlab_cost_spend_total{run=~"$run"})) / '
+                    '(sum by (run) (increase(distlab_cost_spend_total{run=~"$run"}[1h])) > 0)',
+                    "{{run}}",
+                ),
+            ),
+            thresholds=(
+                Threshold(
+                    2,
+                    "critical",
+                    "if the run is not done by then: save now, and stop or pay.",
+                    "BudgetBurnFast",
+                ),
             ),
             bad="below",
             runbook="budget-burn",

@@ -8,17 +8,18 @@ from distlab.observe.panels.promql import GPU_LEGEND, HOST, NO_NEWS, per_run, st
 ALERTS = Panel(
     id="alerts",
     title="Firing alerts",
-    description="What Prometheus' rules find wrong now. Each alert links to its runbook in Alertmanager.",
+    description="What Prometheus' rules find wrong now, with the runbook of each.",
     kind="table",
     unit="count",
     queries=(
         Query(
-            'count by (alertname, severity, Hostname, gpu, run) (ALERTS{alertstate="firing"})',
+            'count by (alertname, severity, Hostname, gpu, xid, run, rank) (ALERTS{alertstate="firing"})',
             "Series",
         ),
     ),
-    keys=("alertname", "severity", "Hostname", "gpu", "run"),
+    keys=("alertname", "severity", "Hostname", "gpu", "xid", "run", "rank"),
     wide=True,
+    runbook="",
     empty="No alert is firing.",
 )
 
@@ -45,9 +46,11 @@ FLEET = Dashboard(
             unit="count",
             queries=(Query(f"sum(distlab_gpu_lost) or {NO_NEWS}", "lost"),),
             thresholds=(
-                Threshold(1, "critical", "drain the node, keep its log, reset or replace the GPU (XID 79)."),
+                Threshold(
+                    1, "critical", "drain the node, keep its log, reset or replace the GPU.", "GpuLost"
+                ),
             ),
-            runbook="xid-79",
+            runbook="gpu-lost",
         ),
         Panel(
             id="fleet-busy",
@@ -61,13 +64,60 @@ FLEET = Dashboard(
                     90, "warning", "open the job with the lowest line below and read its step's shares."
                 ),
                 Threshold(
-                    50, "critical", "GPUs are paid for and wait: raise the batch size or the data workers."
+                    30,
+                    "critical",
+                    "GPUs are paid for and wait: raise the batch size or the data workers, or free them.",
+                    "GpuLowUtilization",
                 ),
             ),
             bad="below",
             minimum=0,
             maximum=100,
+            runbook="low-utilization",
             empty="No job has a GPU.",
+        ),
+        Panel(
+            id="slo-utilization",
+            title="Objective: GPU-time at 90%",
+            description="Share of the allocated GPU-time of the last hour that was under 90% utilization. Over 30 "
+            "days, 5% is allowed.",
+            kind="stat",
+            unit="ratio",
+            queries=(Query("fleet:gpu_utilization_errors:ratio1h", "missed, {{tier}}"),),
+            thresholds=(
+                Threshold(0.05, "warning", "look which job holds it back.", "GpuUtilizationBudgetBurnSlow"),
+                Threshold(
+                    0.72,
+                    "critical",
+                    "at this rate the month's budget is gone in two days: stop or shrink jobs that starve their GPUs.",
+                    "GpuUtilizationBudgetBurnFast",
+                ),
+            ),
+            minimum=0,
+            maximum=1,
+            runbook="utilization-budget",
+            empty="No job has a GPU.",
+        ),
+        Panel(
+            id="slo-health",
+            title="Objective: healthy GPUs",
+            description="Share of the GPU-time of the last hour in which a GPU was lost, slowed by heat or had errors. "
+            "Over 30 days, 0.1% is allowed.",
+            kind="stat",
+            unit="ratio",
+            queries=(Query("fleet:gpu_health_errors:ratio1h", "missed, {{tier}}"),),
+            thresholds=(
+                Threshold(0.001, "warning", "find the GPU among the alerts.", "GpuHealthBudgetBurnSlow"),
+                Threshold(
+                    0.0144,
+                    "critical",
+                    "drain the GPU that is ill: the month's budget is gone within days.",
+                    "GpuHealthBudgetBurnFast",
+                ),
+            ),
+            minimum=0,
+            maximum=1,
+            runbook="health-budget",
         ),
         ALERTS,
         Panel(

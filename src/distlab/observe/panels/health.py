@@ -26,14 +26,33 @@ HEALTH = Dashboard(
             ),
             thresholds=(
                 Threshold(10, "warning", "look at the fans, the air flow and the neighbours' heat."),
-                Threshold(0, "critical", "move the job away and cool the node: the clock is falling."),
+                Threshold(0, "critical", "the clock is falling: move the job away and cool the node."),
             ),
             bad="below",
             runbook="thermal-throttling",
         ),
         Panel(
+            id="heat",
+            title="Held down by heat",
+            description="Share of the last five minutes in which heat held the clock down.",
+            kind="line",
+            unit="ratio",
+            queries=(Query(f"avg_over_time(gpu:throttled_thermal:bool{{{GPU}}}[5m])", GPU_LEGEND),),
+            thresholds=(
+                Threshold(
+                    0.5,
+                    "warning",
+                    "move the job away and cool the node: one slow GPU slows its whole job.",
+                    "GpuThermalThrottling",
+                ),
+            ),
+            minimum=0,
+            maximum=1,
+            runbook="thermal-throttling",
+        ),
+        Panel(
             id="throttled",
-            title="Clock held down",
+            title="Clock held down, by reason",
             description="1 while the clock is held down for a reason other than having nothing to do.",
             kind="line",
             unit="count",
@@ -94,7 +113,10 @@ HEALTH = Dashboard(
             ),
             thresholds=(
                 Threshold(
-                    0.95, "warning", "the next longer batch ends in out-of-memory: lower the micro-batch."
+                    0.97,
+                    "warning",
+                    "the next longer batch ends in out-of-memory: lower the micro-batch.",
+                    "GpuMemoryNearFull",
                 ),
             ),
             minimum=0,
@@ -120,51 +142,38 @@ HEALTH = Dashboard(
         Panel(
             id="xid",
             title="XID errors",
-            description="By code, in the last hour; the number is the driver's.",
+            description="By the driver's code, in the last 15 minutes.",
             kind="table",
             unit="count",
             queries=(
-                Query(
-                    f"sum by (Hostname, gpu, xid) (increase(distlab_gpu_xid_events_total{{{GPU}}}[1h])) > 0",
-                    "In the last hour",
-                ),
+                Query(f"max by (Hostname, gpu, xid) (gpu:xid_new:count15m{{{GPU}}})", "Times, at least"),
             ),
             keys=("Hostname", "gpu", "xid"),
-            runbook="xid",
-            empty="No XID error in the last hour.",
+            runbook="xid-other",
+            empty="No XID error in the last 15 minutes.",
         ),
         Panel(
-            id="ecc",
-            title="ECC errors",
-            description="Since the driver was loaded. Corrected ones are harmless while they are few.",
-            kind="line",
-            unit="count",
-            queries=(
-                Query(f"DCGM_FI_DEV_ECC_SBE_VOL_TOTAL{{{GPU}}}", "GPU {{gpu}} corrected"),
-                Query(f"DCGM_FI_DEV_ECC_DBE_VOL_TOTAL{{{GPU}}}", "GPU {{gpu}} uncorrected"),
-            ),
-            minimum=0,
-            runbook="ecc",
-        ),
-        Panel(
-            id="remapped-rows",
-            title="Remapped memory rows",
-            description="Rows that the GPU replaced. A failed remap (1) ends the GPU's service.",
+            id="memory-errors",
+            title="Memory errors",
+            description="Corrected ones of the last hour: over 10 are a place that fails. Uncorrected ones since the "
+            "last reset: any takes a reset. Rows that were replaced; a failed remap (1) ends the GPU's service.",
             kind="table",
             unit="count",
             queries=(
                 Query(
-                    f"sum by (Hostname, gpu) (DCGM_FI_DEV_CORRECTABLE_REMAPPED_ROWS{{{GPU}}})", "Correctable"
+                    f"max by (Hostname, gpu) (increase(gpu:ecc_single_bit:total{{{GPU}}}[1h]))", "Corrected"
                 ),
+                Query(f"max by (Hostname, gpu) (gpu:ecc_double_bit:total{{{GPU}}})", "Uncorrected"),
                 Query(
-                    f"sum by (Hostname, gpu) (DCGM_FI_DEV_UNCORRECTABLE_REMAPPED_ROWS{{{GPU}}})",
-                    "Uncorrectable",
+                    f"max by (Hostname, gpu) (DCGM_FI_DEV_CORRECTABLE_REMAPPED_ROWS{{{GPU}}} + "
+                    f"DCGM_FI_DEV_UNCORRECTABLE_REMAPPED_ROWS{{{GPU}}})",
+                    "Rows remapped",
                 ),
-                Query(f"max by (Hostname, gpu) (DCGM_FI_DEV_ROW_REMAP_FAILURE{{{GPU}}})", "Failed"),
+                Query(f"max by (Hostname, gpu) (gpu:row_remap_failed:bool{{{GPU}}})", "Remap failed"),
             ),
             keys=("Hostname", "gpu"),
-            runbook="ecc",
-            empty="The GPU has no row remapping.",
+            runbook="ecc-double-bit",
+            empty="The GPU has no error correction.",
         ),
         Panel(
             id="links",
@@ -196,7 +205,7 @@ HEALTH = Dashboard(
                 ),
             ),
             keys=("Hostname", "gpu"),
-            runbook="xid",
+            runbook="xid-74",
         ),
         Panel(
             id="processes",

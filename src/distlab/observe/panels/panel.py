@@ -58,7 +58,7 @@ class Panel:
     id: its name in addresses, unique over all dashboards.
     bad: on which side of the thresholds the trouble lies.
     minimum, maximum: of the value axis, where the unit has natural ends.
-    runbook: an anchor of the book's page of runbooks.
+    runbook: an anchor of the book's page of runbooks; empty for the page itself.
     empty: what it means that there is no data, in one sentence.
     """
 
@@ -85,6 +85,11 @@ class Panel:
     def instant(self) -> bool:
         """Whether only the values of this moment are asked for."""
         return self.kind in ("stat", "bar", "table")
+
+    @property
+    def runbook_path(self) -> str:
+        """Below the book's address."""
+        return f"/resources/runbooks.html#{self.runbook or ''}".rstrip("#")
 
     @property
     def advice(self) -> str:

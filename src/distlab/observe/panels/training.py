@@ -52,27 +52,49 @@ TRAINING = Dashboard(
             bad="below",
             minimum=0,
             maximum=1,
-            runbook="stalled-training",
         ),
         Panel(
             id="silence",
             title="Since the last step",
-            description="Seconds since a running run's slowest rank logged a step.",
+            description="Time since a running run's last step, in its own mean steps.",
             kind="stat",
-            unit="seconds",
+            unit="count",
             queries=(
                 Query(
-                    f"time() - {per_run('distlab_train_last_step_timestamp_seconds', how='min')} "
+                    f"(time() - {per_run('distlab_train_last_step_timestamp_seconds')}) / on (job_name, run) "
+                    f"{per_run('run:distlab_train_step_seconds:mean')} "
                     f"and on (job_name, run) ({per_run('distlab_train_running')} == 1)",
                     "{{run}}",
                 ),
             ),
             thresholds=(
-                Threshold(60, "warning", "look which rank waits: `distlab profile flight`, py-spy."),
-                Threshold(300, "critical", "the run hangs: save the flight recorder, then restart it."),
+                Threshold(
+                    10,
+                    "critical",
+                    "it may hang: see which rank waits (flight recorder, py-spy), then restart it.",
+                    "TrainingStalled",
+                ),
             ),
-            runbook="stalled-training",
+            runbook="training-stalled",
             empty="No run is going on.",
+        ),
+        Panel(
+            id="at-90",
+            title="GPU-time at 90%",
+            description="Share of the run's GPU-time of the last hour at 90% utilization or more.",
+            kind="stat",
+            unit="ratio",
+            queries=(Query(f"run:gpu_at_90:share1h{{{RUN}}}", "{{run}}"),),
+            thresholds=(
+                Threshold(
+                    0.9, "warning", "look where a step's time goes: waiting for data or for other ranks."
+                ),
+            ),
+            bad="below",
+            minimum=0,
+            maximum=1,
+            runbook="low-utilization",
+            empty="The run has no GPU.",
         ),
         Panel(
             id="mfu",
@@ -110,24 +132,20 @@ TRAINING = Dashboard(
             maximum=1,
         ),
         Panel(
-            id="slowest-rank",
-            title="Slowest rank",
-            description="Computing time a step of each run's slowest rank, over its median rank's.",
+            id="stragglers",
+            title="Ranks beside the median rank",
+            description="Computing time a step of each rank, over its run's median rank's. All wait for the slowest.",
             kind="line",
             unit="count",
-            queries=(
-                Query(
-                    f"max by (run) ({rate('distlab_train_compute_seconds_total', RUN)}) / "
-                    f"(quantile by (run) (0.5, {rate('distlab_train_compute_seconds_total', RUN)}) > 0)",
-                    "{{run}}",
-                ),
-            ),
+            queries=(Query(f"rank:distlab_train_straggler:ratio5m{{{RUN}}}", "{{run}} rank {{rank}}"),),
             thresholds=(
                 Threshold(
-                    1.2, "warning", "compare that rank's clock, temperature and data with the others'."
+                    1.2,
+                    "warning",
+                    "compare that rank's clock, temperature and data with the others'.",
+                    "TrainingStraggler",
                 ),
             ),
-            minimum=1,
             runbook="straggler",
         ),
         Panel(

@@ -56,26 +56,35 @@ export function bars(panel, { series }) {
 export function table(panel, { series }, leadsTo) {
   const keys = panel.keys.filter((key) => series.some(({ labels }) => labels[key]));
   const rows = new Map();
-  for (const { query, labels, values } of series) {
+  for (const { query, labels, values, summary: text, runbook } of series) {
     const key = JSON.stringify(panel.keys.map((name) => labels[name] ?? ""));
-    if (!rows.has(key)) rows.set(key, { labels, cells: panel.queries.map(() => null) });
+    if (!rows.has(key)) rows.set(key, { labels, summary: text, runbook, cells: panel.queries.map(() => null) });
     rows.get(key).cells[query] = values[0];
   }
+  const told = series.some(({ summary: text }) => text);
   const head = node("tr", {}, ...keys.map((key) => node("th", { scope: "col" }, key)),
+    ...(told ? [node("th", { scope: "col" }, "What")] : []),
     ...panel.queries.map(({ legend: name }) => node("th", { scope: "col", class: "number" }, name)));
-  const body = [...rows.values()].map(({ labels, cells }) => {
+  const body = [...rows.values()].map(({ labels, summary: text, runbook, cells }) => {
     const target = leadsTo?.(labels);
     const names = keys.map((key, place) => {
-      const text = labels[key] ?? "";
-      const link = target && place === keys.length - 1 ? node("a", { href: target.href, title: target.title }, text) : text;
+      const name = labels[key] ?? "";
+      const link = target && place === keys.length - 1 ? node("a", { href: target.href, title: target.title }, name) : name;
       return place ? node("td", {}, link) : node("th", { scope: "row" }, link);
     });
     const numbers = cells.map((value, place) => (
       node("td", { class: "number" }, value === null ? "–" : shown(value, panel.queries[place].unit))
     ));
-    return node("tr", {}, ...names, ...numbers);
+    const what = told ? [node("td", {}, text ?? "", ...(runbook ? [" ", outside(runbook, "Runbook")] : []))] : [];
+    return node("tr", {}, ...names, ...what, ...numbers);
   });
   return scrolling(panel, node("table", {}, node("thead", {}, head), node("tbody", {}, ...body)));
+}
+
+// Rules may come from elsewhere: no address but the web's own kind is followed.
+function outside(address, text) {
+  const safe = /^(https?:\/\/|\/)/.test(address) ? address : "#";
+  return node("a", { href: safe, target: "_blank", rel: "noopener" }, text);
 }
 
 function scrolling(panel, made) {
