@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from distlab.faults.inject import Injector
+from distlab.observe.profile.capture import profiled
 from distlab.train.config import TrainConfig
 from distlab.train.data import Dataset, fingerprint, load_data
 from distlab.train.interrupt import Interrupt
@@ -69,6 +70,7 @@ class Trainer:
             self.interrupt = context.enter_context(Interrupt(self.saving.enabled))
             log = context.enter_context(RunLog(self.config, self.strategy, self.first))
             self.reports = Reports(self.strategy, log)
+            self.profiler = context.enter_context(profiled(self.place))
             self.saving.leave_later()
             self.context = context.pop_all()
         return self
@@ -90,7 +92,8 @@ class Trainer:
         """Take optimizer step `step`, report it, and save where a checkpoint is due."""
         strategy, plan = self.strategy, self.plan
         started = time.perf_counter()
-        batch, ids = self._batch(step)
+        with self.profiler.data():
+            batch, ids = self._batch(step)
         data_s = time.perf_counter() - started
 
         part = strategy.gradients(batch)
@@ -117,6 +120,7 @@ class Trainer:
         if self.saving.due(step + 1) or self.stopped:
             self.saving.save(step + 1, self.reports.flush())
         self.faults.after(step + 1)
+        self.profiler.step()
 
     def result(self) -> TrainResult:
         """Wait for what is still being saved, and evaluate the model."""

@@ -254,7 +254,7 @@ class Analysis:
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
 
-    stamp: dict[str, str | int | float | bool | dict[str, Any] | list[Any] | None]
+    stamp: dict[str, Any]
     """The fields of `distlab.bench.stamp.Stamp`, written by the first rank; empty where no rank wrote one."""
     command: str
     exit_code: int | None

@@ -1,0 +1,158 @@
+"""Which rank holds the others back, and whether that is more than chance.
+
+A rank's *own* time in a step is what it does not spend waiting for others: the step without exposed communication.
+In synchronous training all steps are equally long; own times are not, and the longest one sets the pace.
+
+The rule. For each step, a rank's excess is its own time less the median of the other ranks'. Noise is 1.4826 MAD of
+the excesses (the standard deviation, where they are normal). A rank is *behind* in a step in which its own time is the
+longest. If all ranks were alike, each would be behind in one of n steps by chance; so
+
+- persistent: the median excess is over 5% of the others' own time, and the rank is behind in so many steps that
+  chance gives as many with a probability of at most 2% (binomial);
+- noise: the median excess or some single step's is that large, but chance is not ruled out;
+- even: neither.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from statistics import median
+from typing import Literal
+
+from distlab.observe.profile.analysis import RankProfile, StepTimes, Straggler
+from distlab.observe.profile.clocks import Timeline, matched
+from distlab.observe.profile.traces import Trace
+
+NOTABLE = 0.05
+CHANCE = 0.02
+OUTLIER = 5.0
+"""A single step so many times the noise, and NOTABLE, beyond the others is told."""
+LEAST_STEPS = 2
+
+Cause = Literal["compute", "data", "idle", "none"]
+CAUSES: tuple[Cause, ...] = ("compute", "data", "idle")
+
+
+def find_stragglers(ranks: Sequence[RankProfile], arrivals: dict[int, tuple[int, int]]) -> list[Straggler]:
+    """A verdict on each rank; none where fewer than two ranks have two steps in common.
+
+    arrivals: from `last_arrivals`.
+    """
+    steps = {rank.rank: {step.step: step for step in rank.steps} for rank in ranks}
+    common = sorted(set.intersection(*(set(own) for own in steps.values()))) if steps else []
+    if len(steps) < 2 or len(common) < LEAST_STEPS:
+        return []
+    return [_verdict(rank, steps, common, arrivals.get(rank, (0, 0))) for rank in steps]
+
+
+def _verdict(
+    rank: int, steps: dict[int, dict[int, StepTimes]], common: list[int], arrived: tuple[int, int]
+) -> Straggler:
+    others = [other for other in steps if other != rank]
+    own = [steps[rank][k].own_s for k in common]
+    usual = [median(steps[other][k].own_s for other in others) for k in common]
+    excesses = [mine - theirs for mine, theirs in zip(own, usual, strict=True)]
+    excess = median(excesses)
+    noise = 1.4826 * median(abs(value - excess) for value in excesses)
+    behind = sum(
+        mine > max(steps[other][k].own_s for other in others) for mine, k in zip(own, common, strict=True)
+    )
+    threshold = NOTABLE * median(usual)
+    outliers = sum(value > max(threshold, excess + OUTLIER * noise) for value in excesses)
+    proven = chance(behind, len(common), len(steps)) <= CHANCE
+    verdict: Literal["even", "noise", "persistent"] = "even"
+    if excess > threshold and proven:
+        verdict = "persistent"
+    elif excess > threshold or outliers:
+        verdict = "noise"
+    cause = _cause(rank, others, steps, common) if verdict != "even" else "none"
+    # MAD of equal excesses is 0; a thousandth of the step is what the clock and the profiler leave uncertain.
+    floor = 1e-3 * median(own)
+    straggler = Straggler(
+        rank=rank,
+        verdict=verdict,
+        own_s=median(own),
+        excess_s=excess,
+        robust_z=excess / max(noise, floor, 1e-9),
+        steps_behind=behind,
+        steps_compared=len(common),
+        last_arrivals=arrived[0],
+        collectives_compared=arrived[1],
+        cause=cause,
+        sentence="",
+    )
+    return _with_sentence(straggler, outliers, len(steps))
+
+
+def chance(behind: int, steps: int, ranks: int) -> float:
+    """Probability that a rank like all others is behind in at least so many steps."""
+    p = 1 / ranks
+    return math.fsum(
+        math.comb(steps, k) * math.pow(p, k) * math.pow(1 - p, steps - k) for k in range(behind, steps + 1)
+    )
+
+
+def _cause(rank: int, others: list[int], steps: dict[int, dict[int, StepTimes]], common: list[int]) -> Cause:
+    def excess(part: Cause) -> float:
+        name = f"{part}_s"
+        excesses: list[float] = [
+            getattr(steps[rank][k], name) - median(getattr(steps[other][k], name) for other in others)
+            for k in common
+        ]
+        return median(excesses)
+
+    return max(CAUSES, key=excess)
+
+
+_DOES = {
+    "compute": "it computes longer",
+    "data": "it waits for its data",
+    "idle": "it does nothing that the trace names (sleep, Python, another program on its cores)",
+    "none": "",
+}
+
+
+def _with_sentence(found: Straggler, outliers: int, ranks: int) -> Straggler:
+    of = f"{found.steps_behind} of {found.steps_compared} steps"
+    if found.verdict == "persistent":
+        text = (
+            f"Rank {found.rank} holds the others back in {of}, by {found.excess_s * 1e3:.1f} ms a step: "
+            f"{_DOES[found.cause]}."
+        )
+    elif (
+        found.verdict == "noise" and found.excess_s > 0 and found.steps_behind * ranks > found.steps_compared
+    ):
+        text = (
+            f"Rank {found.rank} is behind in {of}, by {found.excess_s * 1e3:.1f} ms in the median: that may be "
+            "chance; profile more steps."
+        )
+    elif found.verdict == "noise":
+        text = f"Rank {found.rank} is far behind in {outliers} of {found.steps_compared} steps, and even in the others."
+    else:
+        text = f"Rank {found.rank} is even with the others."
+    return replace(found, sentence=text)
+
+
+def last_arrivals(traces: Sequence[Trace], timeline: Timeline) -> dict[int, tuple[int, int]]:
+    """For each rank, how many of the collectives that all ranks share it entered last, and how many those are.
+
+    Where two ranks enter within the uncertainty of their clocks, nobody is last.
+    """
+    if len(traces) < 2:
+        return {}
+    first, *rest = traces
+    table: dict[int, dict[int, int]] = {}
+    for other in rest:
+        for one, its in matched(first, other):
+            row = table.setdefault(id(one), {first.rank: one.start - timeline.offset_of(first.rank)})
+            row[other.rank] = its.start - timeline.offset_of(other.rank)
+    rows = [row for row in table.values() if len(row) == len(traces)]
+    doubt_ns = max(((clock.uncertainty_s or 0) * 1e9 for clock in timeline.clocks), default=0)
+    last = {trace.rank: 0 for trace in traces}
+    for row in rows:
+        order = sorted(row, key=lambda rank: row[rank])
+        if row[order[-1]] - row[order[-2]] > doubt_ns:
+            last[order[-1]] += 1
+    return {rank: (count, len(rows)) for rank, count in last.items()}
