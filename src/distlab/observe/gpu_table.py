@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from dataclasses import dataclass
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
@@ -17,11 +19,17 @@ HOT_C = 5
 FULL = 0.95
 HARMLESS = {"gpu_idle", "applications_clocks_setting"}
 """Reasons for a low clock that are nobody's trouble."""
+IMPLIED = {"hw_slowdown"}
+"""hw_thermal_slowdown and hw_power_brake_slowdown say more."""
 NONE = "-"
+PADDING = 3
 
 
-def gpu_table(tier: SampleTier, reading: Reading, before: Reading | None = None) -> Group:
-    """The reading, a row for each GPU. before: an earlier one, for rates that only counters tell."""
+def gpu_table(tier: SampleTier, reading: Reading, before: Reading | None = None, width: int = 80) -> Group:
+    """The reading, a row for each GPU; columns that find no room in `width` characters are left out.
+
+    before: an earlier reading, for rates that only counters tell.
+    """
     earlier = {sample.uuid: sample for sample in before.samples} if before else {}
     names = list(dict.fromkeys(sample.name for sample in reading.samples))
     title = ", ".join(f"{sum(s.name == name for s in reading.samples)} x {escape(name)}" for name in names)
@@ -29,41 +37,42 @@ def gpu_table(tier: SampleTier, reading: Reading, before: Reading | None = None)
     table = Table(
         title=f"{title} · tier {tier} · driver {escape(drivers)}" if names else f"no GPU · tier {tier}",
         title_justify="left",
+        box=SIMPLE_HEAD,
         pad_edge=False,
     )
     columns = [
-        (head, cells)
-        for head, cell in _columns(earlier).items()
-        if any(cells := [cell(sample) for sample in reading.samples])
+        (column, cells)
+        for column in _COLUMNS
+        if any(cells := [column.cell(sample, earlier.get(sample.uuid)) for sample in reading.samples])
     ]
-    for head, _ in columns:
-        table.add_column(head, justify="left" if head in ("held down by", "MIG", "processes") else "right")
+    fitting = _fitting(columns, width)
+    for column, _ in fitting:
+        table.add_column(column.head, justify="left" if column.words else "right", no_wrap=True)
     for i in range(len(reading.samples)):
-        table.add_row(*(cells[i] or NONE for _, cells in columns))
+        table.add_row(*(cells[i] or NONE for _, cells in fitting))
     problems = [Text(f"! {problem.what}{_told(problem.xids)}", style="red") for problem in reading.problems]
     return Group(table, *problems)
 
 
-def _columns(earlier: Mapping[str, GpuSample]) -> dict[str, Callable[[GpuSample], str]]:
-    """Heads and cells; a column without a single cell is not shown."""
-    return {
-        "GPU": lambda s: str(s.gpu),
-        "busy": lambda s: _number(s.utilization_percent, "%"),
-        "tensor": lambda s: _number(_percent(s.tensor_active), "%"),
-        "memory GiB": _memory,
-        "power W": lambda s: _of(s.power_W, s.power_limit_W),
-        "temp C": _temperature,
-        "clock MHz": lambda s: _of(s.sm_clock_MHz, s.sm_clock_max_MHz),
-        "held down by": _reasons,
-        "NVLink GB/s": lambda s: _number(_nvlink(s, earlier.get(s.uuid)), digits=1),
-        "PCIe GB/s": lambda s: _of(_giga(s.pcie_rx_bytes_per_s), _giga(s.pcie_tx_bytes_per_s), digits=1),
-        "ECC": lambda s: _bad(
-            _of(s.ecc_single_bit_total, s.ecc_double_bit_total), bool(s.ecc_double_bit_total)
-        ),
-        "XID": lambda s: _bad(" ".join(str(xid.code) for xid in s.xids[-3:]), True),
-        "MIG": lambda s: " ".join(f"{m.gpu_instance}:{escape(m.profile)}" for m in s.mig or ()),
-        "processes": lambda s: " ".join(str(p.pid) for p in (s.processes or ())[:3]),
-    }
+@dataclass(frozen=True)
+class _Column:
+    head: str
+    cell: Callable[[GpuSample, GpuSample | None], str]
+    """Of a sample and the one before it."""
+    rank: int
+    """The highest is the first to be left out."""
+    words: bool = False
+
+
+def _fitting(columns: list[tuple[_Column, list[str]]], width: int) -> list[tuple[_Column, list[str]]]:
+    left, kept = width, set()
+    for column, cells in sorted(columns, key=lambda pair: pair[0].rank):
+        needs = max(len(Text.from_markup(text)) for text in [column.head, *cells]) + PADDING
+        if needs > left:
+            break
+        left -= needs
+        kept.add(column)
+    return [(column, cells) for column, cells in columns if column in kept]
 
 
 def _memory(s: GpuSample) -> str:
@@ -83,8 +92,12 @@ def _temperature(s: GpuSample) -> str:
 def _reasons(s: GpuSample) -> str:
     if s.throttle_reasons is None:
         return ""
-    words = ", ".join(reason.replace("_", " ") for reason in s.throttle_reasons)
-    return _bad(words or "nothing", bool(set(s.throttle_reasons) - HARMLESS))
+    words = ", ".join(reason.replace("_", " ") for reason in s.throttle_reasons if reason not in IMPLIED)
+    return _bad(words, bool(set(s.throttle_reasons) - HARMLESS))
+
+
+def _ecc(s: GpuSample) -> str:
+    return _bad(_of(s.ecc_single_bit_total, s.ecc_double_bit_total), bool(s.ecc_double_bit_total))
 
 
 def _nvlink(s: GpuSample, before: GpuSample | None) -> float | None:
@@ -122,3 +135,29 @@ def _gib(value: float | None) -> float | None:
 
 def _told(xids: tuple[object, ...]) -> str:
     return f" XID {', '.join(str(getattr(xid, 'code', '')) for xid in xids)}." if xids else ""
+
+
+_COLUMNS = (
+    _Column("GPU", lambda s, _: str(s.gpu), 0),
+    _Column("busy", lambda s, _: _number(s.utilization_percent, "%"), 1),
+    _Column("tensor", lambda s, _: _number(_percent(s.tensor_active), "%"), 6),
+    _Column("GiB", lambda s, _: _memory(s), 2),
+    _Column("W", lambda s, _: _of(s.power_W, s.power_limit_W), 3),
+    _Column("C", lambda s, _: _temperature(s), 4),
+    _Column("MHz", lambda s, _: _of(s.sm_clock_MHz, s.sm_clock_max_MHz), 5),
+    _Column("held down by", lambda s, _: _reasons(s), 5, words=True),
+    _Column("XID", lambda s, _: _bad(" ".join(str(xid.code) for xid in s.xids[-3:]), True), 5),
+    _Column(
+        "MIG",
+        lambda s, _: " ".join(f"{m.gpu_instance}:{escape(m.profile)}" for m in s.mig or ()),
+        5,
+        words=True,
+    ),
+    _Column("ECC", lambda s, _: _ecc(s), 7),
+    _Column("NVLink GB/s", lambda s, before: _number(_nvlink(s, before), digits=1), 8),
+    _Column(
+        "PCIe GB/s", lambda s, _: _of(_giga(s.pcie_rx_bytes_per_s), _giga(s.pcie_tx_bytes_per_s), digits=1), 9
+    ),
+    _Column("processes", lambda s, _: " ".join(str(p.pid) for p in (s.processes or ())[:3]), 10, words=True),
+)
+"""A column without a single cell is not shown. Two numbers: used and whole, corrected and uncorrected, in and out."""

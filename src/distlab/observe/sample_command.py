@@ -88,7 +88,8 @@ def _once(source: Source, json: bool) -> int:
     elif reading.samples:
         from distlab.observe.gpu_table import gpu_table
 
-        _console().print(gpu_table(source.tier, reading, before))
+        console = _console()
+        console.print(gpu_table(source.tier, reading, before, console.width))
     return _outcome(reading)
 
 
@@ -111,9 +112,9 @@ def _repeat(source: Source, every: float, count: int | None, json: bool) -> int:
             if json:
                 print(_json(source, reading), flush=True)
             elif live:
-                live.update(gpu_table(source.tier, reading, before), refresh=True)
+                live.update(gpu_table(source.tier, reading, before, console.width), refresh=True)
             else:
-                console.print(gpu_table(source.tier, reading, before))
+                console.print(gpu_table(source.tier, reading, before, console.width))
             before = reading
             if made == count:
                 break
