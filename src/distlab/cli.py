@@ -37,6 +37,8 @@ COMMANDS = {
     "profile read-ncu": ("distlab.observe.profile.ncu_report:show_ncu", "Read a CSV of it"),
     "observe sample": ("distlab.observe.sample_command:sample", "What each GPU does now, or watched"),
     "observe record": ("distlab.observe.record_command:record", "Record telemetry, to replay it"),
+    "observe export": ("distlab.observe.export_command:export", "Serve GPUs, runs and cost to Prometheus"),
+    "observe cost": ("distlab.observe.cost:show", "What training runs cost, and what of it was wasted"),
     "observe dashboards": (
         "distlab.observe.dashboards:dashboards",
         "Write the Grafana dashboards and provisioning",

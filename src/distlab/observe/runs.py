@@ -1,0 +1,243 @@
+"""Training runs, finished or going on, as metrics: their logs are followed, and nothing in a run knows of it.
+
+runs = Runs(Path("runs"))
+runs.poll()                                   # every second
+for run in runs.followed():
+    print(run.name, run.running, run.account.goodput)
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+from distlab.errors import printable
+from distlab.observe.account import Account
+from distlab.observe.exposition import Page, labels
+from distlab.observe.logfiles import MOST_NAMES, RunFiles
+from distlab.observe.metrics import METRICS
+from distlab.train.config import NAME
+from distlab.train.records import LOCK, LOG, LogLine, Place
+
+SCAN_S = 5.0
+"""How often new runs are looked for."""
+KEEP_S = 3600.0
+"""How long a run is shown after it ended."""
+MOST_RUNS = 64
+MOST_LABEL = 128
+"""Characters of a label that a learner chooses."""
+
+
+@dataclass
+class RankTotals:
+    """What a rank's lines add up to, those of undone steps included."""
+
+    last: LogLine
+    steps: int = 0
+    step_s: float = 0.0
+    data_s: float = 0.0
+    compute_s: float = 0.0
+    communication_s: float = 0.0
+    samples: float = 0.0
+    tokens: float = 0.0
+
+    def add(self, line: LogLine) -> None:
+        self.last = line
+        self.steps += 1
+        self.step_s += line.step_s
+        self.data_s += max(0.0, line.data_s)
+        self.compute_s += max(0.0, line.compute_s)
+        self.communication_s += max(0.0, line.communication_s)
+        self.samples += max(0.0, line.samples_per_s) * line.step_s
+        self.tokens += max(0.0, line.tokens_per_s) * line.step_s
+
+
+class Run:
+    """One run, as its log shows it."""
+
+    def __init__(self, path: Path) -> None:
+        """OSError where there is no log."""
+        self.name = path.name
+        self.files = RunFiles(path)
+        self.account = Account()
+        self.ranks: dict[int, RankTotals] = {}
+        self.restarts = 0
+        self.spent_s = 0.0
+        """Rank-seconds, those since the last line included while the run goes on."""
+
+    @property
+    def running(self) -> bool | None:
+        """None where that cannot be told."""
+        return self.files.running
+
+    @property
+    def newest(self) -> LogLine | None:
+        """The line that was written last."""
+        return max((rank.last for rank in self.ranks.values()), key=lambda line: line.time, default=None)
+
+    @property
+    def tier(self) -> str | None:
+        """`gpu` or `cpu`; None before the first step."""
+        return self.newest.tier if self.newest else None
+
+    @property
+    def job(self) -> str:
+        """Whose run it is."""
+        job = self.files.info.job if self.files.info else ""
+        return printable(job)[:MOST_LABEL] or self.name
+
+    @property
+    def goal(self) -> int | None:
+        """Steps that the run is to take."""
+        return (
+            int(self.files.info.config["steps"])
+            if self.files.info and "steps" in self.files.info.config
+            else None
+        )
+
+    @property
+    def places(self) -> list[Place]:
+        """Where the ranks of the last attempt are."""
+        return self.files.info.places() if self.files.info else []
+
+    @property
+    def finished(self) -> bool:
+        """Was the last step the last one that it was to take?"""
+        return self.newest is not None and self.goal is not None and self.newest.step + 1 >= self.goal
+
+    def poll(self, now: float) -> None:
+        """Read on. OSError where the log is gone. now: Unix time."""
+        for line in self.files.poll():
+            self.account.add(line, self.files.files)
+            rank = self.ranks.get(line.rank)
+            if rank is None:
+                rank = self.ranks[line.rank] = RankTotals(line)
+            rank.add(line)
+            self.restarts = max(self.restarts, line.attempt)
+        if not self.files.caught_up:
+            return
+        unlogged_s = 0.0
+        if self.running:
+            unlogged_s = sum(max(0.0, now - since) for since in self.account.unlogged_since.values())
+        else:
+            self.account.settle(self.finished)
+        self.spent_s = max(self.spent_s, self.account.paid_s + unlogged_s)
+
+    def labels(self) -> dict[str, str]:
+        """RUN_LABELS."""
+        return {"run": self.name, "job_name": self.job, "tier": self.tier or ""}
+
+    def write(self, page: Page) -> None:
+        """Its metrics. What only means something now is left out once it has ended."""
+        newest = self.newest
+        if newest is None:
+            return
+        own = self.labels()
+        text = labels(METRICS["distlab_train_running"], **own)
+        if self.running is not None:
+            page.add("distlab_train_running", text, int(self.running))
+        page.add("distlab_train_world_size", text, newest.world_size)
+        page.add("distlab_train_step", text, newest.step)
+        page.add("distlab_train_steps_goal", text, self.goal)
+        page.add("distlab_train_goodput_ratio", text, self.account.goodput)
+        page.add("distlab_train_restarts_total", text, self.restarts)
+        if self.running is not False:
+            page.add("distlab_train_loss", text, newest.loss)
+            page.add("distlab_train_learning_rate", text, newest.learning_rate)
+        for number, rank in self.ranks.items():
+            text = labels(METRICS["distlab_train_steps_total"], rank=str(number), **own)
+            page.add("distlab_train_last_step_timestamp_seconds", text, rank.last.time)
+            page.add("distlab_train_steps_total", text, rank.steps)
+            page.add("distlab_train_step_seconds_total", text, rank.step_s)
+            page.add("distlab_train_data_seconds_total", text, rank.data_s)
+            page.add("distlab_train_compute_seconds_total", text, rank.compute_s)
+            page.add("distlab_train_communication_seconds_total", text, rank.communication_s)
+            page.add("distlab_train_samples_total", text, rank.samples)
+            page.add("distlab_train_tokens_total", text, rank.tokens)
+            if self.running is not False and number < newest.world_size:
+                page.add("distlab_train_mfu_ratio", text, rank.last.mfu)
+                page.add("distlab_train_ram_bytes", text, rank.last.ram_bytes)
+                page.add("distlab_train_vram_bytes", text, rank.last.vram_bytes)
+
+
+class Runs:
+    """The runs in a folder that go on or ended within KEEP_S; at most MOST_RUNS, those first that changed last."""
+
+    def __init__(self, folder: Path, clock: Callable[[], float] = time.time) -> None:
+        """The folder need not exist yet."""
+        self.folder = folder
+        self.left_out = 0
+        """Runs that are more than MOST_RUNS."""
+        self._clock = clock
+        self._runs: dict[str, Run] = {}
+        self._scanned_at: float | None = None
+
+    def followed(self) -> list[Run]:
+        """In the order in which they were found."""
+        return list(self._runs.values())
+
+    @property
+    def problems(self) -> int:
+        """Files, lines and runs that were left out."""
+        return self.left_out + sum(run.files.problems for run in self._runs.values())
+
+    def poll(self) -> None:
+        """Look for new runs now and then, and read on in those that go on."""
+        now = self._clock()
+        scan = self._scanned_at is None or not 0 <= now - self._scanned_at < SCAN_S
+        if scan:
+            self._scanned_at = now
+            self._find(now)
+        for name, run in list(self._runs.items()):
+            if scan or run.running or not run.files.caught_up:
+                try:
+                    run.poll(now)
+                except OSError:  # deleted, or another run of that name has begun: found at the next scan
+                    del self._runs[name]
+
+    def _find(self, now: float) -> None:
+        recent = dict(sorted(self._recent(now), key=lambda found: -found[1]))
+        self.left_out = max(0, len(recent) - MOST_RUNS)
+        wanted = list(recent)[:MOST_RUNS]
+        self._runs = {name: run for name, run in self._runs.items() if name in wanted}
+        for name in wanted:
+            if name not in self._runs:
+                with suppress(OSError):
+                    self._runs[name] = Run(self.folder / name)
+
+    def _recent(self, now: float) -> Iterator[tuple[str, float]]:
+        """Names of runs, and when they changed last."""
+        try:
+            with os.scandir(self.folder) as entries:
+                names = [e.name for e in islice(entries, MOST_NAMES) if e.is_dir(follow_symlinks=False)]
+        except OSError:  # there is no such folder yet
+            return
+        for name in names:
+            if not NAME.fullmatch(name) or len(name) > MOST_LABEL:
+                continue
+            changed_at = max(self._changed_at(name, LOG), self._changed_at(name, f"{LOG}/rank_0.jsonl"))
+            if name in self._runs and self._runs[name].running:
+                changed_at = now
+            if now - changed_at < KEEP_S or (
+                changed_at and self._changed_at(name, LOCK) and self._goes_on(name)
+            ):
+                yield name, changed_at
+
+    def _changed_at(self, name: str, file: str) -> float:
+        try:
+            return os.stat(self.folder / name / file, follow_symlinks=False).st_mtime
+        except OSError:
+            return 0.0
+
+    def _goes_on(self, name: str) -> bool:
+        """A run that has written nothing for an hour may hang."""
+        with suppress(OSError):
+            run = RunFiles(self.folder / name)
+            run.look()
+            return bool(run.running)
+        return False
