@@ -1,58 +1,163 @@
 """Time the collectives between processes, and check what they deliver.
 
-    python -m distlab.bench.collectives --world-size 2          # a table
-    python -m distlab.bench.collectives --world-size 2 --json   # rows and stamp
+    distlab bench collectives --world-size 2                        # a table
+    distlab bench collectives --world-size 2 --json                 # rows and stamp
+    distlab bench collectives --hosts 2 --rate-Mbits 1000           # between machines that are namespaces
 
-Policy. Each operation and size runs `warmup` times untimed, then `iterations` times back to back, each
-iteration on its own clock (with the GPU synchronised before and after). An iteration's time is that of its
-slowest rank. There is no barrier in between: all but broadcast make ranks wait for each other anyway.
-Before the timing one call on known data is compared with the exact answer.
+Policy. Of each operation and size, out of place and in place, a few calls run untimed, then as many as fit in
+`budget_s` (`distlab.bench.timing.Policy`) back to back, each on its own clock: the processor's, or events in the
+stream of a GPU. A call's time is that of its slowest rank. There is no barrier in between: most collectives make
+ranks wait for each other, and where they do not (broadcast, reduce, send_recv) a rank may run ahead by what the
+network buffers, as it may in training. After that one call on known data is compared with the exact answer, element by
+element. Collectives in place that reduce are timed on zeros, since sums of anything else would grow.
 
-Payload follows nccl-tests: the buffer of one rank for all_reduce and broadcast, the whole (gathered or not
-yet scattered) buffer for all_gather and reduce_scatter. Bus bandwidth = algorithm bandwidth x
-`distlab.predict.collectives.bus_bandwidth_factor`.
+Payload, count, root, bus bandwidth and in place are those of nccl-tests: see `distlab.bench.operations` and
+`distlab.predict.collectives.bus_bandwidth_factor`. Time in the table is the median, and bandwidth comes from it.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
-import statistics
-import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
 
-from distlab.bench.stamp import Stamp, stamp
-from distlab.errors import LaunchError
+from distlab.bench.journal import Doing, Journal
+from distlab.bench.operations import (
+    COPIED_FIRST,
+    OPERATIONS,
+    PLACES,
+    REDUCING,
+    ROOTED,
+    DtypeName,
+    LackError,
+    Place,
+    Redop,
+    attempt,
+    direct,
+    prepare,
+)
+from distlab.bench.results import SAMPLES_MOST, thinned
+from distlab.bench.stamp import Stamp, full_stamp
+from distlab.bench.timing import Policy, Summary, measured, summary
+from distlab.errors import SettingError
 from distlab.predict.collectives import Op, bus_bandwidth_factor
-from distlab.train.launch import device, launch
+from distlab.train.launch import device
 
-OPERATIONS: tuple[Op, ...] = ("all_reduce", "all_gather", "reduce_scatter", "broadcast")
+__all__ = ["OPERATIONS", "SIZES_BYTES", "Report", "Row", "Sweep", "Timing", "measure", "sweep"]
+
+COPY_NOTE = (
+    f"torch.distributed has {', '.join(sorted(COPIED_FIRST))} in place only: out of place is a copy of the input, "
+    "then the call."
+)
 SIZES_BYTES = tuple(4**exponent for exponent in range(5, 13))  # 1 KiB to 16 MiB
-ELEMENT_BYTES = 4  # float32
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What is to be measured. SettingError for what cannot be."""
+
+    operations: Sequence[Op] = OPERATIONS
+    sizes_bytes: Sequence[int] = SIZES_BYTES
+    dtype: DtypeName = "float32"
+    redop: Redop = "sum"
+    root: int = 0
+    policy: Policy = dataclasses.field(default_factory=Policy)
+    samples_most: int = SAMPLES_MOST
+    """Times that a row keeps."""
+    network: str | None = None
+    """For the stamp: what carries the data, where that is not an interface of this machine."""
+
+    def __post_init__(self) -> None:
+        unknown = [op for op in self.operations if op not in OPERATIONS]
+        if unknown or not self.operations:
+            raise SettingError(
+                f"operations is {list(self.operations)}; give one or more of {', '.join(OPERATIONS)}."
+            )
+        if min(self.sizes_bytes, default=0) < 1:
+            raise SettingError(
+                f"sizes_bytes is {list(self.sizes_bytes)}; give one or more sizes of at least 1 byte."
+            )
+
+
+@dataclass(frozen=True)
+class Timing(Summary):
+    """One operation at one size in one place. Bandwidths are 10^9 bytes per second."""
+
+    algorithm_bandwidth_GBps: float  # noqa: N815 - units keep their case
+    """Payload over median time."""
+    bus_bandwidth_GBps: float  # noqa: N815
+    wrong: int
+    """Elements, on all ranks together, that were not what they must be."""
+    samples_s: Sequence[float]
+    """Times of calls in order, at most SAMPLES_MOST of them, spread over all."""
+    launches: Sequence[int]
+    """How many of them each launch of the processes contributed."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One operation at one size. Times are seconds, bandwidths 10^9 bytes per second."""
+    """One operation at one size, out of place and in place.
 
-    operation: str
+    Its own figures are those of the place where torch.distributed itself works (`operations.direct`): in place for
+    all_reduce, broadcast and reduce, else out of place.
+    """
+
+    operation: Op
     payload_bytes: int
+    count: int
+    """Elements as nccl-tests count them: for all_gather, reduce_scatter and all_to_all, of one rank's part."""
+    dtype: str
+    redop: str
+    """`none` where nothing is reduced."""
+    root: int
+    """-1 where there is none."""
     world_size: int
-    iterations: int
-    min_s: float
-    median_s: float
-    p99_s: float
-    """Nearest rank: the slowest iteration where there are fewer than 100."""
-    algorithm_bandwidth_GBps: float  # noqa: N815 - units keep their case
-    """Payload over median time."""
-    bus_bandwidth_GBps: float  # noqa: N815
+    out_of_place: Timing | None
+    in_place: Timing | None
+
+    @property
+    def own(self) -> Timing:
+        timing = getattr(self, direct(self.operation))
+        assert isinstance(timing, Timing)
+        return timing
+
+    @property
+    def places(self) -> dict[Place, Timing]:
+        """The places that there are."""
+        both = {place: getattr(self, place) for place in PLACES}
+        return {place: timing for place, timing in both.items() if timing is not None}
+
+    @property
+    def wrong(self) -> int:
+        return sum(timing.wrong for timing in self.places.values())
+
+    @property
+    def iterations(self) -> int:
+        return self.own.iterations
+
+    @property
+    def min_s(self) -> float:
+        return self.own.min_s
+
+    @property
+    def median_s(self) -> float:
+        return self.own.median_s
+
+    @property
+    def p99_s(self) -> float:
+        return self.own.p99_s
+
+    @property
+    def algorithm_bandwidth_GBps(self) -> float:  # noqa: N802
+        return self.own.algorithm_bandwidth_GBps
+
+    @property
+    def bus_bandwidth_GBps(self) -> float:  # noqa: N802
+        return self.own.bus_bandwidth_GBps
 
 
 @dataclass(frozen=True)
@@ -61,186 +166,148 @@ class Report:
 
     rows: list[Row]
     stamp: Stamp
-
-
-class WrongDataError(RuntimeError):
-    """A collective delivered something else than it must."""
+    notes: list[str] = dataclasses.field(default_factory=list)
+    """What a reader must know, a sentence each."""
 
 
 def measure(
     operations: Sequence[Op] = OPERATIONS,
     sizes_bytes: Sequence[int] = SIZES_BYTES,
     warmup: int = 5,
-    iterations: int = 20,
+    iterations: int | None = None,
+    dtype: DtypeName = "float32",
+    redop: Redop = "sum",
+    root: int = 0,
 ) -> Report:
     """Measure on the ranks of the process group; every rank calls it: `launch(measure, 2)[0]`.
 
-    Sizes are rounded up to a whole number of float32 per rank. Raises WrongDataError where a collective
-    delivers wrong data, ValueError for fewer than one iteration or an empty size.
+    Sizes are rounded up to a whole number of elements per rank. iterations: by default as many as fit in 0.3 s.
+    What was delivered wrong is counted in the rows; what the backend lacks is said in the notes.
+    Raises SettingError (a ValueError) for settings that cannot be measured.
     """
-    _check_policy(sizes_bytes, warmup, iterations)
-    rows = [_row(operation, size, warmup, iterations) for operation in operations for size in sizes_bytes]
-    return Report(rows, stamp(device()))
+    return sweep(Sweep(operations, sizes_bytes, dtype, redop, root, Policy(warmup, iterations)))
 
 
-def _check_policy(sizes_bytes: Sequence[int], warmup: int, iterations: int) -> None:
-    if iterations < 1 or warmup < 0:
-        raise ValueError(f"iterations is {iterations}, warmup {warmup}; need at least 1 and 0.")
-    if min(sizes_bytes, default=0) < 1:
-        raise ValueError(f"sizes_bytes is {list(sizes_bytes)}; give one or more sizes of at least 1 byte.")
+def sweep(wanted: Sweep, journal: str | None = None) -> Report:
+    """Measure; rank 0 writes what it finds to the journal in a folder as it goes."""
+    if not 0 <= wanted.root < dist.get_world_size():
+        raise SettingError(
+            f"root is {wanted.root}; with {dist.get_world_size()} ranks it is at most "
+            f"{dist.get_world_size() - 1}."
+        )
+    book = Journal(journal) if journal is not None and dist.get_rank() == 0 else None
+    report = Report([], full_stamp(device(), wanted.network))
+    if book:
+        book.add(report.stamp)
+    for item in _items(wanted):
+        if book:
+            book.add(item)
+        if isinstance(item, Row):
+            report.rows.append(item)
+        elif isinstance(item, str):
+            report.notes.append(item)
+    return report
 
 
-def _row(operation: Op, size_bytes: int, warmup: int, iterations: int) -> Row:
+def _items(wanted: Sweep) -> Iterator[Row | Doing | str]:
+    """What is done, the rows, and the notes, in the order of work."""
+    yield f"Policy: {wanted.policy}; a time is that of the slowest rank."
+    for operation in wanted.operations:
+        places: list[Place] = []
+        for place in sorted(PLACES, key=lambda place: place != direct(operation)):
+            try:
+                attempt(operation, place, wanted.dtype, wanted.redop, wanted.root)
+            except LackError as lack:
+                yield str(lack)
+                if not places:
+                    break
+            else:
+                places.append(place)
+        if not places:
+            continue
+        if operation in COPIED_FIRST:
+            yield COPY_NOTE
+        for size_bytes in wanted.sizes_bytes:
+            yield Doing(f"{operation}, {size_bytes:,} bytes")
+            yield _row(operation, size_bytes, places, wanted)
+
+
+def _row(operation: Op, size_bytes: int, places: Sequence[Place], wanted: Sweep) -> Row:
     world_size = dist.get_world_size()
-    elements = math.ceil(size_bytes / (ELEMENT_BYTES * world_size)) * world_size
-    run = _prepared(operation, elements)
-    times_s = torch.empty(iterations, dtype=torch.float64)
-    for i in range(-warmup, iterations):
-        _synchronise()
-        start = time.perf_counter()
-        run()
-        _synchronise()
-        if i >= 0:
-            times_s[i] = time.perf_counter() - start
-    slowest = times_s.to(torch.float32).to(device())  # float32: enough for a time, and every backend has it
-    dist.all_reduce(slowest, dist.ReduceOp.MAX)
-    ordered = sorted(slowest.tolist())
-    median_s = statistics.median(ordered)
-    payload_bytes = elements * ELEMENT_BYTES
-    bandwidth_GBps = payload_bytes / median_s / 1e9  # noqa: N806
+    element_bytes = getattr(torch, wanted.dtype).itemsize
+    elements = math.ceil(size_bytes / (element_bytes * world_size)) * world_size
+    timings = {place: _timing(operation, place, elements, wanted) for place in places}
+    parts = operation in ("all_gather", "reduce_scatter", "all_to_all")
     return Row(
         operation=operation,
-        payload_bytes=payload_bytes,
+        payload_bytes=elements * element_bytes,
+        count=elements // world_size if parts else elements,
+        dtype=wanted.dtype,
+        redop=wanted.redop if operation in REDUCING else "none",
+        root=wanted.root if operation in ROOTED else -1,
         world_size=world_size,
-        iterations=iterations,
-        min_s=ordered[0],
-        median_s=median_s,
-        p99_s=ordered[math.ceil(0.99 * iterations) - 1],
-        algorithm_bandwidth_GBps=bandwidth_GBps,
-        bus_bandwidth_GBps=bandwidth_GBps * bus_bandwidth_factor(operation, world_size),
+        out_of_place=timings.get("out_of_place"),
+        in_place=timings.get("in_place"),
     )
 
 
-def _prepared(operation: Op, elements: int) -> Callable[[], object]:
-    """Run the operation once on known data and check it; return a function that runs it again.
+def _timing(operation: Op, place: Place, elements: int, wanted: Sweep) -> Timing:
+    call = prepare(operation, place, elements, wanted.dtype, wanted.redop, wanted.root)
+    call.clear() if place == "in_place" and operation in REDUCING else call.fill()
+    samples = measured(call.run, wanted.policy)
+    call.fill()
+    call.run()
+    wrong = torch.tensor([call.wrong()], dtype=torch.int64, device=device())
+    dist.all_reduce(wrong)
+    payload_bytes = elements * getattr(torch, wanted.dtype).itemsize
+    kept = [thinned(samples, wanted.samples_most)]
+    return _with_bandwidth(
+        operation, payload_bytes, dist.get_world_size(), summary(samples), int(wrong), kept
+    )
 
-    Rank r holds r + 1 everywhere; small whole numbers add up exactly in float32.
+
+def _with_bandwidth(
+    operation: Op, payload_bytes: int, world_size: int, found: Summary, wrong: int, kept: list[list[float]]
+) -> Timing:
+    """The figures of a list of times; `kept` are the times to keep, by launch."""
+    bandwidth_GBps = payload_bytes / found.median_s / 1e9  # noqa: N806
+    return Timing(
+        **vars(found),
+        algorithm_bandwidth_GBps=bandwidth_GBps,
+        bus_bandwidth_GBps=bandwidth_GBps * bus_bandwidth_factor(operation, world_size),
+        wrong=wrong,
+        samples_s=tuple(sample for launch in kept for sample in launch),
+        launches=tuple(map(len, kept)),
+    )
+
+
+def merged(rows: Sequence[Row]) -> Row:
+    """One row of those that several launches of the processes gave for the same thing.
+
+    Median, mean, p99 and variation come from the times that were kept.
     """
-    world_size, rank, place = dist.get_world_size(), dist.get_rank(), device()
-    own = float(rank + 1)
-    total = world_size * (world_size + 1) / 2
-    part = elements // world_size
-    run: Callable[[], object]
-    match operation:
-        case "all_reduce":
-            buffer = torch.full((elements,), own, device=place)
-            expected = torch.full((elements,), total)
+    first = rows[0]
 
-            def run() -> object:
-                return dist.all_reduce(buffer)
-        case "all_gather":
-            buffer = torch.empty(elements, device=place)
-            piece = torch.full((part,), own, device=place)
-            expected = torch.arange(1.0, world_size + 1).repeat_interleave(part)
-
-            def run() -> object:
-                return dist.all_gather_single(buffer, piece)
-        case "reduce_scatter":
-            whole = torch.full((elements,), own, device=place)
-            buffer = torch.empty(part, device=place)
-            expected = torch.full((part,), total)
-
-            def run() -> object:
-                return dist.reduce_scatter_single(buffer, whole)
-        case "broadcast":
-            buffer = torch.full((elements,), own, device=place)
-            expected = torch.ones(elements)
-
-            def run() -> object:
-                return dist.broadcast(buffer, src=0)
-        case _:
-            raise ValueError(f"operation is {operation!r}; it must be one of {', '.join(OPERATIONS)}.")
-    run()
-    check(operation, rank, buffer, expected)
-    buffer.zero_()  # sums of zeros stay zero however often the operation runs
-    return run
-
-
-def check(operation: str, rank: int, delivered: Tensor, expected: Tensor) -> None:
-    """Raise WrongDataError, naming the first element that differs."""
-    differs = (delivered.cpu() != expected).nonzero()
-    if len(differs):
-        i = int(differs[0])
-        raise WrongDataError(
-            f"{operation} delivered {float(delivered[i])} at element {i} of rank {rank}; "
-            f"it must be {float(expected[i])}."
+    def merge(place: Place) -> Timing | None:
+        timings = [row.places[place] for row in rows if place in row.places]
+        if len(timings) < 2:
+            return timings[0] if timings else None
+        kept = [list(timing.samples_s) for timing in timings]
+        found = dataclasses.replace(
+            summary([sample for launch in kept for sample in launch]),
+            iterations=sum(timing.iterations for timing in timings),
+            min_s=min(timing.min_s for timing in timings),
         )
+        wrong = sum(timing.wrong for timing in timings)
+        return _with_bandwidth(first.operation, first.payload_bytes, first.world_size, found, wrong, kept)
 
-
-def _synchronise() -> None:
-    if device().type == "cuda":
-        torch.cuda.synchronize()
-
-
-def main(
-    world_size: int = 2,
-    operations: tuple[Op, ...] = OPERATIONS,
-    sizes_bytes: tuple[int, ...] = SIZES_BYTES,
-    warmup: int = 5,
-    iterations: int = 20,
-    json: bool = False,
-) -> int:
-    """Time the collectives between `world_size` processes of this machine.
-
-    Args:
-        world_size: Processes; one GPU each where there are as many, else CPU.
-        operations: Which collectives.
-        sizes_bytes: Payloads.
-        warmup: Untimed calls before each measurement.
-        iterations: Timed calls.
-        json: Print rows and stamp as JSON in place of the table.
-    """
-    try:
-        _check_policy(sizes_bytes, warmup, iterations)
-        report = launch(measure, world_size, operations, sizes_bytes, warmup, iterations)[0]
-    except (ValueError, LaunchError) as error:
-        print(error, file=sys.stderr)
-        return 2 if isinstance(error, ValueError) else 1
-    print(to_json(report)) if json else print_table(report)
-    return 0
-
-
-def to_json(report: Report) -> str:
-    """The report as JSON, in the field names of `Row` and `Stamp`."""
-    return json.dumps(dataclasses.asdict(report), indent=1)
-
-
-def print_table(report: Report) -> None:
-    """The report for people, with its stamp below."""
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title=f"Collectives, {report.stamp.world_size} x {report.stamp.backend}")
-    table.add_column("operation")
-    for heading in ("payload KiB", "min ms", "median ms", "p99 ms", "alg GB/s", "bus GB/s"):
-        table.add_column(heading, justify="right")
-    for row in report.rows:
-        table.add_row(
-            row.operation,
-            f"{row.payload_bytes / 1024:,.0f}",
-            *(f"{1e3 * time_s:.3f}" for time_s in (row.min_s, row.median_s, row.p99_s)),
-            f"{row.algorithm_bandwidth_GBps:.3f}",
-            f"{row.bus_bandwidth_GBps:.3f}",
-        )
-    console = Console()
-    console.print(table)
-    console.print(str(report.stamp), highlight=False)
+    return dataclasses.replace(first, out_of_place=merge("out_of_place"), in_place=merge("in_place"))
 
 
 if __name__ == "__main__":
-    import tyro
+    import sys
 
-    # The ranks import `measure` and `Row` by this module's name, not as `__main__`.
-    from distlab.bench import collectives
+    from distlab.cli import main as command
 
-    raise SystemExit(tyro.cli(collectives.main, description=__doc__))
+    # By the command's way: the ranks import `measure` and `Row` by this module's name, not as `__main__`.
+    command(["bench", "collectives", *sys.argv[1:]])

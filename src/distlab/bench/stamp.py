@@ -80,7 +80,7 @@ def stamp(device: torch.device | None = None) -> Stamp:
         python=platform.python_version(),
         system=platform.platform(terse=True),
         date=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        command=_command(),
+        command=command(),
     )
 
 
@@ -105,8 +105,8 @@ def full_stamp(device: torch.device | None = None, network: str | None = None) -
     return replace(short, topology=cpu_topology(), network=network or "")
 
 
-def _command() -> str:
-    """The program and its arguments, without the machine's folders."""
+def command() -> str:
+    """This process's program and its arguments, without the machine's folders."""
     program = Path(sys.argv[0]).name
     if program.startswith("ipykernel"):
         return "notebook"

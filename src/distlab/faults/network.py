@@ -38,6 +38,9 @@ PORT = 29500
 """Where ranks meet. Each network has all ports to itself."""
 
 
+TBF_HANDLE = "1:"
+"""By which a delay finds the limit that it comes with."""
+
 IN_NETWORK = "DISTLAB_NETWORK"
 """Name of the network that a rank was started in."""
 
@@ -60,9 +63,36 @@ class Cables:
         A bucket of 256 KiB passes at once; beyond it packets queue for up to 20 ms and are then dropped, as in
         a switch, so that TCP finds its pace.
         """
-        shape = ["root", "tbf", "rate", f"{round(rate_Mbits * 1e6)}bit", "burst", "256kb", "latency", "20ms"]
+        shape = [
+            "root",
+            "handle",
+            TBF_HANDLE,
+            "tbf",
+            "rate",
+            f"{round(rate_Mbits * 1e6)}bit",
+            "burst",
+            "256kb",
+            "latency",
+            "20ms",
+        ]
         _in(self._rank(rank), "tc", "qdisc", "replace", "dev", "eth0", *shape)
         _in(self._switch, "tc", "qdisc", "replace", "dev", f"port{rank}", *shape)
+
+    def delay(self, rank: int, delay_ms: float) -> None:
+        """Hold back everything that a rank sends by `delay_ms`, after `slow` where that is wanted, too.
+
+        SettingError where the kernel cannot: netem is a module of its own.
+        """
+        limited = "tbf" in _in(self._rank(rank), "tc", "qdisc", "show", "dev", "eth0")
+        parent = ["parent", f"{TBF_HANDLE}1"] if limited else ["root"]
+        late = ["netem", "delay", f"{round(delay_ms * 1e3)}us", "limit", "100000"]
+        try:
+            _in(self._rank(rank), "tc", "qdisc", "replace", "dev", "eth0", *parent, *late)
+        except subprocess.CalledProcessError as error:
+            raise SettingError(
+                f"This kernel cannot delay packets ({error.stderr.strip().splitlines()[0]}): it lacks netem. "
+                "Load it with `modprobe sch_netem` where there is such a module, or leave the delay out."
+            ) from None
 
     def cut(self, rank: int) -> None:
         """Let every packet from and to a rank vanish. Its connections stay open: only a timeout tells."""
