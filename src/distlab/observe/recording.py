@@ -40,6 +40,9 @@ MOST_BYTES = 2**30
 """Unpacked: two days of eight GPUs at one reading a second. A bomb is larger."""
 MOST_LINE_BYTES = 4 * 2**20
 CHUNK_BYTES = 2**16
+"""Unpacked at once, at most."""
+PIECE_BYTES = 512
+"""Of packed bytes: a broken one costs the readings of its piece and what follows."""
 MOST_INTERVAL_S = 3600.0
 
 
@@ -197,7 +200,7 @@ def _lines(file: IO[bytes]) -> Iterator[bytes]:
     """The lines of a gzip file, unpacked piece by piece. Damage where it ends early or is too much."""
     unpack, rest, size = zlib.decompressobj(31), b"", 0
     while not unpack.eof:
-        packed = unpack.unconsumed_tail or file.read(CHUNK_BYTES)
+        packed = unpack.unconsumed_tail or file.read(PIECE_BYTES)
         if not packed:
             raise Damage("it is cut off" if size else "it is empty")
         try:
