@@ -121,6 +121,8 @@ class CommunicationConfig:
     """Gradients are averaged in buckets of this many MB of 10^6 bytes."""
     compression: Literal["none", "fp16", "powersgd"] = "none"
     powersgd_rank: int = 2
+    reduction: Literal["mean", "adasum"] = "mean"
+    """adasum (horovod): what ranks agree on is averaged, what they do not is added."""
 
 
 @dataclass(frozen=True)

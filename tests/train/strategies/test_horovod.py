@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+import yaml
 from torch import Tensor, nn
 
 from distlab.errors import SettingError
@@ -21,14 +22,17 @@ from distlab.train.config import (
     CheckpointConfig,
     CommunicationConfig,
     DataConfig,
+    MemoryConfig,
     ModelConfig,
     OptimizerConfig,
     TrainConfig,
+    from_dict,
 )
 from distlab.train.launch import launch
 from distlab.train.loop import Trainer, train
 from distlab.train.records import read_info
 from distlab.train.strategies import horovod
+from distlab.train.strategies.options import check_options
 from tests.train.strategies.equivalence import alone, assert_same, run_cases
 from tests.train.strategies.test_pairwise import pairs
 
@@ -89,6 +93,7 @@ def _on_ranks(folder: Path) -> dict[str, Any]:
         "second": _run(_second_half(WHOLE, folder)),
         "attempts": _connect_at_the_third_attempt(),
         "broadcast": _weights_after_broadcast(),
+        "adasum": _adasum_refused(),
     }
 
 
@@ -120,6 +125,37 @@ def test_a_refused_connection_is_tried_again_on_all_ranks(ranks: list[dict[str, 
 
 def test_the_weights_of_rank_0_are_broadcast(ranks: list[dict[str, Any]]) -> None:
     assert [rank["broadcast"] for rank in ranks] == [[0.0, 0.0], [0.0, 0.0]]
+
+
+ADASUM = replace(LOSSY, communication=CommunicationConfig(reduction="adasum"))
+
+
+def test_adasum_without_mpi_says_how_to_get_it(ranks: list[dict[str, Any]]) -> None:
+    for rank in ranks:
+        assert "one is built for gloo" in rank["adasum"]
+        assert "scripts/build_horovod mpi" in rank["adasum"]
+
+
+def _adasum_refused() -> str:
+    with pytest.raises(SettingError) as refused:
+        horovod.Horovod(ADASUM, torch.device("cpu"))
+    return str(refused.value)
+
+
+def test_what_does_not_go_with_adasum_is_refused() -> None:
+    hvd = horovod.import_horovod()
+    clipped = replace(ADASUM, optimizer=OptimizerConfig(clip_norm=1.0))
+    for config, world_size, message in (
+        (ADASUM, 6, "in pairs, and there are 6; start 2, 4, 8"),
+        (clipped, 2, r"optimizer.clip_norm is 1.0, which needs all of them; set it to None"),
+        (replace(ADASUM, memory=MemoryConfig("fp16")), 2, "memory.precision is 'fp16', which .* to 'bf16'"),
+    ):
+        with pytest.raises(SettingError, match=message):
+            horovod._check_adasum(config, world_size, hvd)
+    for strategy in ("ddp", "fsdp"):
+        with pytest.raises(SettingError, match=r"communication.reduction is 'adasum', .*: horovod"):
+            check_options(replace(ADASUM, strategy=strategy))
+    check_options(from_dict(yaml.safe_load("{strategy: horovod, communication: {reduction: adasum}}")))
 
 
 def _run(config: TrainConfig) -> tuple[list[float], dict[str, Tensor]]:

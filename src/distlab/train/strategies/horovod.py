@@ -12,6 +12,17 @@ Horovod has its own ranks, connections and collectives. `horovodrun` starts them
 train/launchers.py). On ranks that were started by something else, and have a process group of torch's, the
 strategy connects Horovod itself. The process group carries checkpoints and reports, Horovod the gradients.
 
+Adasum (`communication.reduction`) replaces the mean. Two gradients that point the same way are averaged, two
+at a right angle are added, and all between follows one formula (Maleki et al., 2020, Scaling Distributed
+Training with Adaptive Summation):
+
+    adasum(a, b) = (1 - a.b / 2|a|^2) a + (1 - a.b / 2|b|^2) b
+
+so that more ranks need no other learning rate. What travels are not gradients but what each rank's optimizer
+made of its own; it is another mathematics than one process's. Horovod has it over MPI alone:
+
+    mpirun -np 2 python -m distlab.train --strategy horovod --communication.reduction adasum
+
 Measured as communication is the time in `synchronize`: from the end of the backward pass until all sums are
 there.
 """
@@ -27,13 +38,14 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from distlab.bench.stamp import Stamp
 from distlab.errors import SettingError
 from distlab.train.config import TrainConfig
-from distlab.train.strategies.base import Strategy, Update
+from distlab.train.optimizer import set_learning_rate
+from distlab.train.strategies.base import Batch, Strategy, Update
 
 ATTEMPTS = 4
 """How often Horovod may try to connect its ranks: on a busy machine a connection can be refused."""
@@ -52,6 +64,11 @@ class Horovod(Strategy):
                 "strategy is 'horovod', which was built for CPUs, and the ranks compute on GPUs; build it with "
                 "`scripts/build_horovod nccl`, or choose another strategy, such as 'ddp'."
             )
+        self.adasum = config.communication.reduction == "adasum" and self.world_size > 1
+        if self.adasum:
+            _check_adasum(config, self.world_size, self.hvd)
+            # Not the ranks' parts of one mean: each rank's own mean, where all have as many tokens.
+            self.gradient_factor = self.world_size
         if not self.hvd.is_initialized():
             set_buffer(config)
             _connect(self.hvd)
@@ -75,16 +92,31 @@ class Horovod(Strategy):
             named_parameters=self.model.named_parameters(),
             compression=self.hvd.Compression.fp16 if half else self.hvd.Compression.none,
             backward_passes_per_step=self.config.data.micro_batches,
-            op=self.hvd.Sum,  # not an average: the loss is divided by the tokens of all ranks already
+            # Not an average: the loss is divided by the tokens of all ranks already.
+            op=self.hvd.Adasum if self.adasum else self.hvd.Sum,
         )
+        optimizer.zero_grad()  # with the gradients of 0 that Horovod makes, torch would not read its state
         return optimizer
+
+    def gradients(self, batch: Batch) -> Tensor:
+        if self.adasum:  # each weight takes its step as soon as its gradient exists; then its change travels
+            set_learning_rate(self.optimizer, batch.learning_rate)
+            # The one that steps is `exchange`; `optimizer` is the one that checkpoints are loaded into.
+            self.exchange.param_groups, self.exchange.state = (
+                self.optimizer.param_groups,
+                self.optimizer.state,
+            )
+        return super().gradients(batch)
 
     def update(self, learning_rate: float) -> Update:
         if self.device.type == "cuda":
             torch.cuda.current_stream().synchronize()  # the end of the backward pass
         started = time.perf_counter()
-        self.exchange.synchronize()
+        (self.exchange.step if self.adasum else self.exchange.synchronize)()
         self.wait_s = time.perf_counter() - started
+        if self.adasum:
+            self.optimizer.zero_grad()
+            return Update(norm=None)
         return super().update(learning_rate)
 
     def stamp(self) -> Stamp:
@@ -93,11 +125,54 @@ class Horovod(Strategy):
         way = "nccl" if self.device.type == "cuda" else on_cpu
         return replace(super().stamp(), backend=f"horovod {version('horovod')} {way}")
 
+    def state(self) -> dict[str, Any]:
+        state = super().state()
+        if self.adasum:  # each rank's optimizer has seen its own gradients alone
+            state["optimizer"] = {f"rank_{self.rank}": state["optimizer"]}
+        return state
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        if self.adasum:
+            state = state | {"optimizer": state["optimizer"][f"rank_{self.rank}"]}
+        super().load_state(state)
+
     def communication_s(self) -> float:
         return self.wait_s
 
     def close(self) -> None:
         self.hvd.shutdown()  # else the rank that ends first breaks the others' connections
+
+
+def _check_adasum(config: TrainConfig, world_size: int, hvd: Any) -> None:
+    """SettingError for what does not go with Adasum."""
+    asked = "communication.reduction is 'adasum',"
+    if world_size & (world_size - 1):
+        raise SettingError(
+            f"{asked} which puts ranks together in pairs, and there are {world_size}; start 2, 4, 8 or another power "
+            "of 2, or set it to 'mean'."
+        )
+    clip_norm, precision = config.optimizer.clip_norm, config.memory.precision
+    if clip_norm is not None or precision == "fp16":
+        name, value, other = (
+            ("memory.precision", precision, "bf16")
+            if clip_norm is None
+            else ("optimizer.clip_norm", clip_norm, None)
+        )
+        raise SettingError(
+            f"{asked} where a weight takes its step before the other gradients exist, and {name} is {value!r}, which "
+            f"needs all of them; set it to {other!r}, or reduction to 'mean'."
+        )
+    if not hvd.mpi_built():
+        raise SettingError(
+            f"{asked} which Horovod has over MPI alone, and this one is built for gloo; install Debian's "
+            "libopenmpi-dev and openmpi-bin and then the other build, with `pip install --no-deps "
+            "--force-reinstall \"$(scripts/build_horovod mpi)\"` (about 5 minutes), or set it to 'mean'."
+        )
+    if not (hvd.is_initialized() and hvd.mpi_enabled()):
+        raise SettingError(
+            f"{asked} which Horovod has over MPI alone, and these ranks were started without it; start them with "
+            f"`mpirun -np {world_size} python -m distlab.train ...`, or set it to 'mean'."
+        )
 
 
 def import_horovod() -> Any:

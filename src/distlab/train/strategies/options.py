@@ -37,7 +37,12 @@ TAKES: dict[str, dict[str, tuple[Any, ...] | None]] = {
         "memory.zero_stage": ANY,
         "communication.bucket_mb": ANY,
     },
-    "horovod": {**_COMMON, "communication.bucket_mb": ANY, "communication.compression": ("fp16",)},
+    "horovod": {
+        **_COMMON,
+        "communication.bucket_mb": ANY,
+        "communication.compression": ("fp16",),
+        "communication.reduction": ANY,
+    },
     # No rank has the gradient of a whole step, whose norm clipping and loss scaling look at.
     "parameter_server": {**_COMMON, "memory.precision": ("bf16",), "optimizer.clip_norm": ()},
     "tensorflow": {"data.micro_batches": ANY},
