@@ -23,8 +23,8 @@ written, `r` the seconds that the rank has spent on the run, and `s` the step's:
 A line is written between the end of its step and the end of the next, so that up to one step of a rank's time is in
 none of these. paid >= useful + idle + straggler + failure, and all but useful only grow.
 
-What a log does not hold is not charged: the start of the processes before the first step, and what came after the last
-line.
+What a log does not hold is not charged: the start of the processes before the first step, what came after the last
+line, and, to who reads it afterwards, an attempt all of whose steps were undone where the GPUs had been released.
 """
 
 from __future__ import annotations
@@ -61,6 +61,8 @@ class _Steps:
     useful_s: array[float] = field(default_factory=lambda: array("d"))
     step_s: array[float] = field(default_factory=lambda: array("d"))
     tokens: array[float] = field(default_factory=lambda: array("d"))
+    paid_s: array[float] = field(default_factory=lambda: array("d"))
+    """Until the step was complete, undone ones included."""
 
 
 class Account:
@@ -72,10 +74,8 @@ class Account:
         """In steps that count, waiting and data included."""
         self.tokens = 0.0
         """In steps that count."""
-        self.epochs = 0
-        """Passes over the data that are complete."""
-        self.epochs_paid_s = 0.0
-        """What was paid when the last of them was."""
+        self._epochs: list[tuple[int, int, float]] = []
+        """Each pass over the data that was begun after another: its number, first step, and what was paid before."""
         self.steps = _Steps()
         self.ranks: dict[int, _Rank] = {}
         self._pending: dict[int, dict[int, tuple[LogLine, float]]] = {}
@@ -92,6 +92,16 @@ class Account:
     def goodput(self) -> float | None:
         """Share of the time paid for that went into steps that count; None before the first."""
         return self.step_s / self.paid_s if self.paid_s else None
+
+    @property
+    def epochs(self) -> int:
+        """Passes over the data that are complete."""
+        return self._epochs[-1][0] if self._epochs else 0
+
+    @property
+    def epochs_paid_s(self) -> float:
+        """What was paid when the last of them was complete."""
+        return self._epochs[-1][2] if self._epochs else 0.0
 
     @property
     def unlogged_since(self) -> dict[int, float]:
@@ -162,7 +172,9 @@ class Account:
             pending = self._pending.pop(number).values()
             lines = [line for line, _ in pending]
             if lines[0].epoch > self.epochs:
-                self.epochs, self.epochs_paid_s = lines[0].epoch, self._booked_paid_s
+                self._epochs.append(
+                    (lines[0].epoch, number, self.steps.paid_s[-1] if self.steps.paid_s else 0.0)
+                )
             self._booked_paid_s += sum(paid_s for _, paid_s in pending)
             busy_s = [max(0.0, line.data_s) + max(0.0, line.compute_s) for line in lines]
             longest_s = max(busy_s)
@@ -180,6 +192,7 @@ class Account:
         self.steps.useful_s.append(useful_s)
         self.steps.step_s.append(step_s)
         self.steps.tokens.append(tokens)
+        self.steps.paid_s.append(self._booked_paid_s)
         self.useful_s += useful_s
         self.step_s += step_s
         self.tokens += tokens
@@ -187,6 +200,8 @@ class Account:
     def _undo(self, step: int) -> None:
         """The run goes on from before this step."""
         self._drop(step)
+        while self._epochs and self._epochs[-1][1] >= step:
+            self._epochs.pop()
         while self.steps.step and self.steps.step[-1] >= step:
             self.steps.step.pop()
             useful_s = self.steps.useful_s.pop()
@@ -194,6 +209,7 @@ class Account:
             self.failure_s += useful_s
             self.step_s -= self.steps.step_s.pop()
             self.tokens -= self.steps.tokens.pop()
+            self.steps.paid_s.pop()
 
     def _drop(self, step: int) -> None:
         for number in [number for number in self._pending if number >= step]:
