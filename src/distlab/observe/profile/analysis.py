@@ -196,7 +196,7 @@ class Straggler:
     """Steps in which it took longest, by more than noise."""
     steps_compared: int
     last_arrivals: int
-    """Collectives that it entered last."""
+    """Collectives that it entered last, by a notable part of a step."""
     collectives_compared: int
     cause: Literal["compute", "data", "idle", "none"]
     """Which part of its own time makes up most of the excess."""

@@ -229,7 +229,7 @@ def _shortcomings(
                 f"Rank {rank} recorded {report.steps_profiled} of {description.options.steps} steps: the run had "
                 f"{report.steps_seen}, and {description.options.needed} are needed."
             )
-    silent = [t.rank for t in traces if t.world_size > 1 and not any(is_collective(t, s) for s in t.spans)]
+    silent = [t.rank for t in traces if t.world_size > 1 and not any(is_collective(s) for s in t.spans)]
     if silent:
         said.append(
             f"No communication shows in the trace of rank {', '.join(map(str, silent[:8]))} (torch's profiler does not "

@@ -33,9 +33,7 @@ def activity(trace: Trace) -> Activity:
     """Divide a rank's whole trace."""
     if trace.on_gpu:
         compute = union((s.start, s.end) for s in trace.spans if s.kind in ("kernel", "copy"))
-        communication = union(
-            (s.start, s.end) for s in trace.spans if s.kind == "transfer" and "/" in s.thread
-        )
+        communication = union((s.start, s.end) for s in trace.spans if s.kind == "transfer")
         exposed = subtract(communication, compute)
         data = subtract(subtract(_data(trace), compute), communication)
         return Activity(compute, exposed, data, communication)

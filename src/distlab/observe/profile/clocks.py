@@ -123,6 +123,6 @@ def _by_step(trace: Trace) -> dict[int, list[Span]]:
             current = next(steps, None)
         if current is None:
             break
-        if span.start >= current[1] and is_collective(trace, span):
+        if span.start >= current[1] and is_collective(span):
             found[current[0]].append(span)
     return found

@@ -6,6 +6,7 @@ profiled step of any rank, and clocks of different hosts are brought into line (
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
 from collections.abc import Iterator, Mapping
@@ -49,8 +50,10 @@ def _write(out: gzip.GzipFile, files: Mapping[int, Path], timeline: Timeline, no
             continue
         host = str(values.get("host_name", "unknown"))[:MOST_NAME]
         for event in _events(values, rank, host, timeline.origin_of(rank)):
-            out.write((b"" if first else b",\n") + json.dumps(event, allow_nan=False).encode())
-            first = False
+            with contextlib.suppress(ValueError, RecursionError):  # a number that JSON has no word for
+                text = json.dumps(event, allow_nan=False).encode()
+                out.write(text if first else b",\n" + text)
+                first = False
     out.write(b"]}")
 
 
@@ -83,7 +86,7 @@ def _moved(
         ):
             return _plain(event, rank, thread)
         return None
-    if phase not in KEPT or type(thread) is not int or type(ts) not in (int, float):
+    if str(phase) not in KEPT or type(thread) is not int or type(ts) not in (int, float):
         return None
     if not 0 <= ts < LATEST_NS / 1e3:  # type: ignore[operator]  # NaN is in no range
         return None

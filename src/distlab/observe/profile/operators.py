@@ -70,7 +70,7 @@ def collectives(trace: Trace) -> tuple[Collective, ...]:
     """Each kind of transfer in the profiled steps; the longest in all first."""
     kinds: dict[str, list[Span]] = defaultdict(list)
     for span in _profiled(trace):
-        if is_collective(trace, span):
+        if is_collective(span):
             kinds[span.name.split("(")[0]].append(span)
     found = [
         Collective(
@@ -85,14 +85,12 @@ def collectives(trace: Trace) -> tuple[Collective, ...]:
     return tuple(sorted(found, key=lambda collective: -collective.total_s))
 
 
-def is_collective(trace: Trace, span: Span) -> bool:
-    """Is it one whole transfer: a kernel on a GPU, gloo's annotation on a CPU?
+def is_collective(span: Span) -> bool:
+    """Is it one whole transfer: a kernel on a GPU, or gloo's annotation?
 
     (gloo's own threads also run operators, which are parts of one.)
     """
-    if span.kind != "transfer":
-        return False
-    return "/" in span.thread if trace.on_gpu else ":" in span.name and "::" not in span.name
+    return span.kind == "transfer" and ("/" in span.thread or ("::" not in span.name and ":" in span.name))
 
 
 def _profiled(trace: Trace) -> Iterator[Span]:

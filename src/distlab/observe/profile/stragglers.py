@@ -22,6 +22,7 @@ from statistics import median
 from typing import Literal
 
 from distlab.observe.profile.analysis import RankProfile, StepTimes, Straggler
+from distlab.observe.profile.breakdown import NS
 from distlab.observe.profile.clocks import Timeline, matched
 from distlab.observe.profile.traces import Trace
 
@@ -83,7 +84,7 @@ def _verdict(
         cause=cause,
         sentence="",
     )
-    return _with_sentence(straggler, outliers, len(steps))
+    return _with_sentence(straggler, excess > threshold, outliers)
 
 
 def chance(behind: int, steps: int, ranks: int) -> float:
@@ -114,16 +115,14 @@ _DOES = {
 }
 
 
-def _with_sentence(found: Straggler, outliers: int, ranks: int) -> Straggler:
+def _with_sentence(found: Straggler, behind: bool, outliers: int) -> Straggler:
     of = f"{found.steps_behind} of {found.steps_compared} steps"
     if found.verdict == "persistent":
         text = (
             f"Rank {found.rank} holds the others back in {of}, by {found.excess_s * 1e3:.1f} ms a step: "
             f"{_DOES[found.cause]}."
         )
-    elif (
-        found.verdict == "noise" and found.excess_s > 0 and found.steps_behind * ranks > found.steps_compared
-    ):
+    elif found.verdict == "noise" and behind:
         text = (
             f"Rank {found.rank} is behind in {of}, by {found.excess_s * 1e3:.1f} ms in the median: that may be "
             "chance; profile more steps."
@@ -138,7 +137,7 @@ def _with_sentence(found: Straggler, outliers: int, ranks: int) -> Straggler:
 def last_arrivals(traces: Sequence[Trace], timeline: Timeline) -> dict[int, tuple[int, int]]:
     """For each rank, how many of the collectives that all ranks share it entered last, and how many those are.
 
-    Where two ranks enter within the uncertainty of their clocks, nobody is last.
+    Only who comes NOTABLE of a step, and more than the uncertainty of the clocks, behind the last but one counts.
     """
     if len(traces) < 2:
         return {}
@@ -149,10 +148,11 @@ def last_arrivals(traces: Sequence[Trace], timeline: Timeline) -> dict[int, tupl
             row = table.setdefault(id(one), {first.rank: one.start - timeline.offset_of(first.rank)})
             row[other.rank] = its.start - timeline.offset_of(other.rank)
     rows = [row for row in table.values() if len(row) == len(traces)]
-    doubt_ns = max(((clock.uncertainty_s or 0) * 1e9 for clock in timeline.clocks), default=0)
+    step_ns = median(end - start for trace in traces for _, start, end in trace.steps) if rows else 0
+    doubt_ns = max([clock.uncertainty_s or 0 for clock in timeline.clocks]) / NS
     last = {trace.rank: 0 for trace in traces}
     for row in rows:
         order = sorted(row, key=lambda rank: row[rank])
-        if row[order[-1]] - row[order[-2]] > doubt_ns:
+        if row[order[-1]] - row[order[-2]] > max(doubt_ns, NOTABLE * step_ns):
             last[order[-1]] += 1
     return {rank: (count, len(rows)) for rank, count in last.items()}

@@ -32,7 +32,7 @@ def sentences(analysis: Analysis, folder: Path) -> list[str]:
     behind = [straggler for straggler in analysis.stragglers if straggler.verdict != "even"]
     for straggler in sorted(behind, key=lambda straggler: -straggler.excess_s):
         late = (
-            f" It entered {straggler.last_arrivals} of {straggler.collectives_compared} collectives last."
+            f" It came last, and late, to {straggler.last_arrivals} of {straggler.collectives_compared} collectives."
             if straggler.verdict == "persistent" and straggler.collectives_compared
             else ""
         )
@@ -46,8 +46,8 @@ def sentences(analysis: Analysis, folder: Path) -> list[str]:
         assert rank.unprofiled_step_s is not None
         said.append(
             f"The profiler itself: {rank.profiled_step_s * 1e3:.1f} ms a step (median) with it and "
-            f"{rank.unprofiled_step_s * 1e3:.1f} without, {share:+.0%}, on rank {rank.rank} "
-            f"({len(rank.steps)} and {rank.unprofiled_steps} steps)."
+            f"{rank.unprofiled_step_s * 1e3:.1f} without, on rank {rank.rank} ({len(rank.steps)} and "
+            f"{rank.unprofiled_steps} steps): {f'{share:+.0%}' if share > 0 else 'less than the noise between steps'}."
         )
     else:
         said.append("The profiler's own cost is not known: no step was seen without it.")

@@ -153,7 +153,7 @@ def digest(values: dict[str, Any], rank: int, name: str = "trace") -> Trace:
     spans, memory, steps = [], [], []
     pid = 0
     main = ""
-    threads = {event.get("tid") for event in _events(values) if _is_transfer(event)}
+    threads = {_text(event.get("tid")) for event in _events(values) if _is_transfer(event)}
     for event in _events(values):
         if event.get("cat") == "cpu_instant_event":
             if (change := _memory_event(event, base)) is not None:
@@ -190,7 +190,7 @@ def _is_transfer(event: dict[str, Any]) -> bool:
     return event.get("cat") == "user_annotation" and bool(_TRANSFER.match(str(event.get("name", ""))))
 
 
-def _span(event: dict[str, Any], base: int, transfer_threads: set[Any]) -> Span | None:
+def _span(event: dict[str, Any], base: int, transfer_threads: set[str]) -> Span | None:
     if event.get("ph") != "X":
         return None
     start, end = _nanoseconds(event, base)
@@ -198,7 +198,7 @@ def _span(event: dict[str, Any], base: int, transfer_threads: set[Any]) -> Span 
         return None
     name, category, args = _text(event.get("name", "")), event.get("cat"), event.get("args")
     args = args if isinstance(args, dict) else {}
-    kind = _kind(name, category, event.get("tid") in transfer_threads)
+    kind = _kind(name, category, _text(event.get("tid")) in transfer_threads)
     if kind is None:
         return None
     on_gpu = category in ("kernel", "gpu_memcpy", "gpu_memset")
