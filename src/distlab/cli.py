@@ -25,6 +25,8 @@ COMMANDS = {
     "drill horovod": ("distlab.faults.drills.horovod:horovod", "The same under Horovod Elastic"),
     "runs show": ("distlab.train.runs:show", "Compare training runs by their logs"),
     "bench collectives": ("distlab.bench.collectives_command:main", "Time the collectives between processes"),
+    "bench gpu": ("distlab.bench.gpu:main", "What a GPU reaches, or a CPU: products, copies, latency"),
+    "bench roofline": ("distlab.bench.roofline:main", "Draw the roofline of such results"),
     "profile run": ("distlab.observe.profile.run:main", "Profile a command's training on every rank"),
     "profile analyze": ("distlab.observe.profile.analyze:main", "Analyse a profile's traces again"),
     "profile flight": (
@@ -38,6 +40,12 @@ COMMANDS = {
     "observe sample": ("distlab.observe.sample_command:sample", "What each GPU does now, or watched"),
     "observe record": ("distlab.observe.record_command:record", "Record telemetry, to replay it"),
     "observe export": ("distlab.observe.export_command:export", "Serve GPUs, runs and cost to Prometheus"),
+    "observe up": ("distlab.observe.up:up", "Run exporter, Prometheus and Alertmanager on this machine"),
+    "observe validate": ("distlab.observe.validate:validate", "Check metrics, scrapes, rules and alerting"),
+    "observe rules": (
+        "distlab.observe.rules:rules",
+        "Write Prometheus' rules and configuration for a cluster",
+    ),
     "observe cost": ("distlab.observe.cost:show", "What training runs cost, and what of it was wasted"),
     "observe dashboards": (
         "distlab.observe.dashboards:dashboards",

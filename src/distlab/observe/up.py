@@ -1,0 +1,148 @@
+"""`distlab observe up`: the exporter, Prometheus and Alertmanager on this machine until Ctrl-C.
+
+    distlab observe up                                              # the driver's GPUs, or simulated ones
+    distlab observe up --follow runs/fsdp_2gpu --budget fsdp_2gpu=5
+    distlab observe up --scenario xid-79 --speed 10 --time-scale 0.0167    # an incident in half a minute
+
+All of them end with this process, however it ends. `distlab observe validate` looks whether all is right.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json as jsonlib
+import signal
+import socket
+from pathlib import Path
+
+from rich.console import Console
+
+from distlab.machine import LOOPBACK
+from distlab.observe.open import SourceKind
+from distlab.observe.rules import BOOK_URL, Receivers
+from distlab.observe.stack import FOLDER, Addresses, Stack
+
+USUAL_PORTS = {"exporter": 9400, "prometheus": 9090, "alertmanager": 9093}
+
+
+def up(
+    folder: Path = FOLDER,
+    port: int | None = None,
+    prometheus_port: int | None = None,
+    alertmanager_port: int | None = None,
+    source: SourceKind = "auto",
+    runs: Path | None = None,
+    follow: Path | None = None,
+    prices: Path | None = None,
+    provider: str | None = None,
+    budget: tuple[str, ...] = (),
+    scenario: str = "training",
+    gpus: int | None = None,
+    seed: int = 0,
+    recording: str | None = None,
+    loop: bool = False,
+    speed: float = 1.0,
+    page_url: str | None = None,
+    ticket_url: str | None = None,
+    log_url: str | None = None,
+    book_url: str = BOOK_URL,
+    interval: float = 5.0,
+    time_scale: float = 1.0,
+    json: bool = False,
+) -> int:
+    """Run the exporter, Prometheus with the rules, and Alertmanager on the loopback until Ctrl-C.
+
+    Args:
+        folder: keeps the time series and the logs; made where it is not there.
+        port: of the exporter; without one 9400, or a free one where that is taken.
+        prometheus_port: without one 9090, or a free one.
+        alertmanager_port: without one 9093, or a free one.
+        source: where GPUs are read; this and the next ten as in distlab observe export.
+        runs: folder whose runs are followed.
+        follow: folder of a run whose load simulated GPUs show.
+        prices: a table of prices in place of distlab's.
+        provider: whose prices are taken.
+        budget: what each run may cost: 50, or NAME=50 for one of them.
+        scenario: what simulated GPUs do.
+        gpus: how many to simulate.
+        seed: of the simulated chances.
+        recording: what to replay.
+        loop: start a recording again at its end.
+        speed: of simulated and recorded time.
+        page_url: webhook for critical alerts; without one they are seen in Prometheus alone.
+        ticket_url: webhook for warnings.
+        log_url: webhook for the rest.
+        book_url: where the course's book is served, for the links to its runbooks.
+        interval: seconds between two scrapes, and between two evaluations of the rules.
+        time_scale: what every window and wait of the rules is multiplied by: at 0.0167 a minute is a second.
+        json: print the addresses as JSON once all answer.
+    """
+    options = {
+        "source": source,
+        "runs": runs,
+        "follow": follow,
+        "prices": prices,
+        "provider": provider,
+        "scenario": scenario,
+        "gpus": gpus,
+        "seed": seed,
+        "recording": recording,
+        "speed": speed,
+    }
+    given = [
+        word for name, value in options.items() if value is not None for word in (f"--{name}", str(value))
+    ]
+    if budget:
+        given += ["--budget", *budget]
+    if loop:
+        given.append("--loop")
+    stack = Stack(
+        folder,
+        given,
+        exporter_port=_port("exporter", port),
+        prometheus_port=_port("prometheus", prometheus_port),
+        alertmanager_port=_port("alertmanager", alertmanager_port),
+        receivers=Receivers(page=page_url, ticket=ticket_url, log=log_url),
+        book_url=book_url,
+        interval_s=interval,
+        time_scale=time_scale,
+    )
+    for signum in (signal.SIGTERM, signal.SIGHUP):  # as Ctrl-C: what runs by now is ended in order
+        signal.signal(signum, signal.default_int_handler)
+    console = Console(stderr=True)
+    status = console.status("Starting the exporter, Alertmanager and Prometheus")
+    status.start()
+    try:
+        with stack:
+            status.stop()
+            _say(stack.addresses, folder, json)
+            stack.wait()
+    finally:
+        status.stop()
+    return 0
+
+
+def _port(name: str, wanted: int | None) -> int | None:
+    """The port that was asked for; else the usual one, or None where that is taken."""
+    if wanted is not None:
+        return wanted
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((LOOPBACK, USUAL_PORTS[name]))
+        except OSError:
+            return None
+    return USUAL_PORTS[name]
+
+
+def _say(addresses: Addresses, folder: Path, json: bool) -> None:
+    if json:
+        print(jsonlib.dumps(dataclasses.asdict(addresses)), flush=True)
+        return
+    print(f"Prometheus     {addresses.prometheus}  (alerts: {addresses.prometheus}/alerts)")
+    print(f"Exporter       {addresses.exporter}/metrics")
+    print(f"Alertmanager   {addresses.alertmanager}")
+    print(
+        f"Logs and time series are in {folder}. `distlab observe validate` checks all; Ctrl-C ends all.",
+        flush=True,
+    )
