@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -241,6 +242,27 @@ def test_nbgraders_command_of_a_learner_speaks_to_the_exchange(site: Site, tmp_p
     )
     assert done.returncode == 1
     assert "DISTLAB_EXCHANGE_URL" in done.stderr
+
+
+@pytest.mark.parametrize("kind", ["learner", "instructor"])
+def test_the_page_of_telemetry_is_all_that_is_reached_through_the_server(
+    kind: str, request: pytest.FixtureRequest
+) -> None:
+    server: Server = request.getfixturevalue(kind)
+    (entry,) = json.loads(server.get("/server-proxy/servers-info"))["server_processes"]
+    assert entry["launcher_entry"]["title"] == "Telemetry"
+    assert server.get("/server-proxy/icon/telemetry").startswith("<svg")
+    status, headers, page = server.ask("GET", "/telemetry/")
+    assert status == 200, page
+    assert "<h1>Telemetry</h1>" in page
+    assert "frame-ancestors 'self'" in headers["Content-Security-Policy"]
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        for host in ("", "127.0.0.1:", "localhost:", "absolute/", "absolute/localhost:"):
+            assert server.status(f"/proxy/{host}{port}/metrics") == 404, host
+        other.settimeout(0)
+        with pytest.raises(BlockingIOError):
+            other.accept()
 
 
 def test_a_broken_configuration_is_an_error(site: Site, tmp_path: Path) -> None:

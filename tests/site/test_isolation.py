@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +130,29 @@ def test_a_learner_reaches_nothing_of_the_site_nor_of_another(
     kinds = ("pid", "net", "mnt", "ipc")
     for pid in (os.getpid(), *bobs):
         assert not set(seen["namespaces"]) & {os.readlink(f"/proc/{pid}/ns/{kind}") for kind in kinds}
+
+
+def test_the_server_shows_telemetry_and_leads_to_no_port_of_its_sandbox(
+    learners: tuple[Learner, Learner],
+) -> None:
+    alice, bob = learners
+    with localhost_names():
+        told = alice.http.get(f"{alice.server}/telemetry/api/boards").json()
+        assert [board["id"] for board in told["boards"]] == ["fleet", "training", "cost", "gpu"]
+        board = alice.http.get(f"{alice.server}/telemetry/api/board/fleet").json()
+        assert "distlab observe up" in board["problem"]
+        for way in (
+            "proxy/8081",
+            "proxy/localhost:8082",
+            "proxy/absolute/127.0.0.1:8081",
+            "proxy/10.0.0.1:80",
+        ):
+            assert alice.http.get(f"{alice.server}/{way}/hub/api/").status_code == 404, way
+        # Another learner's page is another learner's.
+        reply = bob.http.get(f"{alice.server}/telemetry/api/boards", allow_redirects=False)
+        assert reply.status_code in (302, 403)
+        seen = alice.execute(alice.kernel(), "import shutil; print(shutil.which('prometheus'))")
+        assert seen.strip() == str(shutil.which("prometheus"))
 
 
 def tried_by(learner: Learner, plan: dict[str, Any]) -> dict[str, Any]:

@@ -27,6 +27,8 @@ EXTENSIONS = {
     "nbgrader.server_extensions.formgrader": False,
     "nbgrader.server_extensions.course_list": False,
     "distlab.course.open_lab": True,
+    "distlab.course.telemetry": True,
+    "jupyter_server_proxy": False,  # it would lead to every port of the sandbox: see distlab.course.telemetry
 }
 
 VALIDATE_CELL_S = 120
