@@ -7,6 +7,8 @@ import pytest
 
 from distlab.figures import Figure, Series, diagrams, plot, timelines
 from distlab.figures.runs import run_log
+from distlab.figures.telemetry import side_by_side, telemetry
+from distlab.observe.simulated import simulate
 from distlab.predict.scaling import pipeline_efficiency
 from distlab.train.records import LogLine
 
@@ -31,6 +33,8 @@ def drawn() -> list[Figure]:
         timelines.pipeline(4, 8),
         timelines.hang(4, 2, ["7", "8", "9"]),
         run_log([log_line(step) for step in range(400)]),
+        telemetry(simulate("overheating", seconds=200, gpus=2), ["temperature_C", "sm_clock_MHz"], [0, 1]),
+        side_by_side({name: simulate(name, seconds=5, gpus=1) for name in ("training", "data-starved")}),
         plot(
             [Series("model", [1, 10], [1, 2]), Series("measured", [1, 10], [1.1, 1.9], "points")],
             x="payload (MiB)",
