@@ -34,6 +34,8 @@ _OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}), _SameAddr
 
 def fetch(url: str) -> bytes:
     """What lies at an http address. NoAnswerError says why there is nothing."""
+    if not url.startswith(("http://", "https://")):  # an address may come from somebody's answer
+        raise NoAnswerError(f"{printable(url)[:200]} does not answer: it is no http address")
     try:
         with _OPENER.open(url, timeout=TIMEOUT_S) as reply:
             body: bytes = reply.read(MOST_BYTES + 1)
