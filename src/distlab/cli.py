@@ -29,6 +29,8 @@ COMMANDS = {
     "bench roofline": ("distlab.bench.roofline:main", "Draw the roofline of such results"),
     "profile run": ("distlab.observe.profile.run:main", "Profile a command's training on every rank"),
     "profile analyze": ("distlab.observe.profile.analyze:main", "Analyse a profile's traces again"),
+    "profile report": ("distlab.observe.profile.dossier:report", "One page: what to change first, and why"),
+    "profile compare": ("distlab.observe.profile.compare:compare", "Two profiles side by side"),
     "profile flight": (
         "distlab.observe.profile.flight_report:flight",
         "Which rank never came to which collective",

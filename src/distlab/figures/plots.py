@@ -14,7 +14,7 @@ from distlab.figures.figure import BLUE, FONT, GREEN, PURPLE, RED, Figure, open_
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Canvas
 
-_INK = "#010203"
+INK = "#010203"
 """Stands for the page's text colour while matplotlib draws; no other mark may have it."""
 
 _COLOURS = (BLUE, RED, GREEN, PURPLE)
@@ -57,7 +57,7 @@ def plot(
             marker = "" if s.style == "line" else _MARKERS[i % 4]
             axes.plot(s.x, s.y, ls=line, marker=marker, ms=4.5, lw=1.8, color=_COLOURS[i % 4], label=s.label)
         if level:
-            axes.axhline(level[0], color=_INK, lw=1, ls=":")
+            axes.axhline(level[0], color=INK, lw=1, ls=":")
             axes.annotate(
                 level[1],
                 (0.01 if level_side == "left" else 0.99, level[0]),
@@ -90,13 +90,13 @@ def drawing(alt: str, height: float = 3.2) -> Iterator[Canvas]:
         "svg.fonttype": "none",
         "svg.hashsalt": alt,
         "font.size": 10,
-        "text.color": _INK,
-        "axes.edgecolor": _INK,
-        "axes.labelcolor": _INK,
-        "xtick.color": _INK,
-        "ytick.color": _INK,
-        "legend.edgecolor": _INK,
-        "grid.color": _INK,
+        "text.color": INK,
+        "axes.edgecolor": INK,
+        "axes.labelcolor": INK,
+        "xtick.color": INK,
+        "ytick.color": INK,
+        "legend.edgecolor": INK,
+        "grid.color": INK,
         "grid.alpha": 0.15,
     }
     with matplotlib.rc_context(settings):
@@ -123,7 +123,7 @@ def _inline(svg: str, alt: str) -> str:
     inner = re.sub(r"<style.*?</style>|<metadata>.*?</metadata>|<!--.*?-->", "", body[1], flags=re.S)
     inner = re.sub(r'<g id="[^"]*"', "<g", inner)
     inner = re.sub(r' style="([^"]*)"', lambda m: _attributes(m[1]), inner)
-    inner = inner.replace(_INK, "currentColor").replace("xlink:href", "href")
+    inner = inner.replace(INK, "currentColor").replace("xlink:href", "href")
     points_to_pixels = 4 / 3
     width, height = (float(v) * points_to_pixels for v in match.groups())
     scaled = f'<g transform="scale({points_to_pixels:.5f})" stroke-linejoin="round">{inner}</g>'

@@ -1,0 +1,301 @@
+"""What one device reaches: products, copies, latency, small operations, and kernels below its roofline.
+
+    distlab bench gpu                                        # a table; a CPU where the machine has no GPU, and says so
+    distlab bench gpu --out gpu.json --roofline roofline.svg
+    distlab bench gpu --parts product --dtypes bf16 --data zeros    # why random data matter
+
+How calls are timed: clock.py. Figures are of the median time, `best` of the shortest: the best of the products is the
+ceiling that can be reached, which no datasheet tells. The tier is read off the device that ran.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from distlab.bench.clock import LEAST, MOST, Clock
+from distlab.bench.copies import CPU_PAYLOADS, GPU_PAYLOADS, check_payloads, measure_copies, names
+from distlab.bench.device import DeviceName, choose_device, reason
+from distlab.bench.kernels import Sizes, measure_kernels
+from distlab.bench.latency import measure_latency, measure_small_operations
+from distlab.bench.measured import IDENTITY, PARTS, Item, Part, Row, Skipped
+from distlab.bench.products import (
+    CPU_SIZES,
+    DTYPES,
+    GPU_SIZES,
+    Data,
+    Dtype,
+    Shape,
+    measure_products,
+    parse_shape,
+)
+from distlab.bench.results import Results, as_json, check_writable, write_results
+from distlab.bench.stamp import Stamp, full_stamp
+from distlab.errors import SettingError, WorkError
+from distlab.machine import cores
+
+if TYPE_CHECKING:
+    import torch
+
+HEAT_S = {"cuda": 3.0, "cpu": 0.5}
+BUDGET_MOST_S = 600.0
+BUSY = 0.5
+"""Processes that wait for each core."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be measured. SettingError for what cannot be."""
+
+    device: torch.device
+    parts: Sequence[Part] = PARTS
+    dtypes: Sequence[Dtype] = DTYPES
+    shapes: Sequence[Shape] = ()
+    """Of products; by default GPU_SIZES or CPU_SIZES."""
+    payload_bytes: Sequence[int] = ()
+    """Of copies; by default GPU_PAYLOADS or CPU_PAYLOADS."""
+    data: Data = "random"
+    budget_s: float = 0.25
+    heat_s: float | None = None
+    """By default HEAT_S."""
+    kernels: Sizes | None = None
+    """Sizes of the roofline's kernels; by default the device's."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.budget_s <= BUDGET_MOST_S:
+            raise SettingError(
+                f"budget_s is {self.budget_s}; it must be more than 0 and at most {BUDGET_MOST_S:g} seconds."
+            )
+        if self.heat_s is not None and not 0 <= self.heat_s <= BUDGET_MOST_S:
+            raise SettingError(f"heat_s is {self.heat_s}; it must be 0 to {BUDGET_MOST_S:g} seconds.")
+        check_payloads(self.payload_bytes)
+
+    @property
+    def on_gpu(self) -> bool:
+        return self.device.type == "cuda"
+
+    @property
+    def product_shapes(self) -> Sequence[Shape]:
+        return self.shapes or [parse_shape(size) for size in (GPU_SIZES if self.on_gpu else CPU_SIZES)]
+
+    @property
+    def payloads(self) -> Sequence[int]:
+        return self.payload_bytes or (GPU_PAYLOADS if self.on_gpu else CPU_PAYLOADS)
+
+    @property
+    def most_items(self) -> int:
+        """No more than so many are measured; fewer where the device does not know a type."""
+        counts: dict[Part, int] = {
+            "product": len(self.dtypes) * len(self.product_shapes),
+            "copy": len(names(self.device)) * len(self.payloads),
+            "latency": 6 if self.on_gpu else 2,
+            "small operations": 4 if self.on_gpu else 2,
+            "kernel": 6,
+        }
+        return sum(counts[part] for part in self.parts)
+
+
+@dataclass
+class Report:
+    """What was measured, so far."""
+
+    stamp: Stamp
+    plan: Plan
+    rows: list[Row] = field(default_factory=list)
+    skipped: list[Skipped] = field(default_factory=list)
+    cut_short: str = ""
+    """Why not all of it was measured."""
+    busy: str = ""
+    """Who else used the processor."""
+
+    def add(self, item: Item) -> None:
+        self.skipped.append(item) if isinstance(item, Skipped) else self.rows.append(item)
+
+    @property
+    def notes(self) -> list[str]:
+        """What a reader must know."""
+        plan = self.plan
+        heat_s = HEAT_S[plan.device.type] if plan.heat_s is None else plan.heat_s
+        what = "GPU" if plan.on_gpu else "CPU (no GPU was measured)"
+        notes = [
+            f"The {what} was kept busy for {heat_s:g} s first; each figure is of {LEAST} to {MOST} calls within "
+            f"{plan.budget_s:g} s, with caches wiped in between, timed by "
+            f"{'CUDA events' if plan.on_gpu else 'the clock of the host'}.",
+            "Copies inside one memory count bytes read and written, copies over a bus their payload once.",
+            *([self.busy] if self.busy else []),
+            *map(str, self.skipped),
+        ]
+        return [*notes, f"Cut short: {self.cut_short}"] if self.cut_short else notes
+
+    def results(self) -> Results:
+        """As a file of results holds it."""
+        stamp = {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(self.stamp).items()}
+        return Results("gpu", IDENTITY, [row.as_plain() for row in self.rows], stamp, self.notes)
+
+
+def measure(plan: Plan) -> Iterator[Item]:
+    """Measure one after the other; whoever takes the items keeps those that it has got, whatever happens next."""
+    clock = Clock(plan.device, plan.budget_s)
+    clock.heat(HEAT_S[plan.device.type] if plan.heat_s is None else plan.heat_s)
+    for part in plan.parts:
+        match part:
+            case "product":
+                yield from measure_products(clock, plan.dtypes, plan.product_shapes, plan.data)
+            case "copy":
+                yield from measure_copies(clock, plan.payloads)
+            case "latency":
+                yield from measure_latency(clock)
+            case "small operations":
+                yield from measure_small_operations(clock)
+            case "kernel":
+                yield from measure_kernels(clock, plan.kernels)
+
+
+def main(
+    device: DeviceName = "auto",
+    gpu: int = 0,
+    parts: tuple[Part, ...] = PARTS,
+    dtypes: tuple[Dtype, ...] = DTYPES,
+    sizes: tuple[str, ...] = (),
+    payload_bytes: tuple[int, ...] = (),
+    data: Data = "random",
+    budget_s: float = 0.25,
+    heat_s: float | None = None,
+    out: Path | None = None,
+    plot: Path | None = None,
+    roofline: Path | None = None,
+    json: bool = False,
+) -> int:
+    """Measure what a GPU reaches: products, copies, launch latency, small operations; a CPU where there is no GPU.
+
+    Ctrl-C keeps what was measured so far.
+
+    Args:
+        device: auto is the GPU, or the CPU of a machine without one. A GPU that cannot be used is an error.
+        gpu: Which of the GPUs that this process sees.
+        parts: What to measure.
+        dtypes: Of the products; those that the device does not know are said and left out.
+        sizes: Of the products: N for N x N x N, or MxKxN.
+        payload_bytes: Of the copies.
+        data: What the operands of products hold; zeros and constants show a clock that real work never sees.
+        budget_s: Seconds for the timed calls of one figure.
+        heat_s: Seconds of load before the first measurement; by default 3 on a GPU, 0.5 on a CPU.
+        out: Write rows, times and stamp to this file, as JSON.
+        plot: Draw products and copies over their size into this file: .svg, .png or .pdf.
+        roofline: Draw the roofline into this file; needs the parts product, copy and kernel.
+        json: Print what `out` would hold in place of the tables.
+    """
+    from distlab.bench.roofline import check_figure
+
+    shapes = [parse_shape(size) for size in sizes]
+    if out is not None:
+        check_writable(out)
+    for figure in filter(None, (plot, roofline)):
+        check_figure(figure)
+    if roofline is not None and not {"product", "copy", "kernel"} <= set(parts):
+        raise SettingError("A roofline needs the parts product, copy and kernel; leave --parts away.")
+    if roofline is not None and data != "random":
+        raise SettingError(f"data is {data!r}; a roofline needs random data, as real work has.")
+    place = choose_device(device, gpu)
+    plan = Plan(place, parts, dtypes, shapes, payload_bytes, data, budget_s, heat_s)
+    report = Report(full_stamp(place), plan, busy=_others_at_work())
+    ended = _gather(report)
+    if report.rows:
+        _show(report, out, plot, roofline, json)
+    if isinstance(ended, KeyboardInterrupt):
+        kept = "what was measured is kept" if report.rows else "nothing was measured yet"
+        print(f"Interrupted; {kept}.", file=sys.stderr)
+        return 130
+    if ended is not None:
+        kept = f" What was measured before ({len(report.rows)} rows) is kept." if report.rows else ""
+        raise WorkError(f"The device failed: {reason(ended)}.{kept} See what nvidia-smi and dmesg say of it.")
+    if not report.rows:
+        raise WorkError(" ".join(["Nothing was measured.", *map(str, report.skipped)]))
+    return 0
+
+
+def _others_at_work() -> str:
+    """A sentence where other processes had the machine's cores before this one began."""
+    load, own = os.getloadavg()[0], cores()
+    if load < BUSY * own:
+        return ""
+    return (
+        f"Other processes were at work on this machine (load {load:.1f} on {own} cores): what the CPU does is slower "
+        "than it could be."
+    )
+
+
+def _gather(report: Report) -> BaseException | None:
+    """Measure into the report; what ended it early, if anything did."""
+    ended: BaseException | None = None
+    try:
+        with _progress(report) as shown:
+            for item in measure(report.plan):
+                report.add(item)
+                shown(item)
+    except KeyboardInterrupt as error:
+        ended, why = error, "it was interrupted"
+    except RuntimeError as error:  # such as a GPU that fell off the bus: nothing more can be asked of it
+        ended, why = error, reason(error)
+    if ended is not None:
+        report.cut_short = f"{why}, after {len(report.rows)} rows."
+    return ended
+
+
+class _Shown(Protocol):
+    def __call__(self, item: Item) -> None: ...
+
+
+@contextmanager
+def _progress(report: Report) -> Iterator[_Shown]:
+    """On standard error: a bar on a terminal, else a line for each part."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    console = Console(stderr=True)
+    stamp = report.stamp
+    console.print(f"Measuring {stamp.hardware} ({stamp.tier} tier) ...", highlight=False, markup=False)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("heating", total=report.plan.most_items)
+        last: list[Part] = []
+
+        def shown(item: Item) -> None:
+            what = item.what if isinstance(item, Skipped) else f"{item.name} {item.size}"
+            bar.update(task, advance=1, description=f"{item.part}: {what}"[:60])
+            if not console.is_terminal and last != [item.part]:
+                last[:] = [item.part]
+                console.print(f"  {item.part} ...", highlight=False)
+
+        yield shown
+
+
+def _show(report: Report, out: Path | None, plot: Path | None, roofline: Path | None, json: bool) -> None:
+    results = report.results()
+    if out is not None:
+        write_results(out, results)
+    print(as_json(results)) if json else _tables(report)
+    if plot is not None:
+        from distlab.bench.gpu_tables import plot_sizes
+
+        plot_sizes(report, plot)
+    if roofline is not None:
+        from distlab.bench import roofline as roofs
+
+        try:
+            roofs.save_roofline(roofs.roofline(results), roofline)
+        except SettingError as error:
+            if not report.cut_short:
+                raise
+            print(f"No roofline: {error}", file=sys.stderr)
+
+
+def _tables(report: Report) -> None:
+    from distlab.bench.gpu_tables import print_tables
+
+    print_tables(report)
