@@ -211,7 +211,7 @@ typedef struct { uint version, count; int *before, *after; Metric metrics[]; } M
 static int gpm_samples;
 int nvmlGpmQueryDeviceSupport(Device *d, uint *support) { ASK(d); support[1] = (uint)number("gpm", 1); return 0; }
 int nvmlGpmSampleAlloc(int **sample) { ASK(0); *sample = calloc(1, sizeof(int)); return *sample ? 0 : 20; }
-int nvmlGpmSampleFree(int *sample) { free(sample); return 0; }
+int nvmlGpmSampleFree(int *sample) { free(sample); ASK(0); return 0; }
 int nvmlGpmSampleGet(Device *d, int *sample) { ASK(d); *sample = ++gpm_samples; return 0; }
 int nvmlGpmMetricsGet(Metrics *asked) {
     ASK(0);

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 
 from distlab.observe.nvml import RESTART_S, THROTTLE_BITS, throttle_mask, throttle_reasons
 from distlab.observe.sample import GpuSample, MigInstance, Xid
-from tests.observe.nvml_rig import Driver, build_driver
+from tests.observe.nvml_rig import SOURCE, Driver, build_driver
 
 GIB = 2**30
 
@@ -118,6 +119,21 @@ def test_what_this_user_may_not_read(driver: Driver) -> None:
         "XIDs of GPU 0 are not told to this user; `dmesg` shows them.",
         "This user may not read of GPU 0: ECC errors, processes; root may.",
     ]
+
+
+def test_no_failing_call_costs_the_reading(driver: Driver) -> None:
+    """Every function of the library fails in its turn; the GPU is read or named, and the process goes on."""
+    names = sorted(set(re.findall(r"\b(nvml[A-Z]\w+)[(,]", SOURCE.read_text())) - {"nvmlInitWithFlags"})
+    assert len(names) > 35
+    for name in names:
+        for code in (4, 999):
+            driver.start(f"fail {name} {code}").read(0.0)
+            reading = driver.read(1.0)
+            assert reading.samples or reading.problems, name
+    both = "fail nvmlDeviceGetMemoryInfo_v2 4\nfail nvmlDeviceGetMemoryInfo 4"
+    reading = driver.start(both).read(0.0)
+    assert reading.samples[0].memory_used_bytes is None
+    assert [p.what for p in reading.problems] == ["This user may not read of GPU 0: memory; root may."]
 
 
 def test_a_gpu_falls_off_the_bus_and_returns(driver: Driver) -> None:

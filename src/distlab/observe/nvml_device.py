@@ -69,6 +69,8 @@ class Device:
         ) as error:
             self.lost = True
             raise self._loss(error) from None
+        except nvml.NVMLError as error:
+            raise self._loss(error) from None
         complaints = []
         if self._denied:
             what = ", ".join(dict.fromkeys(self._denied))
@@ -99,8 +101,11 @@ class Device:
         else_call: what it was called, with the same arguments, by older drivers.
         """
         nvml = self._nvml
+        function = getattr(nvml, call, None)
+        if function is None:  # an older nvidia-ml-py
+            return self._ask(what, else_call, *args) if else_call else None
         try:
-            return getattr(nvml, call)(self.handle, *args)
+            return function(self.handle, *args)
         except (nvml.NVMLError_GpuIsLost, nvml.NVMLError_ResetRequired, nvml.NVMLError_Uninitialized):
             raise
         except nvml.NVMLError_NoPermission:
@@ -193,7 +198,7 @@ class Device:
         try:
             memory = self._nvml.nvmlDeviceGetMemoryInfo(self.handle, MEMORY_V2)
             return memory, memory.reserved
-        except (self._nvml.NVMLError_FunctionNotFound, self._nvml.NVMLError_NotSupported):
+        except self._nvml.NVMLError:  # what kind it is shows in the older call, too
             return self._ask("memory", "nvmlDeviceGetMemoryInfo"), None
 
     def _fields(self, keys: tuple[Any, ...]) -> dict[Any, float | None]:

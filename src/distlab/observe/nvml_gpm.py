@@ -51,7 +51,8 @@ class ActivityCounters:
             return {}
         finally:
             if before is not None:
-                nvml.nvmlGpmSampleFree(before)
+                with contextlib.suppress(nvml.NVMLError):
+                    nvml.nvmlGpmSampleFree(before)
 
     def _between(self, before: Any, after: Any) -> dict[str, float]:
         nvml = self._nvml

@@ -38,7 +38,7 @@ _CONSTANTS = [
     Constant("memory_clock_MHz", 2619.0, "MHz", "H100 SXM, memory clock", _SMI, _CHECKED, "R"),
     Constant("max_operating_C", 87.0, "C", "above it software slows the clock", _SMI, _CHECKED, "R"),
     Constant("slowdown_C", 92.0, "C", "at it the hardware halves the clock", _SMI, _CHECKED, "R"),
-    # What no datasheet says. Chosen so that a rested GPU draws 70 W and is at 34 C, a dense matrix product runs
+    # What no datasheet says. Chosen so that a rested GPU draws 74 W and is at 34 C, a dense matrix product runs
     # into the power cap at about 1.6 GHz, and 700 W settle at 70 C within two minutes.
     Constant("idle_W", 70.0, "W", "drawn at rest", _MODEL, _CHECKED, "C"),
     Constant("clock_tree_W", 50.0, "W", "at the highest clock, without work", _MODEL, _CHECKED, "C"),
