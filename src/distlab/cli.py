@@ -25,6 +25,7 @@ COMMANDS = {
     "drill horovod": ("distlab.faults.drills.horovod:horovod", "The same under Horovod Elastic"),
     "runs show": ("distlab.train.runs:show", "Compare training runs by their logs"),
     "bench collectives": ("distlab.bench.collectives_command:main", "Time the collectives between processes"),
+    "bench compare": ("distlab.bench.compare:compare", "Is a second result file slower beyond noise?"),
     "bench gpu": ("distlab.bench.gpu:main", "What a GPU reaches, or a CPU: products, copies, latency"),
     "bench roofline": ("distlab.bench.roofline:main", "Draw the roofline of such results"),
     "profile run": ("distlab.observe.profile.run:main", "Profile a command's training on every rank"),

@@ -112,7 +112,8 @@ def read_results(path: str | Path) -> Results:
         content = json.loads(text)
         return _checked(content)
     except json.JSONDecodeError as error:
-        cut = " It ends too early: it may be truncated." if error.pos >= len(text.rstrip()) - 1 else ""
+        early = error.pos >= len(text.rstrip()) - 1 or error.msg.startswith("Unterminated")
+        cut = " It ends too early: it may be truncated." if early else ""
         where = f"line {error.lineno}: {error.msg}"
         raise SettingError(f"{_shown(path)} is not JSON ({where}).{cut} Measure it again.") from None
     except (RecursionError, ValueError, TypeError, OverflowError) as error:

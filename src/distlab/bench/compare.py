@@ -1,0 +1,274 @@
+"""`distlab bench compare before.json after.json`: slower beyond noise, or not.
+
+    distlab bench collectives --launches 5 --out before.json
+    ... change something ...
+    distlab bench collectives --launches 5 --out after.json
+    distlab bench compare before.json after.json          # exit code 1 where a row is slower beyond noise
+
+Reads what any benchmark of the package writes with `--out`. What counts as noise, and why starts are the unit of
+evidence where there are several: see `distlab.bench.significance`.
+"""
+
+from __future__ import annotations
+
+import json as jsonlib
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from tyro.conf import Positional
+
+from distlab.bench.results import Identity, Results, read_results
+from distlab.bench.significance import (
+    LAUNCHES_LEAST,
+    Difference,
+    blocks,
+    difference,
+    holm,
+    launches_of,
+    noise_between_starts,
+)
+from distlab.errors import SettingError, printable
+
+MACHINE = ("tier", "hardware", "cores", "world_size", "backend", "threads_per_rank", "network", "topology")
+"""Fields of the stamp that must agree: times of different machines differ for that reason alone."""
+VERSIONS = ("torch", "python", "system", "driver", "cuda", "nccl")
+"""Fields whose change may be what is tested: it is said."""
+CONFIDENCE = 0.95
+
+Verdict = Literal["slower", "faster", "same", "unknown"]
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One row of both files."""
+
+    identity: Identity
+    before_s: float
+    """Median, as `after_s`."""
+    after_s: float
+    ratio: float | None
+    """After over before, of the blocks' medians; None where there are too few times to know their noise."""
+    low: float | None
+    """The interval that holds the true ratio with 95% confidence, each row for itself."""
+    high: float | None
+    p_slower: float | None
+    """Adjusted for the number of rows: slower beyond noise where at most alpha."""
+    verdict: Verdict
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All rows that two files share."""
+
+    kind: str
+    alpha: float
+    rows: list[Compared]
+    notes: list[str]
+
+    @property
+    def slower(self) -> list[Compared]:
+        return [row for row in self.rows if row.verdict == "slower"]
+
+
+def compare(
+    before: Positional[Path],
+    after: Positional[Path],
+    alpha: float = 0.01,
+    across_machines: bool = False,
+    json: bool = False,
+) -> int:
+    """Compare two result files; exit code 1 where a row of the second is slower beyond noise.
+
+    Noise is measured, not assumed: the times of a row vary from launch to launch, or, where there was one launch, along
+    the run and between rows. Where nothing has changed, an alarm on any row at all has a probability of `alpha`.
+
+    Args:
+        before: What `distlab bench ... --out` wrote.
+        after: The same, later.
+        alpha: Probability of a false alarm that is accepted, over all rows together.
+        across_machines: Compare results of different machines, too.
+        json: Print the comparison as JSON in place of the table.
+    """
+    if not 0 < alpha < 0.5:
+        raise SettingError(
+            f"alpha is {alpha}; a probability of false alarms is more than 0 and less than 0.5."
+        )
+    comparison = compared(read_results(before), read_results(after), alpha, across_machines)
+    print(as_json(comparison)) if json else print_comparison(comparison)
+    return 1 if comparison.slower else 0
+
+
+def compared(
+    before: Results, after: Results, alpha: float = 0.01, across_machines: bool = False
+) -> Comparison:
+    """Compare the rows that both have.
+
+    SettingError where they are of different benchmarks or machines, or share no row.
+    """
+    if before.kind != after.kind or set(before.identity) != set(after.identity):
+        raise SettingError(
+            f"The first file holds results of {printable(before.kind)!r}, the second of {printable(after.kind)!r}, or "
+            "of another version of it; compare files of the same benchmark."
+        )
+    notes = _machine_notes(before.stamp, after.stamp, across_machines)
+    old = {before.named(row): row for row in before.rows}
+    new = {_named(after, row, before.identity): row for row in after.rows}
+    shared = [identity for identity in old if identity in new]
+    if not shared:
+        raise SettingError("The two files share no row; measure the same operations and sizes.")
+    for where, lone in (("first", len(old) - len(shared)), ("second", len(new) - len(shared))):
+        if lone:
+            notes.append(
+                f"{_rows(lone)} of the {where} file {'is' if lone == 1 else 'are'} not in the other."
+            )
+    return Comparison(
+        before.kind, alpha, *_decided(shared, [(old[name], new[name]) for name in shared], alpha, notes)
+    )
+
+
+def _named(results: Results, row: Mapping[str, Any], names: Sequence[str]) -> Identity:
+    return tuple((name, row[name]) for name in names)
+
+
+def _machine_notes(before: Mapping[str, Any], after: Mapping[str, Any], across: bool) -> list[str]:
+    def change(name: str) -> str:
+        return f"{name} {_shown(before.get(name))} before, {_shown(after.get(name))} after"
+
+    differing = [name for name in MACHINE if before.get(name) != after.get(name)]
+    if differing and not across:
+        raise SettingError(
+            f"The files are of different machines or set-ups ({'; '.join(map(change, differing))}): times differ for "
+            "that reason alone. Measure both on one machine, or compare with --across-machines."
+        )
+    notes = [f"Different set-ups: {change(name)}." for name in differing]
+    return notes + [f"Changed: {change(name)}." for name in VERSIONS if before.get(name) != after.get(name)]
+
+
+def _shown(value: Any) -> str:
+    return printable(str(value if value not in (None, "", []) else "nothing"))[:120]
+
+
+def _decided(
+    names: Sequence[Identity],
+    pairs: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]],
+    alpha: float,
+    notes: list[str],
+) -> tuple[list[Compared], list[str]]:
+    differences = [difference(blocks(old), blocks(new)) for old, new in pairs]
+    lone = [min(launches_of(old), launches_of(new)) < LAUNCHES_LEAST for old, new in pairs]
+    known = [found for found, alone in zip(differences, lone, strict=True) if found is not None and alone]
+    noise = noise_between_starts(known)
+    if any(lone):
+        notes.append(_start_note(noise))
+    certain = [
+        found.with_noise(noise or 0.0) if found is not None and alone else found
+        for found, alone in zip(differences, lone, strict=True)
+    ]
+    decided = [found for found in certain if found is not None]
+    slower = iter(holm([found.p_longer() for found in decided]))
+    faster = iter(holm([found.p_shorter() for found in decided]))
+    rows = []
+    for name, (old, new), found in zip(names, pairs, certain, strict=True):
+        medians = statistics.median(old["samples_s"]), statistics.median(new["samples_s"])
+        if found is None:
+            rows.append(Compared(name, *medians, None, None, None, None, "unknown"))
+        else:
+            rows.append(_row(name, medians, found, next(slower), next(faster), alpha))
+    if unknown := len(rows) - len(decided):
+        notes.append(f"{_rows(unknown)} had too few times to tell noise; measure with more iterations.")
+    return rows, notes
+
+
+def _row(
+    name: Identity,
+    medians: tuple[float, float],
+    found: Difference,
+    p_slower: float,
+    p_faster: float,
+    alpha: float,
+) -> Compared:
+    verdict: Verdict = "slower" if p_slower <= alpha else "faster" if p_faster <= alpha else "same"
+    low, high = found.interval(CONFIDENCE)
+    return Compared(name, *medians, found.ratio, low, high, p_slower, verdict)
+
+
+def _start_note(noise: float | None) -> str:
+    advice = f"Measure with --launches 5 (at least {LAUNCHES_LEAST}) to see it."
+    if noise is None:
+        return (
+            "One launch, and few rows: the noise between two starts of the processes is not in these files, so a "
+            f"difference may be the luck of a start. {advice}"
+        )
+    return (
+        f"One launch: the noise between two starts is taken from the spread over the rows, {noise**0.5:.1%} of a "
+        f"time. {advice}"
+    )
+
+
+def _rows(count: int) -> str:
+    return f"{count} row{'s' * (count != 1)}"
+
+
+def as_json(comparison: Comparison) -> str:
+    """Plain data."""
+    rows = [asdict(row) | {"identity": dict(row.identity)} for row in comparison.rows]
+    content = {
+        "kind": comparison.kind,
+        "alpha": comparison.alpha,
+        "slower": len(comparison.slower),
+        "rows": rows,
+        "notes": comparison.notes,
+    }
+    return jsonlib.dumps(content, indent=1)
+
+
+def print_comparison(comparison: Comparison, console: Console | None = None) -> None:
+    """A table, the notes, and the verdict. What is the same in all rows stands in the title."""
+    console = console or Console()
+    values = {
+        name: {dict(row.identity)[name] for row in comparison.rows} for name, _ in comparison.rows[0].identity
+    }
+    fixed = ", ".join(f"{name} {value}" for name, (value, *more) in values.items() if not more)
+    varying = [name for name, found in values.items() if len(found) > 1]
+    table = Table(
+        title=escape(printable(f"{comparison.kind}: {fixed}")), box=box.SIMPLE_HEAD, title_justify="left"
+    )
+    for name in varying:
+        table.add_column(escape(printable(name)), no_wrap=True)
+    for heading in ("before (us)", "after (us)", "ratio", "95% interval", "p (adjusted)", ""):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for row in comparison.rows:
+        what = [escape(printable(str(dict(row.identity)[name]))) for name in varying]
+        table.add_row(*what, f"{1e6 * row.before_s:.5g}", f"{1e6 * row.after_s:.5g}", *_figures(row))
+    width = console.measure(table, options=console.options.update(max_width=1000)).maximum
+    Console(file=console.file, width=max(width, console.width)).print(table)
+    for note in comparison.notes:
+        console.print(note, highlight=False, markup=False)
+    console.print(verdict(comparison), highlight=False, markup=False)
+
+
+def _figures(row: Compared) -> list[str]:
+    if row.ratio is None or row.low is None or row.high is None or row.p_slower is None:
+        return ["-", "-", "-", "unknown"]
+    colour = {"slower": "bold red", "faster": "green"}.get(row.verdict)
+    word = f"[{colour}]{row.verdict}[/]" if colour else row.verdict
+    return [f"{row.ratio:.3f}", f"{row.low:.3g} to {row.high:.3g}", f"{row.p_slower:.2g}", word]
+
+
+def verdict(comparison: Comparison) -> str:
+    """One sentence."""
+    counts = {word: sum(row.verdict == word for row in comparison.rows) for word in ("slower", "faster")}
+    if counts["slower"]:
+        return (
+            f"Slower beyond noise: {counts['slower']} of {_rows(len(comparison.rows))} (probability of any false alarm "
+            f"{comparison.alpha:g})."
+        )
+    faster = f"; faster beyond noise: {counts['faster']}" if counts["faster"] else ""
+    return f"No row of {len(comparison.rows)} is slower beyond noise{faster}."
