@@ -132,6 +132,8 @@ def test_simulated_gpus_show_the_load_of_a_run(tmp_path: Path) -> None:
     assert all(sample.tier == "simulated" for sample in reading.samples)
     assert [sample.memory_used_bytes for sample in reading.samples] == [3 * 10**9] * 2
     assert power(reading, 0) > 1.3 * power(reading, 1)
+    warm = open_source(follow=str(run.folder), at_s=120, clock=clock).read()
+    assert (warm.samples[0].temperature_C or 0) > (reading.samples[0].temperature_C or 0) + 15
     for step in range(10, 20):
         clock.now += 0.5
         run.log(line(0, step, clock.now, 0.02, 0.08, 0.0), line(1, step, clock.now, 0.02, 0.0, 0.08))

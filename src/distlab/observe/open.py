@@ -41,7 +41,8 @@ def open_source(
     scenario, gpus, seed: of the simulated kind. follow: the folder of a run whose load the simulated GPUs show, one
     for each rank.
     recording, loop: of the recorded kind; a path or the name of one that comes with distlab, and whether it starts
-    again at its end. speed: of simulated and recorded time; at_s: where in it to begin.
+    again at its end. speed: of simulated and recorded time. at_s: where in it to begin; for a run that is followed,
+    how long its load has been there.
     SettingError where what is asked for is not there.
     """
     if kind == "recorded":
@@ -63,7 +64,7 @@ def open_source(
         from distlab.observe.follow import follow_run, ranks_of
 
         gpus = gpus or ranks_of(follow) or DEFAULT_RANKS
-        return SimulatedSource(follow_run(follow, clock), gpus=gpus, seed=seed, clock=clock)
+        return SimulatedSource(follow_run(follow, clock), gpus=gpus, seed=seed, at_s=at_s, clock=clock)
     gpus = DEFAULT_GPUS if gpus is None else gpus
     return SimulatedSource(scenario, gpus=gpus, seed=seed, speed=speed, at_s=at_s, clock=clock)
 
