@@ -19,8 +19,7 @@ HEALTH = Dashboard(
             unit="celsius",
             queries=(
                 Query(
-                    f"distlab_gpu_slowdown_temperature_celsius{{{GPU}}} - on (UUID, Hostname, gpu) "
-                    f"DCGM_FI_DEV_GPU_TEMP{{{GPU}}}",
+                    f"distlab_gpu_slowdown_temperature_celsius{{{GPU}}} - DCGM_FI_DEV_GPU_TEMP{{{GPU}}}",
                     GPU_LEGEND,
                 ),
             ),
@@ -75,8 +74,7 @@ HEALTH = Dashboard(
             unit="ratio",
             queries=(
                 Query(
-                    f"DCGM_FI_DEV_SM_CLOCK{{{GPU}}} / on (UUID, Hostname, gpu) "
-                    f"distlab_gpu_sm_clock_max_mhz{{{GPU}}}",
+                    f"DCGM_FI_DEV_SM_CLOCK{{{GPU}}} / distlab_gpu_sm_clock_max_mhz{{{GPU}}}",
                     GPU_LEGEND,
                 ),
             ),
@@ -91,8 +89,7 @@ HEALTH = Dashboard(
             unit="ratio",
             queries=(
                 Query(
-                    f"DCGM_FI_DEV_POWER_USAGE{{{GPU}}} / on (UUID, Hostname, gpu) "
-                    f"distlab_gpu_power_limit_watts{{{GPU}}}",
+                    f"DCGM_FI_DEV_POWER_USAGE{{{GPU}}} / distlab_gpu_power_limit_watts{{{GPU}}}",
                     GPU_LEGEND,
                 ),
             ),
