@@ -187,6 +187,26 @@ def test_8_bit_states_are_small_and_near() -> None:
     assert optimizer_bytes(optimizers[1]) == 2 * 4 * 4096 + counter
 
 
+def test_a_mean_square_that_is_rounded_to_0_makes_a_long_step() -> None:
+    """Why weights in 8 bits leave those of AdamW: one gradient of 1e-5 among many of 1, and then none."""
+    pytest.importorskip("torchao", reason="torchao is not installed: `pip install torchao`")
+    rate = 0.001
+    moved = {}
+    for name in ("adamw", "adamw_8bit"):
+        model = nn.Linear(64, 64, bias=False)
+        optimizer = build_optimizer(model, OptimizerConfig(name, "plain", learning_rate=rate))  # type: ignore[arg-type]
+        with torch.compiler.set_stance("force_eager"):
+            for rare in (1e-5, 0.0):
+                before = model.weight[0, 0].item()
+                model.weight.grad = torch.ones(64, 64)
+                model.weight.grad[0, 0] = rare
+                optimizer.step()
+        moved[name] = abs(model.weight[0, 0].item() - before) / rate
+    mean = 0.1 * 1e-5 * 0.9 / (1 - 0.9**2)
+    assert moved["adamw"] < 1
+    assert moved["adamw_8bit"] == pytest.approx(mean / 1e-8, rel=0.3), "epsilon is all that it is divided by"
+
+
 @pytest.mark.parametrize("warmup", [0, 1, 4, 20])
 @pytest.mark.parametrize("schedule", ["constant", "linear", "cosine"])
 def test_schedules_are_torchs_own(schedule: Literal["constant", "linear", "cosine"], warmup: int) -> None:

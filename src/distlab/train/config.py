@@ -204,10 +204,11 @@ class TrainConfig:
             raise SettingError(
                 f"folder is {self.folder!r}; expected a path such as 'runs', or null for none."
             )
-        if self.optimizer.name == "adamw_8bit" and self.checkpoint.every_steps:
+        whole = ("single", "ddp", "horovod")
+        if self.optimizer.name == "adamw_8bit" and self.checkpoint.every_steps and self.strategy not in whole:
             raise SettingError(
-                "optimizer.name is 'adamw_8bit', whose state cannot be saved yet; set checkpoint.every_steps to 0, "
-                "or name to 'adamw'."
+                f"optimizer.name is 'adamw_8bit', whose state strategy {self.strategy!r} cannot save in parts; set "
+                f"checkpoint.every_steps to 0, name to 'adamw', or strategy to {' or '.join(whole)}."
             )
         if self.optimizer.clip_norm is not None and not self.optimizer.clip_norm > 0:
             raise SettingError(

@@ -4,6 +4,12 @@ An optimizer's state can be larger than the model. Bytes per parameter in fp32 (
 them): SGD 0, with momentum 4; AdamW 8 (mean and mean square of the gradient); adamw_8bit about 2 (both in 8
 bits, with a scale for each 256 of them; vectors and small matrices stay in fp32); Adafactor almost 0 (row and
 column means of the squares).
+
+Eight bits have a price that losses of a short run do not show. A mean square below some millionths of the
+largest in its block is rounded to 0, while the mean of the same gradients, which is as far down by the root of
+that, is not. If the next gradient of such a weight is 0 (a ReLU that is off), AdamW divides by its epsilon alone:
+the weight takes a step of hundreds of learning rates. It happens to a few weights in a thousand, those that the
+loss has hardly asked for; all others stay near AdamW's.
 """
 
 from __future__ import annotations
@@ -123,6 +129,39 @@ def _bytes(tensor: Tensor) -> int:
         inner = [getattr(tensor, name) for name in names]
         return sum(_bytes(part) for part in inner if isinstance(part, Tensor))
     return tensor.numel() * tensor.element_size()
+
+
+PARTS = ("codes", "scale")
+"""What a moment in 8 bits is made of: a code for each value, and the largest of each block of 256."""
+
+
+def split_8bit(state: dict[str, Any]) -> dict[str, Any]:
+    """Optimizer state in plain tensors, which a checkpoint can hold: a moment in 8 bits becomes its PARTS."""
+    plain: dict[str, Any] = {}
+    for name, value in state.items():
+        if _is_8bit(value):
+            plain |= {f"{name}.{part}": getattr(value, part) for part in PARTS}
+        else:
+            plain[name] = value
+    return plain
+
+
+def join_8bit(plain: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+    """What `split_8bit` made plain, in the moments of `own`, an optimizer's state of the same names."""
+    joined = {}
+    for name, value in own.items():
+        if not _is_8bit(value):
+            joined[name] = plain[name]
+            continue
+        for part in PARTS:
+            getattr(value, part).copy_(plain[f"{name}.{part}"])
+        joined[name] = value
+    return joined
+
+
+def _is_8bit(value: Any) -> bool:
+    """Not so where it is sharded: a DTensor of such parts; a block can lie across two ranks in another world."""
+    return hasattr(value, "codes") and hasattr(value, "scale")
 
 
 class OptimizerInBackward:

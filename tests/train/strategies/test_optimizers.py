@@ -96,10 +96,22 @@ EIGHT_BIT = TrainConfig(
 
 
 @pytest.mark.skipif(find_spec("torchao") is None, reason="torchao is not installed: pip install torchao")
-def test_moments_in_8_bits_train_about_as_well() -> None:
+def test_moments_in_8_bits_train_about_as_well(tmp_path: Path) -> None:
     """Whole under DDP and in shards under FSDP, whose blocks of 256 have scales of their own as in one process."""
-    exact = train(replace(EIGHT_BIT, optimizer=replace(EIGHT_BIT.optimizer, name="adamw")))
-    [alone] = _uncompiled([EIGHT_BIT])
+    exact, exact_weights = run(replace(EIGHT_BIT, optimizer=replace(EIGHT_BIT.optimizer, name="adamw")))
+    saved = replace(EIGHT_BIT, folder=str(tmp_path), checkpoint=CheckpointConfig(every_steps=HALF))
+    with uncompiled():
+        alone, weights = run(EIGHT_BIT)
+        run(replace(saved, steps=HALF))
+        second, second_weights = run(replace(saved, resume_from_checkpoint="latest"))
+    assert second.resumed_from == HALF
+    assert all(torch.equal(second_weights[name], weights[name]) for name in weights)
+
+    off = torch.cat([(weights[name] - exact_weights[name]).abs().flatten() for name in weights])
+    way = EIGHT_BIT.optimizer.learning_rate * EIGHT_BIT.steps
+    # The others: see test_a_mean_square_that_is_rounded_to_0_makes_a_long_step.
+    assert torch.quantile(off, 0.5) < 0.01 * way
+    assert torch.quantile(off, 0.995) < 0.5 * way
     losses = [step.loss for step in alone.steps]
     assert losses == pytest.approx([step.loss for step in exact.steps], abs=0.02)
     assert losses[2:] != [step.loss for step in exact.steps][2:]
@@ -110,7 +122,18 @@ def test_moments_in_8_bits_train_about_as_well() -> None:
             assert [step.loss for step in result.steps] == pytest.approx(losses, abs=1e-3)
 
 
-def _uncompiled(configs: list[TrainConfig]) -> list[TrainResult]:
+def test_moments_in_8_bits_in_shards_are_not_saved() -> None:
+    with pytest.raises(
+        SettingError, match=r"strategy 'fsdp' cannot save in parts; .* single or ddp or horovod"
+    ):
+        replace(EIGHT_BIT, strategy="fsdp", folder="runs", checkpoint=CheckpointConfig(every_steps=HALF))
+
+
+def uncompiled() -> Any:
     """Without the compiler of torchao's step, which takes a minute for what the same code does uncompiled."""
-    with torch.compiler.set_stance("force_eager"):
+    return torch.compiler.set_stance("force_eager")
+
+
+def _uncompiled(configs: list[TrainConfig]) -> list[TrainResult]:
+    with uncompiled():
         return [train(config) for config in configs]

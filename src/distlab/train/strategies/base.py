@@ -26,7 +26,7 @@ from torch.optim import Optimizer
 from distlab.bench.stamp import Stamp, stamp
 from distlab.train.config import TrainConfig
 from distlab.train.models import IGNORED, loss_sum
-from distlab.train.optimizer import build_optimizer, set_learning_rate
+from distlab.train.optimizer import build_optimizer, join_8bit, set_learning_rate, split_8bit
 from distlab.train.precision import LossScale, autocast
 from distlab.train.recompute import recompute_activations
 
@@ -219,15 +219,17 @@ def read_state(model: nn.Module, optimizers: list[Optimizer]) -> dict[str, Any]:
         for values in optimizer.state.values():
             if "step" in values:
                 values["step"].zero_()
-    return {"model": weights, "optimizer": state}
+    return {"model": weights, "optimizer": split_8bit(state)}
 
 
 def write_state(model: nn.Module, optimizers: list[Optimizer], state: dict[str, Any]) -> None:
     """Take over what `read_state` returned, but for the settings of the optimizers."""
+    _, own = get_state_dict(model, optimizers, options=FLAT)
+    loaded_state = join_8bit(state["optimizer"], own)
     groups = [group for optimizer in optimizers for group in optimizer.param_groups]
     configured = [{name: group[name] for name in group if name not in ("params", "lr")} for group in groups]
     set_state_dict(
-        model, optimizers, model_state_dict=state["model"], optim_state_dict=state["optimizer"], options=FLAT
+        model, optimizers, model_state_dict=state["model"], optim_state_dict=loaded_state, options=FLAT
     )
     loaded = [group for optimizer in optimizers for group in optimizer.param_groups]
     for group, settings in zip(loaded, configured, strict=True):
