@@ -71,7 +71,7 @@ def test_what_is_not_known_is_a_dash_or_no_column() -> None:
         memory_total_bytes=2,
     )
     sliced = GpuSample(time=1, gpu=0, uuid="a", name="x", tier="gpu", mig=(instance,))
-    assert "7:1g.10gb" in table(Reading((sliced,)))
+    assert "1g.10gb" in table(Reading((sliced,)))
 
 
 def test_a_single_look_is_into_the_scenario(capsys: pytest.CaptureFixture[str]) -> None:

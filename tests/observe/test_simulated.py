@@ -197,6 +197,8 @@ def test_every_sample_is_labelled_and_adds_up(name: str) -> None:
             whole = sample.memory_used_bytes + sample.memory_free_bytes + sample.memory_reserved_bytes
             assert whole == H100["memory_bytes"].value
             assert all(p.pid >= FIRST_PID and p.name.startswith("SIMULATED") for p in sample.processes or ())
+            if sample.mig:
+                continue
             assert sample.utilization_percent is not None
             assert 0 <= sample.utilization_percent <= 100
             for share in (sample.tensor_active, sample.dram_active, sample.graphics_active):
@@ -279,6 +281,17 @@ def test_a_gpu_that_falls_off_the_bus_is_missing_and_comes_back_counting_from_ze
     back = readings[165].samples[1]
     assert (back.energy_J_total or 0) < (readings[30].samples[1].energy_J_total or 0)
     assert readings[165].problems == ()
+
+
+def test_a_gpu_in_slices_tells_them_in_place_of_utilization() -> None:
+    sliced, whole = last("mig", gpus=2).samples
+    assert (sliced.utilization_percent, sliced.tensor_active, whole.mig) == (None, None, None)
+    assert sliced.mig
+    assert [instance.profile for instance in sliced.mig] == ["3g.40gb", "2g.20gb", "1g.10gb"]
+    used = [instance.memory_used_bytes or 0 for instance in sliced.mig]
+    assert sum(used) == pytest.approx(sliced.memory_used_bytes, abs=3)
+    assert all(u < (instance.memory_total_bytes or 0) for u, instance in zip(used, sliced.mig, strict=True))
+    assert whole.utilization_percent == 99, "it waits for no slice"
 
 
 def test_the_xid_of_a_lost_gpu_is_told_however_rarely_it_is_read() -> None:

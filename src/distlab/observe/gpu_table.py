@@ -34,12 +34,8 @@ def gpu_table(tier: SampleTier, reading: Reading, before: Reading | None = None,
     names = list(dict.fromkeys(sample.name for sample in reading.samples))
     title = ", ".join(f"{sum(s.name == name for s in reading.samples)} x {escape(name)}" for name in names)
     drivers = ", ".join(dict.fromkeys(s.driver for s in reading.samples if s.driver)) or "unknown"
-    table = Table(
-        title=f"{title} · tier {tier} · driver {escape(drivers)}" if names else f"no GPU · tier {tier}",
-        title_justify="left",
-        box=SIMPLE_HEAD,
-        pad_edge=False,
-    )
+    title = f"{title} · tier {tier} · driver {escape(drivers)}" if names else f"no GPU · tier {tier}"
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
     columns = [
         (column, cells)
         for column in _COLUMNS
@@ -51,7 +47,7 @@ def gpu_table(tier: SampleTier, reading: Reading, before: Reading | None = None,
     for i in range(len(reading.samples)):
         table.add_row(*(cells[i] or NONE for _, cells in fitting))
     problems = [Text(f"! {problem.what}{_told(problem.xids)}", style="red") for problem in reading.problems]
-    return Group(table, *problems)
+    return Group(Text.from_markup(title), table, *problems)
 
 
 @dataclass(frozen=True)
@@ -69,7 +65,7 @@ def _fitting(columns: list[tuple[_Column, list[str]]], width: int) -> list[tuple
     for column, cells in sorted(columns, key=lambda pair: pair[0].rank):
         needs = max(len(Text.from_markup(text)) for text in [column.head, *cells]) + PADDING
         if needs > left:
-            break
+            continue
         left -= needs
         kept.add(column)
     return [(column, cells) for column, cells in columns if column in kept]
@@ -149,7 +145,7 @@ _COLUMNS = (
     _Column("XID", lambda s, _: _bad(" ".join(str(xid.code) for xid in s.xids[-3:]), True), 5),
     _Column(
         "MIG",
-        lambda s, _: " ".join(f"{m.gpu_instance}:{escape(m.profile)}" for m in s.mig or ()),
+        lambda s, _: " ".join(escape(m.profile) for m in s.mig or ()),
         5,
         words=True,
     ),

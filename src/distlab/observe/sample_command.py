@@ -47,7 +47,7 @@ def sample(
         count: end after so many readings.
         json: print each reading as a line of JSON.
         scenario: what simulated GPUs do: idle, training, small-batch, data-starved, straggler, overheating,
-            memory-leak, ecc-storm, xid-79.
+            memory-leak, ecc-storm, xid-79, mig.
         gpus: how many to simulate.
         seed: of the simulated chances.
         follow: folder of a run whose load simulated GPUs show.

@@ -14,11 +14,11 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import TracebackType
 
 from distlab.errors import SettingError
-from distlab.observe.sample import GpuProcess, GpuSample, Problem, Reading, SampleTier, Xid
+from distlab.observe.sample import GpuProcess, GpuSample, MigInstance, Problem, Reading, SampleTier, Xid
 from distlab.observe.thermal import (
     CLOCK_MAX_MHZ,
     DRAM_K,
@@ -30,6 +30,7 @@ from distlab.observe.thermal import (
     Die,
 )
 from distlab.observe.workload import Conditions, Scenario, Work, scenario
+from distlab.predict.units import GIB
 
 NAME = "SIMULATED H100 80GB"
 MOST_GPUS = 64
@@ -159,10 +160,13 @@ class SimulatedSource:
             gpu.drift += 0.3 * (gpu.random.gauss(0, JITTER) - gpu.drift)
             compute_s = work.compute_s * (1 + gpu.drift) / share
             times.append((gpu, work, compute_s, work.data_s + compute_s + work.communication_s))
-        self.step_s = max((total for *_, total in times), default=None)
-        for gpu, work, compute_s, _ in times:
-            assert self.step_s is not None
-            _load(gpu, work, compute_s / self.step_s, work.data_s / self.step_s, self.step_s, len(times))
+        together = [total for gpu, *_, total in times if not gpu.conditions.slices]
+        self.step_s = max(together, default=None)
+        for gpu, work, compute_s, total in times:
+            alone = self.step_s is None or bool(gpu.conditions.slices)
+            step_s = total if self.step_s is None or alone else self.step_s
+            world_size = 1 if alone else len(together)
+            _load(gpu, work, compute_s / step_s, work.data_s / step_s, step_s, world_size)
 
     def _break(self, gpu: _Gpu, at_s: float) -> None:
         """Faults by chance, at the rates of the conditions, and by the script."""
@@ -199,7 +203,7 @@ def _sample(index: int, gpu: _Gpu, now: float, xids: tuple[Xid, ...]) -> GpuSamp
     die, work = gpu.die, gpu.conditions.work
     room = MEMORY_BYTES - MEMORY_RESERVED_BYTES
     used = min(int(work.memory_bytes), room) if work else 0
-    return GpuSample(
+    sample = GpuSample(
         time=now,
         gpu=index,
         uuid=f"GPU-51301a7e-d000-4000-8000-{index:012x}",
@@ -240,6 +244,35 @@ def _sample(index: int, gpu: _Gpu, now: float, xids: tuple[Xid, ...]) -> GpuSamp
         processes=(GpuProcess(pid=FIRST_PID + index, name="SIMULATED training", memory_bytes=used),)
         if work
         else (),
+    )
+    return _sliced(sample, gpu.conditions.slices) if gpu.conditions.slices else sample
+
+
+def _sliced(sample: GpuSample, profiles: tuple[str, ...]) -> GpuSample:
+    """The GPU in MIG mode: its memory is shared out by the profiles, and as a whole it tells no activity."""
+    sizes = [int(profile.partition(".")[2].removesuffix("gb")) * GIB for profile in profiles]
+    used = sample.memory_used_bytes or 0
+    instances = tuple(
+        MigInstance(
+            gpu_instance=number,
+            compute_instance=0,
+            profile=profile,
+            uuid=f"MIG-51301a7e-d000-4000-8000-{sample.gpu:06x}{number:06x}",
+            memory_used_bytes=used * size // sum(sizes),
+            memory_total_bytes=size,
+        )
+        for number, (profile, size) in enumerate(zip(profiles, sizes, strict=True), 1)
+    )
+    return replace(
+        sample,
+        mig=instances,
+        utilization_percent=None,
+        memory_utilization_percent=None,
+        encoder_percent=None,
+        decoder_percent=None,
+        graphics_active=None,
+        tensor_active=None,
+        dram_active=None,
     )
 
 

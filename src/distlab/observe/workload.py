@@ -53,6 +53,8 @@ class Conditions:
     double_bit_per_s: float = 0.0
     lost: bool = False
     """It has fallen off the bus: nothing can be read."""
+    slices: tuple[str, ...] = ()
+    """MIG instances by their profiles, such as `3g.40gb`. The whole GPU then tells no utilization."""
 
 
 IDLE = Conditions()
@@ -178,6 +180,13 @@ def _xid_79(gpus: int) -> Scenario:
     return Scenario("xid-79", about, conditions, (Scripted(FAILS_AFTER_S, last, 79),))
 
 
+def _mig(gpus: int) -> Scenario:
+    sliced = Conditions(replace(SMALL_BATCH, memory_bytes=34 * GB), slices=("3g.40gb", "2g.20gb", "1g.10gb"))
+    healthy = Conditions(TRAINING)
+    about = "GPU 0 is divided into three MIG instances, each with a job of its own."
+    return Scenario("mig", about, lambda gpu, t: sliced if gpu == 0 else healthy)
+
+
 SCENARIOS: dict[str, Callable[[int], Scenario]] = {
     "idle": _idle,
     "training": _training,
@@ -188,6 +197,7 @@ SCENARIOS: dict[str, Callable[[int], Scenario]] = {
     "memory-leak": _memory_leak,
     "ecc-storm": _ecc_storm,
     "xid-79": _xid_79,
+    "mig": _mig,
 }
 
 
