@@ -143,6 +143,27 @@ def test_what_is_damaged_or_missing_is_said_and_the_rest_is_analysed(tmp_path: P
     assert "profile.json is missing" in said
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"[" * 100_000,
+        b"[1]",
+        b'{"command": 7}',
+        b'{"command": "x", "stamp": {"cores": NaN}}',
+        b'{"command": "x", "stamp": {"cores": 1e999}}',
+        b'{"rank": 0, "steps_seen": "many"}',
+    ],
+)
+def test_what_a_rank_or_the_command_says_of_itself_may_be_damaged(content: bytes, tmp_path: Path) -> None:
+    write(tmp_path, WHOLE)
+    for name in ("profile.json", "rank_0.json"):
+        (tmp_path / name).write_bytes(content)
+    analysis = analyze(tmp_path)
+    assert (len(analysis.ranks), analysis.command, analysis.stamp) == (1, "unknown", {})
+    assert "profile.json cannot be read: the command is not known." in analysis.problems
+
+
 def test_no_trace_at_all_is_one_message(tmp_path: Path) -> None:
     with pytest.raises(WorkError, match=r"no trace of any rank.*profiler\.step\(\)"):
         analyze(tmp_path)

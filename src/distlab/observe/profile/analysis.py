@@ -298,11 +298,11 @@ def from_json(text: str | bytes, where: str = "analysis") -> Analysis:
     import pydantic
 
     try:
-        values = _clean(json.loads(text))
+        content = clean_json(text)
+        values = json.loads(content)
         if isinstance(values, dict) and values.get("format") != FORMAT:
             raise ValueError(f"its format is {values.get('format')!r}, not {FORMAT}")
-        # Through JSON once more: strict reading takes a list for a tuple in JSON alone.
-        analysis = pydantic.TypeAdapter(Analysis).validate_json(json.dumps(values, allow_nan=False))
+        analysis = pydantic.TypeAdapter(Analysis).validate_json(content)
         for rank in analysis.ranks:
             for step in rank.steps:
                 _check_identity(rank.rank, step)
@@ -366,6 +366,14 @@ def _check_identity(rank: int, step: StepTimes) -> None:
     parts = (step.compute_s, step.exposed_s, step.data_s, step.idle_s, step.communication_s)
     if min(parts) < 0 or not math.isclose(sum(parts[:4]), step.step_s, rel_tol=1e-6, abs_tol=TOLERANCE_S):
         raise ValueError(f"the parts of step {step.step} of rank {rank} do not make up the step")
+
+
+def clean_json(text: str | bytes) -> str:
+    """The same JSON without what a terminal would obey; ValueError or RecursionError for what is none.
+
+    NaN, infinity and numbers beyond all floats are none, though Python's reader takes them.
+    """
+    return json.dumps(_clean(json.loads(text)), allow_nan=False)
 
 
 def _clean(value: Any) -> Any:

@@ -90,7 +90,7 @@ def analyze(folder: Path) -> Analysis:
                     *description.problems,
                     *_endings(description, missing),
                     *problems,
-                    *_shortcomings(traces, reports, description, timeline),
+                    *_shortcomings(traces, reports, timeline),
                     *([hta_problem] if hta_problem else []),
                 ]
             ),
@@ -122,8 +122,7 @@ def read_traces(folder: Path) -> tuple[list[Trace], list[str]]:
             continue
         report = read_report(folder, rank)
         if report is not None and report.steps_profiled:  # the last one may be cut off by the run's end
-            whole = range(report.first_step, report.first_step + report.steps_profiled)
-            trace = replace(trace, steps=tuple(step for step in trace.steps if step[0] in whole))
+            trace = replace(trace, steps=tuple(step for step in trace.steps if step[0] in report.whole_steps))
         if trace.steps:
             traces.append(trace)
         else:
@@ -148,9 +147,9 @@ def nothing(
     """Why there is nothing to analyse, in one sentence or two."""
     said = [*problems, *(printable(report.problem) for report in reports.values() if report.problem)]
     if said:
-        needed = description.options.needed
+        options = next((report.options for report in reports.values()), description.options)
         return (
-            f"{said[0].rstrip('.')}. A profile of {description.options.steps} steps needs a run of {needed}; take more "
+            f"{said[0].rstrip('.')}. A profile of {options.steps} steps needs a run of {options.needed}; take more "
             "steps, or lower --wait, --warmup or --steps."
         )
     if reports:
@@ -217,17 +216,15 @@ def _endings(description: Description, missing: Sequence[int]) -> list[str]:
     return said
 
 
-def _shortcomings(
-    traces: Sequence[Trace], reports: dict[int, RankReport], description: Description, timeline: Timeline
-) -> list[str]:
+def _shortcomings(traces: Sequence[Trace], reports: dict[int, RankReport], timeline: Timeline) -> list[str]:
     said = []
     for rank, report in reports.items():
         if report.problem:
             said.append(printable(report.problem).rstrip(".") + ".")
-        elif 0 < report.steps_profiled < description.options.steps:
+        elif 0 < report.steps_profiled < report.options.steps:
             said.append(
-                f"Rank {rank} recorded {report.steps_profiled} of {description.options.steps} steps: the run had "
-                f"{report.steps_seen}, and {description.options.needed} are needed."
+                f"Rank {rank} recorded {report.steps_profiled} of {report.options.steps} steps: the run had "
+                f"{report.steps_seen}, and {report.options.needed} are needed."
             )
     silent = [t.rank for t in traces if t.world_size > 1 and not any(is_collective(s) for s in t.spans)]
     if silent:

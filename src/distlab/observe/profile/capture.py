@@ -34,7 +34,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from distlab.errors import SettingError
-from distlab.observe.profile.analysis import read_limited, write_whole
+from distlab.observe.profile.analysis import clean_json, read_limited, write_whole
 from distlab.observe.profile.traces import DATA, MOST_RANK
 
 if TYPE_CHECKING:
@@ -71,9 +71,14 @@ class CaptureOptions:
                 )
 
     @property
+    def first(self) -> int:
+        """The number of the first step that is recorded, counted from 0."""
+        return self.wait + self.warmup
+
+    @property
     def needed(self) -> int:
         """Steps that a run must take for all of it."""
-        return self.wait + self.warmup + self.steps
+        return self.first + self.steps
 
     def environment(self, folder: Path) -> dict[str, str]:
         """The variables that have `profiled` record into a folder."""
@@ -92,10 +97,9 @@ class RankReport:
     world_size: int
     host: str
     pid: int
+    options: CaptureOptions
     steps_seen: int
     """Steps that it has taken so far."""
-    first_step: int
-    """The number of the first that was recorded whole."""
     steps_profiled: int
     """How many were recorded whole."""
     profiled_step_s: float | None
@@ -107,6 +111,12 @@ class RankReport:
     problem: str
     """Why there is no trace, or not all of it; "" where nothing is amiss."""
     stamp: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def whole_steps(self) -> range:
+        """The numbers of the steps that were recorded from beginning to end."""
+        first = self.options.first
+        return range(first, first + self.steps_profiled)
 
 
 def profiled(device: torch.device | None = None) -> AbstractContextManager[Profiler]:
@@ -218,7 +228,7 @@ class Recorder(Profiler):
         if self.seen == self.options.needed:
             self._stop_profile()
             self._report()
-        if self.seen in (self.options.wait, self.options.wait + self.options.warmup, self.options.needed):
+        if self.seen in (self.options.wait, self.options.first, self.options.needed):
             self.resumed_at[self.seen] = time.perf_counter_ns()
 
     def data(self) -> AbstractContextManager[Any]:
@@ -237,10 +247,9 @@ class Recorder(Profiler):
             except Exception as error:
                 self._fail("The profile was not written", error)
             if not self.recorded and not self.problem:
-                first = self.options.wait + self.options.warmup
                 self.problem = (
                     f"No step was profiled on rank {self.rank}: {'the run failed' if failed else 'the run was over'} "
-                    f"after {self.seen} steps, and recording begins after {first}"
+                    f"after {self.seen} steps, and recording begins after {self.options.first}"
                 )
             self._report()
 
@@ -252,7 +261,7 @@ class Recorder(Profiler):
                 self._write_snapshot()
 
     def _write_trace(self, profile: torch.profiler.profile) -> None:
-        self.recorded = max(0, min(self.seen - self.options.wait - self.options.warmup, self.options.steps))
+        self.recorded = max(0, min(self.seen - self.options.first, self.options.steps))
         if not self.recorded:
             return
         part = self.folder / f".rank_{self.rank}.{os.getpid()}.part.gz"
@@ -280,7 +289,7 @@ class Recorder(Profiler):
     def _report(self) -> None:
         from distlab.bench.stamp import stamp
 
-        first = self.options.wait + self.options.warmup
+        first = self.options.first
         profiled_s = self._durations(range(first, first + self.recorded))
         before = self._durations(range(1, self.options.wait))
         after = self._durations(range(self.options.needed, self.seen))
@@ -292,7 +301,7 @@ class Recorder(Profiler):
             host=platform.node(),
             pid=os.getpid(),
             steps_seen=self.seen,
-            first_step=first,
+            options=self.options,
             steps_profiled=self.recorded,
             profiled_step_s=median(profiled_s) if profiled_s else None,
             unprofiled_step_s=median(plain) if plain else None,
@@ -351,7 +360,7 @@ def read_report(folder: Path, rank: int) -> RankReport | None:
     import pydantic
 
     try:
-        content = read_limited(folder / f"rank_{rank}.json", MOST_REPORT_BYTES)
+        content = clean_json(read_limited(folder / f"rank_{rank}.json", MOST_REPORT_BYTES))
         return pydantic.TypeAdapter(RankReport).validate_json(content)
-    except (OSError, pydantic.ValidationError):
+    except (OSError, ValueError, RecursionError):
         return None

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from distlab.errors import SettingError, printable
-from distlab.observe.profile.analysis import FORMAT, PROFILE, FlameGraph, read_limited, write_whole
+from distlab.errors import SettingError
+from distlab.observe.profile.analysis import (
+    FORMAT,
+    PROFILE,
+    FlameGraph,
+    clean_json,
+    read_limited,
+    write_whole,
+)
 from distlab.observe.profile.capture import CaptureOptions
 
 MOST_BYTES = 4 * 2**20
@@ -61,12 +68,11 @@ def read_description(folder: Path) -> Description:
     import pydantic
 
     try:
-        content = read_limited(folder / PROFILE, MOST_BYTES)
-        found = pydantic.TypeAdapter(Description).validate_json(content)
-        return replace(found, command=printable(found.command))
+        content = clean_json(read_limited(folder / PROFILE, MOST_BYTES))
+        return pydantic.TypeAdapter(Description).validate_json(content)
     except FileNotFoundError:
         return Description("unknown", problems=(f"{PROFILE} is missing: the command is not known.",))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return Description("unknown", problems=(f"{PROFILE} cannot be read: the command is not known.",))
 
 

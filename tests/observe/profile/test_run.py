@@ -1,0 +1,206 @@
+"""`distlab profile run` around real runs of two ranks, and around what goes wrong."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from distlab.cli import main
+from distlab.observe.profile import pyspy
+from distlab.observe.profile.analysis import Analysis, read_analysis
+from distlab.observe.profile.description import read_description
+from distlab.observe.profile.pyspy import sample
+from tests.programs import command
+
+GPT: dict[str, Any] = {
+    "strategy": "ddp",
+    "model": {"kind": "gpt", "width": 32, "layers": 2, "heads": 2},
+    "data": {"source": "synthetic", "global_batch": 8, "sequence_length": 32},
+}
+
+
+def profile_run(*args: str) -> int:
+    """The exit code."""
+    with pytest.raises(SystemExit) as ended:
+        main(["profile", "run", *args])
+    return int(ended.value.code or 0)
+
+
+def config(folder: Path, **changes: Any) -> str:
+    path = folder / "run.yaml"
+    path.write_text(yaml.safe_dump(GPT | changes))
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def straggling(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A profile of two DDP ranks, the second of which sleeps after each step; and what the command printed."""
+    folder = tmp_path_factory.mktemp("straggling")
+    slow = [{"kind": "slow", "step": 2, "rank": 1, "seconds": 0.03}]
+    settings = config(folder, steps=120, faults=slow)
+    options = ["--out", str(folder / "profile"), "--steps", "8", "--warmup", "1", "--wait", "5", "--memory"]
+    asked = [*options, "--pyspy-s", "1", "--", "distlab", "train", "--config", settings]
+    done = subprocess.run(
+        [sys.executable, "-m", "distlab.cli", "profile", "run", *asked],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"COLUMNS": "120"},
+    )
+    assert done.returncode == 0, done.stderr
+    return folder / "profile", done.stdout
+
+
+@pytest.fixture(scope="module")
+def analysis(straggling: tuple[Path, str]) -> Analysis:
+    return read_analysis(straggling[0])
+
+
+def test_the_straggler_is_found(analysis: Analysis) -> None:
+    assert (analysis.world_size, analysis.missing_ranks, analysis.exit_code, analysis.tier) == (
+        2,
+        (),
+        0,
+        "cpu",
+    )
+    assert analysis.slowest is not None
+    assert analysis.slowest.rank == 1
+    assert analysis.slowest.cause == "idle"
+    assert analysis.slowest.excess_s > 0.02
+    assert analysis.slowest.last_arrivals >= 7  # the gradients' all-reduce of each step
+
+
+def test_the_breakdown_shows_it_as_waiting(analysis: Analysis) -> None:
+    fast, slow = analysis.ranks
+    assert len(fast.steps) == len(slow.steps) == 8
+    assert fast.mean()["exposed_s"] > slow.mean()["exposed_s"] + 0.01
+    assert slow.mean()["idle_s"] > fast.mean()["idle_s"] + 0.02
+    assert {collective.name for collective in fast.collectives} == {"gloo:all_reduce"}
+    assert fast.collectives[0].count == 2 * 8  # gradients and the loss
+    assert analysis.stamp["backend"] == "gloo"
+    assert any(operator.name == "aten::mm" for operator in fast.operators)
+    assert fast.memory[0].peak_bytes > 0
+
+
+def test_one_time_line_and_a_flame_graph_lie_beside_it(
+    straggling: tuple[Path, str], analysis: Analysis
+) -> None:
+    folder, _ = straggling
+    with gzip.open(folder / "merged.trace.json.gz") as file:
+        events = json.load(file)["traceEvents"]
+    assert {event["pid"] for event in events} == {0, 1}
+    assert analysis.flame_graph is not None, analysis.problems
+    assert analysis.flame_graph.rank == 1
+    assert analysis.flame_graph.svg is not None
+    assert "inject.py" in (folder / analysis.flame_graph.svg).read_text()  # where it sleeps
+    assert analysis.flame_graph.speedscope is not None
+    assert json.loads((folder / analysis.flame_graph.speedscope).read_text())["profiles"]
+    described = read_description(folder)
+    assert (described.ranks, described.steps_profiled, described.exit_code) == ((0, 1), 8, 0)
+    assert described.stamp == analysis.stamp
+
+
+def test_what_it_prints(straggling: tuple[Path, str]) -> None:
+    said = straggling[1]
+    assert "Rank 1 holds the others back in 8 of 8 steps" in said
+    assert "Top operators of rank 1" in said
+    assert "The profiler itself:" in said
+    assert "tier cpu" in said
+
+
+def test_it_can_be_analysed_again(straggling: tuple[Path, str], capsys: pytest.CaptureFixture[str]) -> None:
+    folder, _ = straggling
+    before = read_analysis(folder)
+    with pytest.raises(SystemExit) as ended:
+        main(["profile", "analyze", str(folder), "--json"])
+    assert not ended.value.code
+    assert json.loads(capsys.readouterr().out) == json.loads(before.to_json())
+
+
+def test_a_rank_that_fails_while_it_is_recorded(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    fault = [{"kind": "raise", "step": 9, "rank": 1}]
+    settings = config(tmp_path, strategy="fsdp", steps=20, faults=fault)
+    out = tmp_path / "profile"
+    options = ["--out", str(out), "--wait", "1", "--warmup", "1", "--steps", "15", "--json"]
+    assert profile_run(*options, "--", "distlab", "train", "--config", settings) == 1
+    analysis = json.loads(capfd.readouterr().out)
+    assert analysis["exit_code"] == 1
+    assert (
+        "The command failed with exit code 1; what was recorded until then is kept." in analysis["problems"]
+    )
+    steps = {rank["rank"]: [step["step"] for step in rank["steps"]] for rank in analysis["ranks"]}
+    assert steps[1] == [2, 3, 4, 5, 6, 7]  # the ninth failed before it ended
+    assert any("recorded 6 of 15 steps" in problem for problem in analysis["problems"])
+
+
+LOOP = """
+import sys
+from distlab.observe.profile.capture import profiled
+with profiled() as profiler:
+    for _ in range(int(sys.argv[1])):
+        profiler.step()
+sys.exit(int(sys.argv[2]))
+"""
+
+
+def test_a_script_that_is_too_short_and_fails(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "mine.py").write_text(LOOP)
+    out = tmp_path / "profile"
+    assert profile_run("--out", str(out), "--", "python", str(tmp_path / "mine.py"), "4", "7") == 7
+    said = capfd.readouterr().err
+    assert "the command failed with exit code 7" in said
+    assert "the run was over after 4 steps, and recording begins after 7" in said
+    assert read_description(out).exit_code == 7
+
+
+def test_a_command_without_a_loop(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert profile_run("--out", str(tmp_path / "p"), "--", "true") == 1
+    assert "no training that can be profiled" in capfd.readouterr().err
+    # The folder is taken, then.
+    assert profile_run("--out", str(tmp_path / "p"), "--", "true") == 2
+    assert "is not empty" in capfd.readouterr().err
+
+
+def test_bad_input_is_refused_and_nothing_is_written(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    out = str(tmp_path / "p")
+    for args, said in [
+        (["--out", out], "No command is given"),
+        (["--out", out, "--", "no-such-program"], "no command 'no-such-program'"),
+        (["--out", out, "--steps", "0", "--", "true"], "steps is 0"),
+        (["--out", out, "--pyspy-s", "-1", "--", "true"], "pyspy_s is -1"),
+        (["--out", "/proc/p", "--", "true"], "Cannot write into /proc/p"),
+        (["--", "true"], "--out"),
+    ]:
+        assert profile_run(*args) == 2
+        assert said in capfd.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("script", "said"),
+    [
+        (
+            "echo 'Error: Permission Denied: Try running again with elevated permissions' >&2; exit 1",
+            "ptrace is not",
+        ),
+        ("echo 'Error: Failed to find python version from target process' >&2; exit 1", "py-spy failed"),
+    ],
+)
+def test_where_py_spy_may_not_look_it_is_one_sentence(
+    script: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command(tmp_path / "bin", "py-spy", script)
+    monkeypatch.setattr(pyspy, "program", lambda: str(tmp_path / "bin" / "py-spy"))
+    sampled = sample(tmp_path, 0, os.getpid(), 1)
+    assert sampled.graph is None
+    assert said in sampled.problem
+    assert "\n" not in sampled.problem
