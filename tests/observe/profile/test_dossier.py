@@ -1,0 +1,219 @@
+"""Ranked bottlenecks, the dossier and the comparison, of profiles made up here."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from bs4 import BeautifulSoup
+
+from distlab.errors import SettingError
+from distlab.observe.profile.analysis import (
+    Analysis,
+    Collective,
+    MemoryLine,
+    Operator,
+    RankProfile,
+    StepTimes,
+    write_analysis,
+)
+from distlab.observe.profile.bottlenecks import find_bottlenecks
+from distlab.observe.profile.compare import compare, compare_profiles
+from distlab.observe.profile.dossier import report
+from distlab.observe.profile.stragglers import find_stragglers
+
+STEPS = 12
+
+
+def _rank(
+    rank: int,
+    compute: float = 0.010,
+    exposed: float = 0.0,
+    data: float = 0.0,
+    idle: float = 0.0,
+    elements: int = 10**6,
+    jitter: float = 1e-5,
+    grows: int = 0,
+) -> RankProfile:
+    steps = []
+    start = 0.0
+    for k in range(STEPS):
+        own = compute + jitter * ((7 * k + rank) % 5)
+        step_s = own + exposed + data + idle
+        steps.append(StepTimes(k, start, step_s, own, exposed, exposed, data, idle))
+        start += step_s
+    points = tuple((step.start_s + step.step_s / 2, 2**20 + grows * step.step) for step in steps)
+    return RankProfile(
+        rank=rank,
+        host="host",
+        pid=rank + 1,
+        device="cpu",
+        steps_seen=STEPS,
+        steps=tuple(steps),
+        operators=(
+            Operator("gloo:all_reduce", "cpu", STEPS, 0.9, 0.9, ""),
+            Operator("aten::mm", "cpu", 3 * STEPS, 0.06, 0.6, "[8, 8], [8, 8]"),
+        ),
+        collectives=(Collective("gloo:all_reduce", STEPS, elements * STEPS, exposed * STEPS, exposed),),
+        memory=(MemoryLine("cpu", max(held for _, held in points), start, None, points, True),),
+        profiled_step_s=0.011,
+        unprofiled_step_s=0.010,
+        unprofiled_steps=3,
+    )
+
+
+def _analysis(*ranks: RankProfile, **changes: Any) -> Analysis:
+    made = Analysis(
+        stamp={"hardware": "made up", "cores": 2, "torch": "2"},
+        command="distlab train",
+        exit_code=0,
+        tier="cpu",
+        world_size=len(ranks),
+        ranks=ranks,
+        missing_ranks=(),
+        stragglers=tuple(find_stragglers(ranks, {})),
+        clocks=(),
+        flame_graph=None,
+        hta=(),
+        problems=(),
+    )
+    return replace(made, **changes)
+
+
+def _kinds(analysis: Analysis) -> list[str]:
+    return [one.kind for one in find_bottlenecks(analysis)]
+
+
+def test_a_healthy_run_has_nothing_but_its_work() -> None:
+    [work] = find_bottlenecks(_analysis(_rank(0), _rank(1)))
+    assert (work.kind, work.severity) == ("work", "note")
+    assert any(line.startswith("aten::mm: 5.00 ms a step in 3 calls") for line in work.evidence)
+    assert not any("all_reduce" in line for line in work.evidence)
+
+
+@pytest.mark.parametrize("part", ["data", "idle"])
+def test_each_part_is_named_with_what_it_costs(part: str) -> None:
+    first = find_bottlenecks(_analysis(_rank(0, **{part: 0.010}), _rank(1, **{part: 0.010})))[0]
+    assert first.kind == part
+    assert first.cost_s == pytest.approx(0.010)
+    assert first.share == pytest.approx(0.5, abs=0.01)
+    assert first.severity == "high"
+
+
+def test_the_dearest_comes_first() -> None:
+    ranks = [_rank(rank, data=0.002, idle=0.004, exposed=0.003) for rank in range(2)]
+    assert _kinds(_analysis(*ranks)) == ["idle", "communication", "data", "work"]
+
+
+def test_waiting_for_a_straggler_is_not_charged_to_communication() -> None:
+    # Rank 1 computes 20 ms longer; the others wait them out in the collective, whose own cost is 1 ms.
+    analysis = _analysis(_rank(0, exposed=0.021), _rank(1, compute=0.030, exposed=0.001))
+    found = find_bottlenecks(analysis)
+    assert [one.kind for one in found] == ["straggler", "work"]
+    assert found[0].title == "Rank 1 holds the others back"
+    assert found[0].cost_s == pytest.approx(0.020, rel=0.05)
+    assert any("throttles" in line for line in found[0].remedies)
+
+
+@pytest.mark.parametrize(("elements", "advice"), [(100, "larger buckets"), (10**7, "Overlap")])
+def test_small_and_large_collectives_need_different_remedies(elements: int, advice: str) -> None:
+    ranks = [_rank(rank, exposed=0.010, elements=elements) for rank in range(2)]
+    first = find_bottlenecks(_analysis(*ranks))[0]
+    assert first.kind == "communication"
+    assert advice in " ".join(first.remedies)
+
+
+def test_memory_that_grows_with_each_step_is_noted() -> None:
+    assert "memory" in _kinds(_analysis(_rank(0, grows=2**18)))
+    assert "memory" not in _kinds(_analysis(_rank(0)))
+
+
+def test_without_steps_there_is_nothing_to_rank() -> None:
+    assert find_bottlenecks(_analysis(replace(_rank(0), steps=()))) == []
+
+
+def _write(folder: Path, analysis: Analysis) -> Path:
+    folder.mkdir()
+    write_analysis(folder, analysis)
+    return folder
+
+
+def test_the_dossier_is_one_page_that_loads_nothing_and_obeys_nobody(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    evil = "<script>alert(1)</script>"
+    rank = replace(_rank(0, data=0.01), host=evil, operators=(Operator(evil, "cpu", 1, 1.0, 1.0, evil),))
+    folder = _write(tmp_path / "p", _analysis(rank, _rank(1, data=0.01), command=evil, problems=(evil,)))
+    assert report(folder) == 0
+    assert "1. The step waits for data" in capsys.readouterr().out
+    html = (folder / "dossier.html").read_text()
+    page = BeautifulSoup(html, "html.parser")
+    assert page.find("script") is None
+    assert evil in page.get_text()
+    assert not page.find_all(src=True)
+    assert all(not link["href"].startswith(("http", "//")) for link in page.find_all("a"))
+    assert [heading.get_text() for heading in page.find_all("h2")][:3] == [
+        "What is missing",
+        "What to change first",
+        "Where a step's time goes",
+    ]
+    assert all(figure.svg["aria-label"] for figure in page.find_all("figure"))
+
+
+def test_the_dossier_reads_what_other_tools_left(tmp_path: Path) -> None:
+    folder = _write(tmp_path / "p", _analysis(_rank(0), _rank(1)))
+    (folder / "ncu.csv").write_text("no csv")
+    assert report(folder, json=True) == 0
+    assert "is not a CSV of Nsight Compute" in (folder / "dossier.html").read_text()
+
+
+def test_report_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = _write(tmp_path / "p", _analysis(_rank(0, idle=0.01)))
+    assert report(folder, out=tmp_path / "x.html", json=True) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["dossier"] == str(tmp_path / "x.html")
+    assert [one["kind"] for one in told["bottlenecks"]] == ["idle", "work"]
+
+
+def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
+    folder = _write(tmp_path / "p", _analysis(_rank(0)))
+    with pytest.raises(SettingError, match="set --out to another file"):
+        report(folder, out=tmp_path / "none" / "x.html")
+
+
+def test_the_comparison_says_what_went(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = _write(tmp_path / "before", _analysis(_rank(0, data=0.01), _rank(1, data=0.01)))
+    after = _write(tmp_path / "after", _analysis(_rank(0), _rank(1)))
+    assert compare(before, after) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    assert "A step is 50% shorter: 20.02 ms before, 10.02 ms after; most of it is data (-10.00 ms)." in told
+    assert "No longer a bottleneck: The step waits for data." in told
+    page = BeautifulSoup((after / "comparison.html").read_text(), "html.parser")
+    assert len(page.find_all("figure")) == 2
+    assert compare(before, after, json=True) == 0
+    made = json.loads(capsys.readouterr().out)
+    assert made["low"] < made["ratio"] < made["high"] < 1
+    changes = sum(part["after_s"] - part["before_s"] for part in made["parts"])
+    assert changes == pytest.approx(made["step"]["after_s"] - made["step"]["before_s"])
+
+
+def test_a_difference_within_the_steps_noise_is_no_change() -> None:
+    compared = compare_profiles(
+        _analysis(_rank(0, jitter=0.002)), _analysis(_rank(0, compute=0.0101, jitter=0.002))
+    )
+    assert "no change beyond the steps' own noise" in compared.sentence
+
+
+def test_unlike_runs_are_compared_with_a_warning() -> None:
+    other = _analysis(_rank(0), _rank(1), tier="gpu", stamp={"hardware": "another"}, missing_ranks=(3,))
+    warnings = " ".join(compare_profiles(_analysis(_rank(0)), other).warnings)
+    for word in ("tier cpu", "made up in the first, another in the second", "1 ranks", "no trace of rank 3"):
+        assert word in warnings
+
+
+def test_a_profile_without_steps_cannot_be_compared() -> None:
+    with pytest.raises(SettingError, match="The second profile has no step"):
+        compare_profiles(_analysis(_rank(0)), _analysis(replace(_rank(0), steps=())))
