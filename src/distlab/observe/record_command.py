@@ -6,8 +6,12 @@ from __future__ import annotations
 
 import json as jsonlib
 import shlex
+import signal
 import sys
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
@@ -68,17 +72,17 @@ def record(
         with Recorder(out, origin) as recorder, _progress() as progress:
             task = progress.add_task(f"{origin.hardware}, tier {origin.tier}", total=int(seconds / every))
             recorder.write(first)
-            try:
-                due = time.monotonic()
+            due = time.monotonic()
+            with _ctrl_c() as stop:
                 for _ in range(int(seconds / every)):
                     due += pause_s
-                    time.sleep(max(0.0, due - time.monotonic()))
+                    if stop.wait(max(0.0, due - time.monotonic())):
+                        print("Stopped; what was recorded is kept.", file=sys.stderr)
+                        break
                     reading = opened.read()
                     samples += len(reading.samples)
                     recorder.write(reading)
                     progress.advance(task)
-            except KeyboardInterrupt:
-                print("Stopped; what was recorded is kept.", file=sys.stderr)
     finally:
         opened.close()
     if json:
@@ -87,6 +91,17 @@ def record(
     else:
         print(f"{out}: {recorder.readings} readings of {origin.hardware}, {out.stat().st_size / 1e3:.0f} kB.")
     return 0
+
+
+@contextmanager
+def _ctrl_c() -> Iterator[threading.Event]:
+    """Set by Ctrl-C: an exception could come in the middle of a line."""
+    stop = threading.Event()
+    before = signal.signal(signal.SIGINT, lambda *_: stop.set())
+    try:
+        yield stop
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _progress() -> Progress:
