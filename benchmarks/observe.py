@@ -36,7 +36,7 @@ def scrape_ms() -> list[Result]:
     """From asking to the last byte of the answer."""
     with _exporter() as (_, connection):
         families = list(text_string_to_metric_families(_scrape(connection).decode()))
-        registry = CollectorRegistry()
+        registry = CollectorRegistry()  # type: ignore[no-untyped-call]
         registry.register(_Same(families))
         ways = [lambda: _seconds(connection), lambda: _exposition_s(registry)]
         for way in ways * WARM_UP:
