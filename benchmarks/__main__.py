@@ -7,7 +7,7 @@ import sys
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import book, checkpoints, recovery, site, starting, train
+from benchmarks import book, checkpoints, collectives, recovery, site, starting, train
 from benchmarks.results import Result, record
 
 BENCHMARKS = {
@@ -16,6 +16,8 @@ BENCHMARKS = {
     "train.ddp.overhead": train.ddp_overhead,
     "train.fsdp.overhead": train.fsdp_overhead,
     "checkpoint.async_stall": checkpoints.async_stall,
+    "bench.collective_agreement": collectives.agreement,
+    "bench.call_overhead_us": collectives.call_overhead,
     "recovery.torchrun": recovery.torchrun,
     "recovery.ray": recovery.ray,
     "recovery.horovod": recovery.horovod,

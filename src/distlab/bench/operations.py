@@ -57,6 +57,8 @@ class Call:
     """Zeros everywhere: in place, sums of anything else would grow from call to call."""
     wrong: Callable[[], int]
     """After `fill` and `run`: elements of this rank that are not what they must be."""
+    target: Tensor
+    """Where the result lies."""
 
 
 def direct(operation: Op) -> Place:
@@ -115,7 +117,7 @@ def prepare(operation: Op, place: Place, elements: int, dtype: DtypeName, redop:
             return 0  # no result is promised there
         return differing(target, expected(operation, elements, kind, reduce_in, root), redop)
 
-    return Call(copy_and_call if copied else call, fill, clear, wrong)
+    return Call(copy_and_call if copied else call, fill, clear, wrong, target)
 
 
 def _call(
