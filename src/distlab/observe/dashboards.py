@@ -8,7 +8,8 @@ The same input gives the same bytes. Colours are those of Okabe and Ito, which t
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +46,11 @@ UNITS = {
 }
 """Grafana's names of units."""
 
-SIZES = {"line": (12, 8), "stack": (12, 8), "stat": (6, 4), "bar": (12, 4), "table": (12, 8)}
-"""Columns of 24, and rows."""
+COLUMNS = 24
+HEIGHTS = {"line": 8, "stack": 8, "stat": 4, "bar": 4, "table": 8}
+"""In rows of Grafana's grid."""
+MOST_SMALL = 6
+"""Small panels beside each other at most."""
 
 SOURCE = dashboard.DataSourceRef(type_val="prometheus", uid="${datasource}")
 
@@ -111,9 +115,30 @@ def build(board: Dashboard, book_url: str) -> grafana.Dashboard:
     )
     for variable in board.variables:
         made.with_variable(_variable(variable))
-    for number, panel in enumerate(board.panels, 1):
-        made.with_panel(_panel(panel, number, book_url))
+    places = _places(board.panels)
+    for number, (panel, place) in enumerate(zip(board.panels, places, strict=True), 1):
+        made.with_panel(_panel(panel, number, book_url).grid_pos(place))
     return made
+
+
+def _places(panels: Sequence[Panel]) -> list[dashboard.GridPos]:
+    """Small panels side by side, large ones two in a row; each row fills the width."""
+    places: list[dashboard.GridPos] = []
+    y = 0
+    for size, group in itertools.groupby(panels, _beside):
+        waiting = list(group)
+        for row in (waiting[i : i + size] for i in range(0, len(waiting), size)):
+            width, height = COLUMNS // len(row), max(HEIGHTS[panel.kind] for panel in row)
+            for x in range(0, len(row) * width, width):
+                last = x == (len(row) - 1) * width
+                places.append(dashboard.GridPos(h=height, w=COLUMNS - x if last else width, x=x, y=y))
+            y += height
+    return places
+
+
+def _beside(panel: Panel) -> int:
+    """How many such panels may stand in a row."""
+    return 1 if panel.wide else MOST_SMALL if panel.kind in ("stat", "bar") else 2
 
 
 def _variable(variable: Variable) -> grafana.QueryVariable:
@@ -140,9 +165,8 @@ def _panel(panel: Panel, number: int, book_url: str) -> Chart:
         "table": _table,
     }
     chart = draw[panel.kind](panel)
-    columns, rows = (24, 6) if panel.wide else SIZES[panel.kind]
     chart.id(number).title(panel.title).description(panel.advice).datasource(SOURCE).no_value(panel.empty)
-    chart.unit(UNITS[panel.unit]).thresholds(_thresholds(panel)).height(rows).span(columns)
+    chart.unit(UNITS[panel.unit]).thresholds(_thresholds(panel))
     for letter, query in zip("ABCDEFGH", panel.queries, strict=False):
         chart.with_target(_target(panel, query, letter))
     if panel.minimum is not None:
