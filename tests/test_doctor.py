@@ -55,6 +55,8 @@ def test_a_missing_program_fails_and_names_the_command(
     failed = {check.name: check for check in report.checks if not check.ok}
     assert set(failed) >= {"Node.js", "mathjax", "configurable-http-proxy", "bwrap", "setpriv"}
     assert failed["bwrap"].fix.endswith("apt-get install -y bubblewrap")
+    assert failed["Alertmanager"].fix.endswith("apt-get install -y prometheus-alertmanager")
+    assert not failed["Prometheus"].needed
     assert failed["mathjax"].fix == "npm ci"
     assert "20 or later" in failed["Node.js"].fix
     assert not report.can_run

@@ -82,6 +82,8 @@ def test_a_missing_package_is_installed_by_root_and_named_to_everyone_else(uid: 
     log = tmp_path / "apt-get.log"
     command(tmp_path / "bin", "id", f"echo {uid}")
     command(tmp_path / "bin", "apt-get", f'echo "$@" >> {log}')
+    for name in MONITORING:
+        command(tmp_path / "bin", name, "true")
     for name in ("bash", "dirname", "setpriv"):
         (tmp_path / "bin" / name).symlink_to(shutil.which(name) or name)
     done = subprocess.run(
@@ -102,6 +104,48 @@ def test_a_missing_package_is_installed_by_root_and_named_to_everyone_else(uid: 
         assert done.stderr == f"setup: these packages are missing: bubblewrap. Install them with: {line}\n"
         assert not log.exists()
     assert not (tmp_path / ".venv").exists()
+
+
+MONITORING = ("prometheus", "promtool", "prometheus-alertmanager", "amtool")
+
+
+@pytest.mark.parametrize("profile", ["course", "dev"])
+@pytest.mark.parametrize("uid", [1000, 0])
+@pytest.mark.parametrize("apt_works", [True, False])
+def test_monitoring_is_wanted_by_the_site_and_needed_by_the_tests(
+    profile: str, uid: int, apt_works: bool, tmp_path: Path
+) -> None:
+    """Every other Debian package is there, and no Node.js: a set-up that goes on stops at that."""
+    (tmp_path / "scripts").mkdir()
+    setup = shutil.copy(SCRIPTS / "setup", tmp_path / "scripts" / "setup")
+    log, policy = tmp_path / "apt-get.log", tmp_path / "policy-rc.d"
+    command(tmp_path / "bin", "id", f"echo {uid}")
+    answer = f"$(sh {policy} && echo starts services || echo starts $?)"
+    command(tmp_path / "bin", "apt-get", f'echo "$@" {answer} >> {log}; exit {int(not apt_works)}')
+    for name in ("bwrap", "setpriv", "g++", "cmake", "make", "chromium", "git"):
+        command(tmp_path / "bin", name, "true")
+    for name in ("bash", "sh", "dirname", "chmod", "rm"):
+        (tmp_path / "bin" / name).symlink_to(shutil.which(name) or name)
+    done = subprocess.run(
+        [setup, profile],
+        env={"PATH": str(tmp_path / "bin"), "PYTHON": sys.executable, "POLICY_RC_D": str(policy)},
+        capture_output=True,
+        text=True,
+    )
+    both = "prometheus prometheus-alertmanager"
+    goes_on = profile == "course" or (uid == 0 and apt_works)
+    assert done.returncode == 1
+    assert ("Node.js is missing" in done.stderr) == goes_on, done.stderr
+    if uid == 0:
+        install = f"install -y -qq --no-install-recommends {both} starts 101"
+        assert log.read_text().splitlines() == ["update -qq starts 101", install]
+    else:
+        assert not log.exists()
+    assert not policy.exists(), "what keeps services from starting is left behind"
+    sudo = "" if uid == 0 else "sudo "
+    assert (f"{both}. Install them with: {sudo}apt-get install -y {both}" in done.stderr) == (
+        uid != 0 or not apt_works
+    )
 
 
 def test_as_root_the_suite_fails_where_isolation_cannot_be_tested(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -114,6 +114,7 @@ def examine(root: Path) -> Report:
         labs=tuple(lab_tier(lab, gpus=len(found.gpus), cuda=cuda, installed=packages) for lab in labs()),
         checks=(
             *base_checks(found, cuda, packages),
+            *telemetry_checks(),
             *(site_checks(root) if (root / "_config.yml").is_file() else ()),
         ),
     )
@@ -191,6 +192,18 @@ def base_checks(found: Hardware, cuda: str, packages: dict[str, str]) -> tuple[C
                 fix="" if cuda else fix,
             )
         )
+    return tuple(checks)
+
+
+def telemetry_checks() -> tuple[Check, ...]:
+    """What `distlab observe up` starts; everything else goes without."""
+    checks = []
+    for name, commands, package in (
+        ("Prometheus", ("prometheus",), "prometheus"),
+        ("Alertmanager", ("prometheus-alertmanager", "alertmanager"), "prometheus-alertmanager"),
+    ):
+        path = next(filter(None, map(shutil.which, commands)), None)
+        checks.append(Check(name, path or "missing", bool(path), False, "" if path else _apt(package)))
     return tuple(checks)
 
 
