@@ -5,8 +5,10 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,9 @@ GPT: dict[str, Any] = {
     "data": {"source": "synthetic", "global_batch": 8, "sequence_length": 32},
 }
 
+DELAY_S = 0.25
+"""Many times what a step takes, and what a busy machine adds to one."""
+
 
 def profile_run(*args: str) -> int:
     """The exit code."""
@@ -34,28 +39,50 @@ def profile_run(*args: str) -> int:
     return int(ended.value.code or 0)
 
 
-def config(folder: Path, **changes: Any) -> str:
-    path = folder / "run.yaml"
+def config(at: Path, **changes: Any) -> str:
+    path = at / "run.yaml"
     path.write_text(yaml.safe_dump(GPT | changes))
     return str(path)
 
 
 @pytest.fixture(scope="module")
 def straggling(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """A profile of two DDP ranks, the second of which sleeps after each step; and what the command printed."""
+    """A profile of two DDP ranks, the second of which sleeps after each step; and what the command printed.
+
+    The run is ended by Ctrl-C once the flame graph is taken, however long that takes on a busy machine.
+    """
     folder = tmp_path_factory.mktemp("straggling")
-    slow = [{"kind": "slow", "step": 2, "rank": 1, "seconds": 0.03}]
-    settings = config(folder, steps=120, faults=slow)
-    options = ["--out", str(folder / "profile"), "--steps", "8", "--warmup", "1", "--wait", "5", "--memory"]
+    settings = config(
+        folder,
+        steps=2000,
+        folder=str(folder),
+        checkpoint={"every_steps": 2000},
+        faults=[{"kind": "slow", "step": 1, "rank": 1, "seconds": DELAY_S}],
+    )
+    options = ["--out", str(folder / "profile"), "--steps", "8", "--warmup", "1", "--wait", "3", "--memory"]
     asked = [*options, "--pyspy-s", "1", "--", "distlab", "train", "--config", settings]
-    done = subprocess.run(
+    running = subprocess.Popen(
         [sys.executable, "-m", "distlab.cli", "profile", "run", *asked],
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
         text=True,
         env=os.environ | {"COLUMNS": "120"},
     )
-    assert done.returncode == 0, done.stderr
-    return folder / "profile", done.stdout
+    try:
+        taken = folder / "profile" / "pyspy_rank_1.speedscope.json"
+        until = time.monotonic() + 240
+        while (
+            not (taken.exists() and taken.stat().st_size)
+            and running.poll() is None
+            and time.monotonic() < until
+        ):
+            time.sleep(0.05)
+        running.send_signal(signal.SIGINT)
+        said, _ = running.communicate(timeout=240)
+    finally:
+        running.kill()
+    assert running.returncode == 0, said
+    return folder / "profile", said
 
 
 @pytest.fixture(scope="module")
@@ -73,15 +100,15 @@ def test_the_straggler_is_found(analysis: Analysis) -> None:
     assert analysis.slowest is not None
     assert analysis.slowest.rank == 1
     assert analysis.slowest.cause == "idle"
-    assert analysis.slowest.excess_s > 0.02
+    assert analysis.slowest.excess_s > DELAY_S / 2
     assert analysis.slowest.last_arrivals >= 7  # the gradients' all-reduce of each step
 
 
 def test_the_breakdown_shows_it_as_waiting(analysis: Analysis) -> None:
     fast, slow = analysis.ranks
     assert len(fast.steps) == len(slow.steps) == 8
-    assert fast.mean()["exposed_s"] > slow.mean()["exposed_s"] + 0.01
-    assert slow.mean()["idle_s"] > fast.mean()["idle_s"] + 0.02
+    assert fast.mean()["exposed_s"] > slow.mean()["exposed_s"] + DELAY_S / 2
+    assert slow.mean()["idle_s"] > fast.mean()["idle_s"] + DELAY_S / 2
     assert {collective.name for collective in fast.collectives} == {"gloo:all_reduce"}
     assert fast.collectives[0].count == 2 * 8  # gradients and the loss
     assert analysis.stamp["backend"] == "gloo"
