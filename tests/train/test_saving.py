@@ -5,6 +5,7 @@ And that a checkpoint which no run wrote is refused before anything of the run i
 
 from __future__ import annotations
 
+import io
 import random
 import shutil
 from collections.abc import Callable
@@ -164,17 +165,42 @@ def test_a_state_that_no_run_has_is_refused(
     saved: Path, tmp_path: Path, change: Callable[[dict[str, Any]], None], says: str
 ) -> None:
     shutil.copytree(saved, tmp_path / "base")
-    (path,) = (tmp_path / "base/step_3.ckpt").glob("*.pt")
+    forge(tmp_path / "base", lambda state: change(state["progress"]))
+    refused(tmp_path / "base", says)
+
+
+def forge(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    """Change what the checkpoint of step 3 holds, with all checksums right again."""
+    (path,) = (folder / "step_3.ckpt").glob("*.pt")
     state = torch.load(path, weights_only=True)
-    change(state["progress"])
-    forged = tmp_path / "forged"
-    torch.save(state, forged)
-    file = Folder(tmp_path / "base").put("step_3.ckpt", forged.read_bytes(), ".pt")
+    change(state)
+    content = io.BytesIO()
+    torch.save(state, content)
+    file = Folder(folder).put("step_3.ckpt", content.getvalue(), ".pt")
 
     def swap(mark: dict[str, Any]) -> None:
         files = mark["checkpoint"]["files"]
         del files[f"step_3.ckpt/{path.name}"]
-        files[file] = forged.stat().st_size
+        files[file] = len(content.getvalue())
 
-    reforge(tmp_path / "base/step_3.json", swap)
-    refused(tmp_path / "base", says)
+    reforge(folder / "step_3.json", swap)
+
+
+@pytest.mark.parametrize("value", ["x", None, -1.0])
+def test_an_optimizers_settings_are_the_runs_own_whatever_a_checkpoint_says(
+    saved: Path, tmp_path: Path, value: Any
+) -> None:
+    weights = []
+    for name, forged in (("a", False), ("b", True)):
+        shutil.copytree(saved, tmp_path / name / "base")
+        if forged:
+            forge(tmp_path / name / "base", lambda state: _set_some(state["optimizer"], value))
+        more = replace(BASE, folder=str(tmp_path / name), steps=5, resume_from_checkpoint="latest")
+        weights.append(train(more).weights_sum)
+    assert weights[0] == weights[1]
+
+
+def _set_some(optimizer: dict[str, Any], value: Any) -> None:
+    names = [name for name in optimizer if name.startswith("param_groups.")]
+    assert names
+    optimizer.update(dict.fromkeys(names[:3], value))  # torch wants them to be the same in a group

@@ -223,17 +223,11 @@ def read_state(model: nn.Module, optimizers: list[Optimizer]) -> dict[str, Any]:
 
 
 def write_state(model: nn.Module, optimizers: list[Optimizer], state: dict[str, Any]) -> None:
-    """Take over what `read_state` returned, but for the settings of the optimizers."""
+    """Take over what `read_state` returned, but for the settings of the optimizers, which are not looked at."""
     _, own = get_state_dict(model, optimizers, options=FLAT)
-    loaded_state = join_8bit(state["optimizer"], own)
-    groups = [group for optimizer in optimizers for group in optimizer.param_groups]
-    configured = [{name: group[name] for name in group if name not in ("params", "lr")} for group in groups]
-    set_state_dict(
-        model, optimizers, model_state_dict=state["model"], optim_state_dict=loaded_state, options=FLAT
-    )
-    loaded = [group for optimizer in optimizers for group in optimizer.param_groups]
-    for group, settings in zip(loaded, configured, strict=True):
-        group.update(settings)
+    settings = {name: value for name, value in own.items() if name.startswith("param_groups.")}
+    loaded = join_8bit(state["optimizer"], own) | settings
+    set_state_dict(model, optimizers, model_state_dict=state["model"], optim_state_dict=loaded, options=FLAT)
 
 
 def count_right(outputs: Tensor, targets: Tensor) -> Sums:
