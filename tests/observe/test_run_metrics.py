@@ -19,7 +19,7 @@ from distlab.observe import logfiles, runs
 from distlab.observe.cost import account_of
 from distlab.observe.exposition import Page
 from distlab.observe.logfiles import RunFiles
-from distlab.observe.runs import KEEP_S, MOST_RUNS, Run, Runs
+from distlab.observe.runs import KEEP_S, MOST_RUNS, STALLED_S, Run, Runs
 from distlab.train.records import LOCK, LOG, RUN
 from tests.observe.made_runs import MadeRun, write_info, write_lines
 
@@ -118,17 +118,62 @@ def test_who_follows_and_who_reads_afterwards_agree(tmp_path: Path) -> None:
     assert run.account.tokens == pytest.approx(offline.tokens)
 
 
-def test_a_run_that_hangs_costs_on(tmp_path: Path) -> None:
-    folder, made = tmp_path / "demo", MadeRun(now=time.time() - 100)
-    write_info(folder)
+def hung(folder: Path) -> MadeRun:
+    """A run of steps of a second, that has logged four of eight and says no more."""
+    made = MadeRun(now=time.time() - 5000)
     made.attempt(0, 5)
+    write_info(folder)
     write_lines(folder, made.kept)
+    return made
+
+
+def test_a_run_that_hangs_costs_on_and_has_failed(tmp_path: Path) -> None:
+    folder = tmp_path / "demo"
+    made = hung(folder)
     with locked(folder):
         run = Run(folder)
         run.poll(made.now + 50)
-        assert run.spent_s == pytest.approx(run.account.paid_s + 2 * 50)
-    run.poll(made.now + 90)
-    assert run.spent_s == pytest.approx(run.account.paid_s + 2 * 50), "it has ended, and no longer costs"
+        paid_s = run.account.paid_s
+        assert run.spent_s == pytest.approx(paid_s + 2 * 50)
+        assert run.wasted_s["failure"] == 0, "a long step, maybe"
+        run.poll(made.now + 100)
+        assert run.spent_s == pytest.approx(paid_s + 2 * 100)
+        assert run.wasted_s["failure"] == pytest.approx(2 * (100 - STALLED_S))
+    run.poll(made.now + 500)
+    assert run.spent_s == pytest.approx(paid_s + 2 * 100), "it has ended, and no longer costs"
+    assert run.wasted_s["failure"] == pytest.approx(2 * 100)
+
+
+@pytest.mark.parametrize("down_s", [200, 4000])
+def test_what_a_hang_cost_stays_when_the_run_goes_on(tmp_path: Path, down_s: float) -> None:
+    folder = tmp_path / "demo"
+    made = hung(folder)
+    with locked(folder):
+        run = Run(folder)
+        run.poll(made.now + 100)
+        paid_s = run.account.paid_s
+    run.poll(made.now + 150)
+    kept = len(made.kept)
+    made.attempt(4, 8, down_s=down_s, flush_after={7})
+    with locked(folder):
+        write_lines(folder, made.kept[kept:])
+        run.poll(made.now)
+    run.poll(made.now)
+    held_s = down_s if down_s < 600 else 100
+    assert run.spent_s == pytest.approx(paid_s + 2 * (held_s + 2 + 4), abs=5), "GPUs are held for ten minutes"
+    assert run.spent_s >= sum(run.wasted_s.values()) + run.account.useful_s - 1e-6
+    assert run.wasted_s["failure"] == pytest.approx(2 * (held_s + 2), abs=5)
+
+
+def test_the_end_of_a_finished_run_is_idle(demo: Path) -> None:
+    last = account_of(str(demo)).ranks[0].last.time
+    with locked(demo):
+        run = Run(demo)
+        run.poll(last + 3)
+    run.poll(time.time())
+    assert run.spent_s == pytest.approx(run.account.paid_s + 2 * 3)
+    assert run.wasted_s["idle"] == pytest.approx(run.account.idle_s + 2 * 3)
+    assert run.wasted_s["failure"] == pytest.approx(run.account.failure_s)
 
 
 def test_a_run_that_begins_later_is_found(tmp_path: Path) -> None:

@@ -110,9 +110,12 @@ class Account:
         size = next((r.last.world_size for r in self.ranks.values() if r.last.time == newest), 0)
         return {number: rank.last.time for number, rank in self.ranks.items() if number < size}
 
-    def add(self, line: LogLine, of: int | None = None) -> None:
-        """Book a line. of: how many ranks write into this log, where not all of `world_size` do."""
-        paid_s = self._pay(line)
+    def add(self, line: LogLine, of: int | None = None) -> float:
+        """Book a line. of: how many ranks write into this log, where not all do.
+
+        Returns how much of the time since the rank's last line is paid for with it: 0 where its GPU was released.
+        """
+        paid_s, released = self._pay(line)
         self.paid_s += paid_s
         if self.steps.step and line.step <= self.steps.step[-1]:
             self._undo(line.step)
@@ -124,6 +127,7 @@ class Account:
             self._close(line.step)
         elif len(self._pending) > MOST_PENDING:
             self._close(min(self._pending))
+        return 0.0 if released else paid_s
 
     def settle(self, finished: bool) -> None:
         """The run has ended: nothing more comes. finished: its last step was the last one it was to take."""
@@ -133,9 +137,9 @@ class Account:
             for rank in self.ranks.values():
                 self._book(rank, rank.balance_s)
 
-    def _pay(self, line: LogLine) -> float:
-        """Rank-seconds since the rank's line before."""
-        rank = self.ranks.get(line.rank)
+    def _pay(self, line: LogLine) -> tuple[float, bool]:
+        """Rank-seconds since the rank's line before; whether its GPU was released in between."""
+        rank, released = self.ranks.get(line.rank), False
         if rank is None:
             paid_s = max(0.0, line.run_s)
             # A rank that joins a run later was not there before, and lost nothing.
@@ -148,11 +152,12 @@ class Account:
         else:
             own_s = max(0.0, line.run_s - rank.last.run_s)
             off_s = line.time - rank.last.time - own_s
-            paid_s = own_s + (off_s if 0 <= off_s <= RELEASED_AFTER_S else 0.0)
+            released = not off_s <= RELEASED_AFTER_S
+            paid_s = own_s + (0.0 if released else max(0.0, off_s))
             rank.restarting = True  # what was left of the old attempt was lost with it
             self._book(rank, rank.balance_s)
             self.ranks[line.rank] = _Rank(line, paid_s - line.step_s, restarting=True)
-        return paid_s
+        return paid_s, released
 
     def _book(self, rank: _Rank, balance_s: float) -> None:
         """So much of a rank's balance is certain to lie outside its steps."""

@@ -92,9 +92,8 @@ class Bill:
         return price_of(run.files.info, self.table) if run.files.info else None
 
     def _write_run(self, page: Page, run: Run, per_hour: float) -> None:
-        one = cost(
-            run.name, run.account, per_hour, self.table.currency, run.spent_s, self.budgets.of(run.name)
-        )
+        budget, currency = self.budgets.of(run.name), self.table.currency
+        one = cost(run.name, run.account, per_hour, currency, budget, run.spent_s, run.wasted_s)
         text = label_text(run.labels() | {"currency": one.currency})
         page.add("distlab_cost_spend_total", text, one.spend)
         for reason, wasted in one.wasted.items():

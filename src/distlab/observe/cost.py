@@ -8,9 +8,10 @@ With a price p of one GPU for an hour, and the rank-seconds that account.py read
 - a step: spend / steps that count; a million tokens: 1e6 * spend / tokens in them; so what was wasted is in the price
 - an epoch: p * (paid until the last complete epoch ended) / 3600 / complete epochs
 
-The exporter shows the same for runs that go on (spend then includes the time since the last line), and spends GPUs
-that no run has under the run's name "": all of it wasted while no process is on the GPU, or while its utilisation is
-below IDLE_BELOW_PERCENT.
+The exporter shows the same for runs that go on, and what a log does not know: the time since the last line is spent,
+too, and is failure once the run has hung for a while (runs.py) or ended before its goal. It spends GPUs that no run
+has under the run's name "": all of it idle while no process is on the GPU, or while its utilisation is below
+IDLE_BELOW_PERCENT.
 """
 
 from __future__ import annotations
@@ -59,10 +60,11 @@ def cost(
     account: Account,
     per_hour: float,
     currency: str,
-    spent_s: float | None = None,
     budget: float | None = None,
+    spent_s: float | None = None,
+    wasted_s: dict[str, float] | None = None,
 ) -> Cost:
-    """Price an account. spent_s: rank-seconds paid for, where more is known than the log shows."""
+    """Price an account. spent_s, wasted_s: rank-seconds, where more is known than the log shows."""
     per_s = per_hour / HOUR_S
     paid_s = account.paid_s if spent_s is None else spent_s
     spend, steps = paid_s * per_s, len(account.steps.step)
@@ -72,7 +74,7 @@ def cost(
         per_gpu_hour=per_hour,
         gpu_hours=paid_s / HOUR_S,
         spend=spend,
-        wasted={reason: seconds * per_s for reason, seconds in account.wasted_s.items()},
+        wasted={reason: seconds * per_s for reason, seconds in (wasted_s or account.wasted_s).items()},
         per_step=spend / steps if steps else None,
         per_million_tokens=1e6 * spend / account.tokens if account.tokens > 0 else None,
         per_epoch=account.epochs_paid_s * per_s / account.epochs if account.epochs else None,

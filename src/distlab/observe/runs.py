@@ -28,6 +28,8 @@ SCAN_S = 5.0
 """How often new runs are looked for."""
 KEEP_S = 3600.0
 """How long a run is shown after it ended."""
+STALLED_S, STALLED_STEPS = 60.0, 10
+"""A run hangs when a rank has logged nothing for both: seconds, and times its mean step."""
 MOST_RUNS = 64
 MOST_LABEL = 128
 """Characters of a label that a learner chooses."""
@@ -68,7 +70,13 @@ class Run:
         self.ranks: dict[int, RankTotals] = {}
         self.restarts = 0
         self.spent_s = 0.0
-        """Rank-seconds, those since the last line included while the run goes on."""
+        """Rank-seconds, those included that no line accounts for yet, or ever: of a run that hangs."""
+        self.wasted_s = self.account.wasted_s
+        """By reason, the same included: a run that hangs, or ends before its goal, has failed."""
+        self._unlogged: dict[int, float] = {}
+        """Seconds since each rank's last line; of a run that has ended, when it was last seen to go on."""
+        self._lost_s = 0.0
+        """Of those, what no later line accounted for."""
 
     @property
     def running(self) -> bool | None:
@@ -113,20 +121,36 @@ class Run:
     def poll(self, now: float) -> None:
         """Read on. OSError where the log is gone. now: Unix time."""
         for line in self.files.poll():
-            self.account.add(line, self.files.files)
+            since_last_s = self.account.add(line, self.files.files)
+            self._lost_s += max(0.0, self._unlogged.pop(line.rank, 0.0) - since_last_s)
             rank = self.ranks.get(line.rank)
             if rank is None:
                 rank = self.ranks[line.rank] = RankTotals(line)
             rank.add(line)
             self.restarts = max(self.restarts, line.attempt)
-        if not self.files.caught_up:
-            return
-        unlogged_s = 0.0
+        if self.files.caught_up:
+            self._look_beyond_the_log(now)
+
+    def _look_beyond_the_log(self, now: float) -> None:
+        """What has been spent, and for what, since the last lines."""
+        stalled_s = 0.0
         if self.running:
-            unlogged_s = sum(max(0.0, now - since) for since in self.account.unlogged_since.values())
+            before, since = self._unlogged, self.account.unlogged_since
+            self._unlogged = {rank: max(0.0, now - then) for rank, then in since.items()}
+            self._lost_s += sum(gone_s for rank, gone_s in before.items() if rank not in since)
+            for number, unlogged_s in self._unlogged.items():
+                rank = self.ranks[number]
+                patience_s = max(STALLED_S, STALLED_STEPS * rank.step_s / rank.steps)
+                stalled_s += max(0.0, unlogged_s - patience_s)
         else:
             self.account.settle(self.finished)
-        self.spent_s = max(self.spent_s, self.account.paid_s + unlogged_s)
+        unlogged_s = sum(self._unlogged.values())
+        wasted = self.account.wasted_s
+        wasted["failure"] += self._lost_s + stalled_s
+        if not self.running:
+            wasted["idle" if self.finished else "failure"] += unlogged_s
+        self.spent_s = max(self.spent_s, self.account.paid_s + self._lost_s + unlogged_s)
+        self.wasted_s = {reason: max(self.wasted_s[reason], wasted_s) for reason, wasted_s in wasted.items()}
 
     def labels(self) -> dict[str, str]:
         """RUN_LABELS."""
