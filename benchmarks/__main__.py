@@ -7,7 +7,7 @@ import sys
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import book, checkpoints, collectives, recovery, site, starting, train
+from benchmarks import book, checkpoints, collectives, observe, recovery, site, starting, train
 from benchmarks.results import Result, record
 
 BENCHMARKS = {
@@ -18,6 +18,8 @@ BENCHMARKS = {
     "checkpoint.async_stall": checkpoints.async_stall,
     "bench.collective_agreement": collectives.agreement,
     "bench.call_overhead_us": collectives.call_overhead,
+    "observe.scrape_ms": observe.scrape_ms,
+    "observe.cpu_share": observe.cpu_share,
     "recovery.torchrun": recovery.torchrun,
     "recovery.ray": recovery.ray,
     "recovery.horovod": recovery.horovod,

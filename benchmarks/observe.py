@@ -15,8 +15,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import psutil
 from prometheus_client import CollectorRegistry, Metric, generate_latest
@@ -36,9 +37,10 @@ def scrape_ms() -> list[Result]:
     """From asking to the last byte of the answer."""
     with _exporter() as (_, connection):
         families = list(text_string_to_metric_families(_scrape(connection).decode()))
-        registry = CollectorRegistry()  # type: ignore[no-untyped-call]
+        registry = CollectorRegistry()
         registry.register(_Same(families))
-        ways = [lambda: _seconds(connection), lambda: _exposition_s(registry)]
+        ways: list[Callable[[], float]]
+        ways = [partial(_seconds, connection), partial(_exposition_s, registry)]
         for way in ways * WARM_UP:
             way()
         ours, theirs = take_turns(ways, lambda times: len(times[0]) >= TURNS, least=TURNS)
