@@ -275,6 +275,17 @@ def test_metadata_of_any_size_is_refused(tmp_path: Path, monkeypatch: pytest.Mon
     refused(tmp_path / "large", r"has \d+ bytes; expected at most 1000")
 
 
+def test_metadata_that_could_not_be_read_back_is_not_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(1, small_state())
+    monkeypatch.setattr(storage, "METADATA_BYTES", 1000)
+    with pytest.raises(SettingError, match=r"the list of them has [\d,]+ bytes, more than the 1,000"):
+        checkpoints.save(2, small_state())
+    assert checkpoints.steps() == [1]
+
+
 # --- links ---
 
 

@@ -119,6 +119,11 @@ class FileWriter(StorageWriter):
         metadata.storage_data = extents
         buffer = io.BytesIO()
         torch.save(metadata, buffer)
+        if buffer.getbuffer().nbytes > METADATA_BYTES:
+            raise SettingError(
+                f"The state has too many parts for a checkpoint: the list of them has {buffer.getbuffer().nbytes:,} "
+                f"bytes, more than the {METADATA_BYTES:,} that are read back; set checkpoint.kind to 'full'."
+            )
         name = self.folder.put(self.metadata_below, buffer.getbuffer(), ".metadata")
         self.folder.sync()
         files = {name: buffer.getbuffer().nbytes}
