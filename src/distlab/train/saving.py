@@ -21,7 +21,7 @@ import torch
 
 from distlab.errors import SettingError
 from distlab.train.checkpoint.folder import Damage, Folder
-from distlab.train.checkpoint.record import MARK
+from distlab.train.checkpoint.record import marked_steps
 from distlab.train.config import TrainConfig
 from distlab.train.result import StepRecord
 from distlab.train.strategies.base import Strategy
@@ -157,8 +157,7 @@ class Saving:
         if self.config.run_folder is None:
             return []
         with suppress(ImportError, ValueError, OSError):  # storage that cannot be read: its log will say so
-            names = Folder(self.config.run_folder).names()
-            return sorted(int(match[1]) for name in names if (match := MARK.fullmatch(name)))
+            return marked_steps(Folder(self.config.run_folder).names())
         return []
 
     def _refuse_other_data(self, found: Checkpoint) -> None:

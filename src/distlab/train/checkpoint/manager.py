@@ -24,7 +24,7 @@ from torch.distributed.checkpoint.state_dict_saver import async_save, save
 
 from distlab.errors import SettingError
 from distlab.train.checkpoint.folder import Damage, Folder
-from distlab.train.checkpoint.record import MARK, Checkpoint, Kind, read_mark, read_marks
+from distlab.train.checkpoint.record import Checkpoint, Kind, marked_steps, read_mark, read_marks
 from distlab.train.checkpoint.retention import prune
 from distlab.train.checkpoint.state import (
     State,
@@ -153,8 +153,7 @@ class Checkpoints:
     def steps(self) -> list[int]:
         """Steps that have a commit mark, in order; whether they are whole, `find` tells."""
         self.wait()
-        names = self._on_first_rank(self._folder.names)
-        return sorted(int(match[1]) for name in names if (match := MARK.fullmatch(name)))
+        return marked_steps(self._on_first_rank(self._folder.names))
 
     def find(self, name: str = "latest") -> Checkpoint | None:
         """Find a checkpoint, every byte of which has been read and found right.

@@ -85,10 +85,15 @@ def read_mark(folder: Folder, step: int) -> Checkpoint:
     return Checkpoint(folder_url=folder.url, step=step, info=document, **ours)
 
 
+def marked_steps(names: list[str]) -> list[int]:
+    """Of a folder's file `names`: the steps that have a mark, in order; whether it can be read is not looked at."""
+    return sorted(int(match[1]) for name in names if (match := MARK.fullmatch(name)))
+
+
 def read_marks(folder: Folder, names: list[str]) -> tuple[list[Checkpoint], dict[int, str]]:
     """Of the folder's file `names`: checkpoints, last saved first, and by step what is wrong with a mark."""
     found, damaged = [], {}
-    for step in sorted(int(match[1]) for name in names if (match := MARK.fullmatch(name))):
+    for step in marked_steps(names):
         try:
             found.append(read_mark(folder, step))
         except Damage as damage:
