@@ -37,10 +37,7 @@ MOST_VALUE_CHARS = 256
 MOST_BYTES = 16 * 2**20
 TIMEOUT_S = 10.0
 
-LAST_SAMPLE = (
-    "max(timestamp(distlab_exporter_scrape_seconds))"
-    " or max(max_over_time(timestamp(distlab_exporter_scrape_seconds)[1h:15s]))"
-)
+LAST_SAMPLE = "max(timestamp(distlab_source_up)) or max(max_over_time(timestamp(distlab_source_up)[1h:15s]))"
 """When the exporter was last scraped, also where that is minutes ago; an hour is far enough back."""
 
 Answer = dict[str, Any]
@@ -142,9 +139,7 @@ async def _source(prometheus: Prometheus) -> Answer:
     tiers, up, scraped = await asyncio.gather(
         prometheus.ask("query", query="sum by (tier) (distlab_source_up)"),
         prometheus.ask("query", query='max(up{job="distlab"})'),
-        prometheus.ask(
-            "query", query="max(max_over_time(timestamp(distlab_exporter_scrape_seconds)[1h:15s]))"
-        ),
+        prometheus.ask("query", query=LAST_SAMPLE),
     )
     return {
         "tiers": sorted(str(series["metric"].get("tier", ""))[:40] for series in tiers),
