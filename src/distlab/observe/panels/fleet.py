@@ -64,7 +64,7 @@ FLEET = Dashboard(
                     90, "warning", "open the job with the lowest line below and read its step's shares."
                 ),
                 Threshold(
-                    30,
+                    50,
                     "critical",
                     "GPUs are paid for and wait: raise the batch size or the data workers, or free them.",
                     "GpuLowUtilization",
