@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import pytest
 import yaml
 
 from distlab.errors import SettingError
+from distlab.faults import cable
 from distlab.faults.network import Network, clean_up, main, missing_rights
 from distlab.train.config import from_dict
 from distlab.train.loop import train
@@ -113,6 +115,47 @@ def test_a_mended_cable_carries_again(network: Network) -> None:
     assert "TimeoutError" in send()
     network.mend(1)
     assert send() == "hello\n"
+
+
+@needs_rights
+def test_packets_are_as_late_as_asked_for_and_cables_can_be_slowed_and_cut() -> None:
+    before = _namespaces()
+    with Network(2, delay_ms=30) as network:
+        network.slow(1, rate_Mbits=200)
+        echo = network.start(1, [sys.executable, "-c", ECHO])
+        assert echo.stdout is not None
+        assert echo.stdout.readline() == "listening\n"
+
+        def send() -> tuple[str, float]:
+            started = time.monotonic()
+            return network.start(0, [sys.executable, "-c", SEND]).communicate()[0], time.monotonic() - started
+
+        said, took_s = send()
+        assert said == "hello\n"
+        assert took_s >= 4 * 0.030  # connecting is a round trip, and the answer another
+        network.cut(1)
+        assert "TimeoutError" in send()[0]
+        network.mend(1)
+        assert send()[0] == "hello\n"
+        assert network.cables is not None
+        carrier = psutil.Process(network.cables.pid)
+    assert not carrier.is_running()
+    assert _namespaces() <= before
+
+
+@needs_rights
+def test_a_delay_that_cannot_be_had_is_one_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    before = _namespaces()
+    with pytest.raises(SettingError, match="delay_ms is -1"):
+        Network(2, delay_ms=-1)
+    with monkeypatch.context() as patch:
+        patch.setattr(cable, "TUN", str(tmp_path / "tun"))
+        with pytest.raises(SettingError, match=r"No delay can be had here: .*tun"):
+            Network(2, delay_ms=1)
+    monkeypatch.setattr(sys, "executable", "/bin/false")  # the carrier ends before it is ready
+    with pytest.raises(SettingError, match="No delay can be had here"), Network(2, delay_ms=1):
+        pass
+    assert _namespaces() <= before
 
 
 @needs_rights

@@ -65,12 +65,10 @@ def sweep_between_hosts(shape: Shape, wanted: Sweep, journal: str) -> None:
     Path(journal, JOB).write_bytes(pickle.dumps((replace(wanted, network=str(shape)), journal)))
     env = {"OMP_NUM_THREADS": str(max(1, cores() // shape.hosts)), "PYTHONUNBUFFERED": "1"}
     command = [sys.executable, "-m", "distlab.bench.hosts", str(Path(journal, JOB))]
-    with Network(shape.hosts) as network, ThreadPoolExecutor(shape.hosts) as pool:
+    with Network(shape.hosts, shape.delay_ms) as network, ThreadPoolExecutor(shape.hosts) as pool:
         for rank in range(shape.hosts):
             if shape.rate_Mbits is not None:
                 network.slow(rank, shape.rate_Mbits)
-            if shape.delay_ms:
-                network.delay(rank, shape.delay_ms)
         ranks = [network.start(rank, command, env) for rank in range(shape.hosts)]
         try:
             ends = {pool.submit(_output, process): rank for rank, process in enumerate(ranks)}

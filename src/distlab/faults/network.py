@@ -8,7 +8,8 @@
 
 Each rank runs in a network namespace of its own, as if it were a machine: a loopback and one interface,
 `eth0`, that a virtual cable (veth) joins to a switch (a bridge, in a namespace of its own, too). The machine's
-own network is not touched. A token bucket filter (`tc ... tbf`) at both ends of a cable limits its bandwidth.
+own network is not touched. A token bucket filter (`tc ... tbf`) at both ends of a cable limits its bandwidth. With
+`Network(2, delay_ms=5)` cables are carried by a process that holds packets back (`distlab.faults.cable`).
 
 By configuration, `faults: [{kind: slow_network, step: 3, rank: 1, rate_Mbits: 20}]` and `drop_network` do the same
 to a run whose ranks were started in such a network:
@@ -32,14 +33,12 @@ from types import TracebackType
 import psutil
 
 from distlab.errors import SettingError
+from distlab.faults import cable
 from distlab.machine import cores
 
 PORT = 29500
 """Where ranks meet. Each network has all ports to itself."""
 
-
-TBF_HANDLE = "1:"
-"""By which a delay finds the limit that it comes with."""
 
 IN_NETWORK = "DISTLAB_NETWORK"
 """Name of the network that a rank was started in."""
@@ -63,36 +62,9 @@ class Cables:
         A bucket of 256 KiB passes at once; beyond it packets queue for up to 20 ms and are then dropped, as in
         a switch, so that TCP finds its pace.
         """
-        shape = [
-            "root",
-            "handle",
-            TBF_HANDLE,
-            "tbf",
-            "rate",
-            f"{round(rate_Mbits * 1e6)}bit",
-            "burst",
-            "256kb",
-            "latency",
-            "20ms",
-        ]
+        shape = ["root", "tbf", "rate", f"{round(rate_Mbits * 1e6)}bit", "burst", "256kb", "latency", "20ms"]
         _in(self._rank(rank), "tc", "qdisc", "replace", "dev", "eth0", *shape)
         _in(self._switch, "tc", "qdisc", "replace", "dev", f"port{rank}", *shape)
-
-    def delay(self, rank: int, delay_ms: float) -> None:
-        """Hold back everything that a rank sends by `delay_ms`, after `slow` where that is wanted, too.
-
-        SettingError where the kernel cannot: netem is a module of its own.
-        """
-        limited = "tbf" in _in(self._rank(rank), "tc", "qdisc", "show", "dev", "eth0")
-        parent = ["parent", f"{TBF_HANDLE}1"] if limited else ["root"]
-        late = ["netem", "delay", f"{round(delay_ms * 1e3)}us", "limit", "100000"]
-        try:
-            _in(self._rank(rank), "tc", "qdisc", "replace", "dev", "eth0", *parent, *late)
-        except subprocess.CalledProcessError as error:
-            raise SettingError(
-                f"This kernel cannot delay packets ({error.stderr.strip().splitlines()[0]}): it lacks netem. "
-                "Load it with `modprobe sch_netem` where there is such a module, or leave the delay out."
-            ) from None
 
     def cut(self, rank: int) -> None:
         """Let every packet from and to a rank vanish. Its connections stay open: only a timeout tells."""
@@ -121,14 +93,22 @@ class Network(Cables):
     What a killed process left behind goes when the next Network is made.
     """
 
-    def __init__(self, world_size: int) -> None:
-        """SettingError where a network cannot be made: not Linux, not root, no `ip` or `tc`."""
+    def __init__(self, world_size: int, delay_ms: float = 0.0) -> None:
+        """delay_ms: one way between two ranks, beyond what the machine takes.
+
+        SettingError where a network cannot be made: not Linux, not root, no `ip` or `tc`, no tun for a delay.
+        """
         if not 1 <= world_size <= 250:
             raise SettingError(f"world_size is {world_size}; a network has 1 to 250 ranks.")
-        if (lacking := missing_rights()) is not None:
+        if not 0 <= delay_ms <= 10_000:
+            raise SettingError(f"delay_ms is {delay_ms}; expected 0 to 10000 milliseconds.")
+        if (lacking := missing_rights() or (cable.missing() if delay_ms else None)) is not None:
             raise SettingError(lacking)
         super().__init__(_name(psutil.Process()))
         self.world_size = world_size
+        self.delay_ms = delay_ms
+        self.cables: subprocess.Popen[str] | None = None
+        """The process that carries the packets, where they are to be late."""
         self.ranks: list[subprocess.Popen[str]] = []
 
     def __enter__(self) -> Network:
@@ -138,9 +118,13 @@ class Network(Cables):
             _in(self._switch, "ip", "link", "add", "switch", "type", "bridge")
             _in(self._switch, "ip", "link", "set", "switch", "up")
             for rank in range(self.world_size):
+                _ip("netns", "add", self._rank(rank))
+            if self.delay_ms:
+                self.cables = self._slow_cables()
+            for rank in range(self.world_size):
                 self._plug_in(rank)
         except BaseException:
-            _remove(self.name)
+            self.__exit__(None, None, None)
             raise
         return self
 
@@ -151,7 +135,9 @@ class Network(Cables):
         trace: TracebackType | None,
     ) -> None:
         _remove(self.name)
-        for rank in self.ranks:
+        if self.cables is not None:
+            self.cables.kill()
+        for rank in [*self.ranks, *([self.cables] if self.cables else [])]:
             rank.wait()
             for stream in (rank.stdout, rank.stderr):
                 if stream is not None:
@@ -193,13 +179,37 @@ class Network(Cables):
 
     def _plug_in(self, rank: int) -> None:
         name = self._rank(rank)
-        _ip("netns", "add", name)
         _in(name, "ip", "link", "set", "lo", "up")
-        cable = ["eth0", "type", "veth", "peer", "name", f"port{rank}", "netns", self._switch]
-        _in(name, "ip", "link", "add", *cable)
+        if self.cables is None:
+            pair = ["eth0", "type", "veth", "peer", "name", f"port{rank}", "netns", self._switch]
+            _in(name, "ip", "link", "add", *pair)
+        else:
+            _in(name, "ip", "link", "set", "eth0", "mtu", str(cable.MTU))
+            _in(self._switch, "ip", "link", "set", f"port{rank}", "mtu", str(cable.MTU))
         _in(name, "ip", "address", "add", f"{self.address(rank)}/24", "dev", "eth0")
         _in(name, "ip", "link", "set", "eth0", "up")
         _in(self._switch, "ip", "link", "set", f"port{rank}", "master", "switch", "up")
+
+    def _slow_cables(self) -> subprocess.Popen[str]:
+        """Start the process that is the cables; both ends of each are there when this returns."""
+        ends = [
+            f"{namespace}:{device}"
+            for rank in range(self.world_size)
+            for namespace, device in ((self._rank(rank), "eth0"), (self._switch, f"port{rank}"))
+        ]
+        command = [sys.executable, "-m", cable.__name__, str(self.delay_ms), *ends]
+        process = subprocess.Popen(
+            ["setpriv", "--pdeathsig", "KILL", *command],
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            start_new_session=True,  # Ctrl-C is for the ranks, which may want to end in order
+        )  # fmt: skip
+        assert process.stdout is not None
+        said = process.stdout.readline()
+        if said.strip() != cable.READY:
+            process.kill()
+            lines = (said + process.communicate()[0]).splitlines() or ["the process of the cables ended"]
+            raise SettingError(f"No delay can be had here: {lines[-1].rstrip('.')}.")
+        return process
 
 
 def main(args: list[str]) -> int:
