@@ -23,6 +23,8 @@ from distlab.machine import command_output
 GPU_PAYLOADS = (2**16, 2**20, 2**24, 2**28, 2**30)
 CPU_PAYLOADS = (2**16, 2**20, 2**24, 2**27)
 PAYLOAD_MOST = 2**40
+STRETCH = 2**22
+"""Elements that are drawn: 16 MiB."""
 
 IN_MEMORY = ("copy", "read", "write")
 OVER_THE_BUS = tuple(f"{way}, {kind}" for way in ("H2D", "D2H") for kind in ("pinned", "pageable"))
@@ -72,21 +74,29 @@ def _call(name: str, payload: int, device: torch.device) -> tuple[Callable[[], o
     elements = payload // 4
 
     def on_host() -> Tensor:
-        return torch.rand(elements, pin_memory=kind == "pinned")
+        return torch.empty(elements, pin_memory=kind == "pinned")
 
     def on_device() -> Tensor:
-        return torch.rand(elements, device=device)
+        return torch.empty(elements, device=device)
 
     if way == "H2D":
-        return _copy(on_host(), on_device()), payload
+        return _copy(_filled(on_host()), on_device()), payload
     if way == "D2H":
-        return _copy(on_device(), on_host()), payload
-    source = on_device()
+        return _copy(_filled(on_device()), on_host()), payload
+    source = _filled(on_device())
     if kind == "read":
         return source.sum, payload
     if kind == "write":
         return (lambda: source.fill_(0.5)), payload
     return _copy(source, torch.empty_like(source)), 2 * payload
+
+
+def _filled(values: Tensor) -> Tensor:
+    """Random values, a stretch of them over and over: a GiB of new ones takes seconds to draw."""
+    stretch = torch.rand(min(len(values), STRETCH), device=values.device)
+    for part in torch.split(values, len(stretch)):
+        part.copy_(stretch[: len(part)])
+    return values
 
 
 def _copy(source: Tensor, target: Tensor) -> Callable[[], object]:

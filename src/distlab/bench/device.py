@@ -6,9 +6,13 @@ step; a machine without one is measured as what it is.
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 import warnings
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
 from typing import Literal
 
 import psutil
@@ -113,3 +117,12 @@ def is_out_of_memory(error: BaseException) -> bool:
         or "can't allocate memory" in text
         or "out of memory" in text
     )
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Write the stamp of a device to a file: `python -m distlab.bench.device gpu FILE`."""
+    from distlab.bench.stamp import full_stamp
+
+    kind, answer = arguments
+    place = choose_device("gpu" if kind == "gpu" else "cpu")
+    Path(answer).write_text(json.dumps(asdict(full_stamp(place))))

@@ -1,0 +1,151 @@
+"""What a recording consists of: each part's call, its time box, and the files that it leaves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from distlab.bench.record_process import Call
+
+LIMIT_S = 470.0
+"""Of all parts together: a command on the course's GPU machine may take 10 minutes, and has to start, too."""
+
+MERGED = "merged.trace.json.gz"
+"""Of one rank it is that rank's trace again."""
+
+
+@dataclass(frozen=True)
+class Mode:
+    """Where and how long."""
+
+    device: Literal["gpu", "cpu"]
+    gpus: int
+    short: bool = False
+    """As short as a test can bear."""
+
+    @property
+    def train_s(self) -> float:
+        """Seconds of each training run whose telemetry is recorded."""
+        return 0.5 if self.short else 20.0 if self.device == "gpu" else 8.0
+
+    @property
+    def ranks(self) -> int:
+        """Of the collectives; a CPU rehearses with two."""
+        return self.gpus if self.device == "gpu" else 2
+
+
+@dataclass(frozen=True)
+class Found:
+    """A file that a part left."""
+
+    path: Path
+    name: str
+    """In the recording."""
+    kind: str
+    about: str
+
+
+@dataclass(frozen=True)
+class PartPlan:
+    """One part."""
+
+    name: str
+    about: str
+    box_s: float
+    call: Call
+    telemetry: bool
+    scratch: Path
+    run: str = ""
+    """Of a training run: the name of its folder in `scratch`."""
+
+    def found(self) -> Iterator[Found]:
+        """The files that are there now, however the part ended."""
+        for source, name, kind, about in self._wanted():
+            if source.is_file() and not source.is_symlink() and source.stat().st_size:
+                yield Found(source, name, kind, about)
+
+    def _wanted(self) -> Iterator[tuple[Path, str, str, str]]:
+        yield self.scratch / f"{self.name}.json", f"{self.name}.json", "results", self.about
+        if self.run:
+            log = self.scratch / self.run / "log"
+            yield log / "run.json", f"{self.name}.run.json", "run", f"{self.about}: what ran"
+            yield (
+                log / "rank_0.jsonl",
+                f"{self.name}.rank_0.jsonl.gz",
+                "run",
+                f"{self.about}: its log, step by step",
+            )
+        if self.name == "oom":
+            yield (
+                self.scratch / "oom.snapshot.pickle",
+                "oom.snapshot.pickle.gz",
+                "memory",
+                f"{self.about}: snapshot",
+            )
+        profile = self.scratch / "profile"
+        for path in sorted(profile.iterdir()) if profile.is_dir() else []:
+            if path.name != MERGED:
+                yield path, f"{self.name}/{path.name}", "profile", f"{self.about}: {path.name}"
+
+
+def parts(mode: Mode, scratch: Path) -> list[PartPlan]:
+    """In the order in which they are recorded: what matters most comes first."""
+    device = ("--device", mode.device)
+
+    def plan(
+        name: str,
+        about: str,
+        box_s: float,
+        module: str,
+        *arguments: str,
+        telemetry: bool = True,
+        run: str = "",
+    ) -> PartPlan:
+        own = scratch / name
+        filled = tuple(argument.replace("{}", str(own)) for argument in arguments)
+        return PartPlan(name, about, box_s, Call(module, filled), telemetry, own, run)
+
+    def training(name: str, about: str) -> PartPlan:
+        more = ("--seconds", f"{mode.train_s:g}")
+        about = f"Training with {about}"
+        return plan(
+            name, about, mode.train_s + 40, "distlab.bench.record_runs", name, "{}", *more, *device, run=name
+        )
+
+    def profiled(case: str) -> PartPlan:
+        about = f"Profile of the {case} run"
+        return plan(
+            f"profile_{case}", about, 60, "distlab.bench.record_profile", case, "{}/profile", *device,
+            telemetry=False,
+        )  # fmt: skip
+
+    bench = ["bench", "gpu", *device, "--out", "{}/bench.json"]
+    zeros = ["bench", "gpu", *device, "--parts", "product", "--data", "zeros", "--out", "{}/zeros.json"]
+    zeros += ["--dtypes", "bf16"] if mode.device == "gpu" else ["--dtypes", "fp32"]
+    collectives = ["bench", "collectives", "--world-size", str(mode.ranks), "--out", "{}/collectives.json"]
+    if mode.short:
+        quick = ["--sizes", "64", "128", "--budget-s", "0.01", "--heat-s", "0.1"]
+        bench += [*quick, "--payload-bytes", "1048576"]
+        zeros += quick
+        collectives += ["--sizes-bytes", "1024", "--budget-s", "0.01"]
+    limit = "16" if mode.device == "gpu" else "0.25" if mode.short else "1"
+    heat = "0.5" if mode.short else "40" if mode.device == "gpu" else "8"
+    listed = [
+        plan("bench", "What the device reaches: products, copies, latency, kernels", 120, "distlab.cli", *bench),
+        training("good", "a batch that fills the device"),
+        training("starved", "a loader that is slower than the device"),
+        training("small_batch", "one sample a step"),
+        profiled("good"),
+        profiled("starved"),
+        plan("oom", "Out of memory, with its post-mortem", 45, "distlab.bench.record_oom", "{}", "--limit-gib", limit,
+             *device),
+        plan("hot", "Products without a pause: as warm as it gets by itself", float(heat) + 30,
+             "distlab.bench.record_runs", "hot", "{}", "--seconds", heat, *device),
+        plan("zeros", "Products of zeros, whose clock no real data reaches", 60, "distlab.cli", *zeros),
+    ]  # fmt: skip
+    if mode.ranks > 1:
+        about = f"Collectives between {mode.ranks} ranks"
+        listed.insert(1, plan("collectives", about, 90, "distlab.cli", *collectives))
+    return listed
