@@ -56,6 +56,19 @@ def test_a_step_on_a_cpu() -> None:
     assert times.hidden_s == pytest.approx(20 * US)
 
 
+def test_what_the_main_thread_sends_is_no_thread_of_gloos() -> None:
+    send = event("gloo:send", "user_annotation", 40, 70)
+    (times,) = broken_down([step(0, 0, 100), op("aten::mm", 0, 50), send, op("aten::mm", 60, 65)])
+    assert parts(times) == {
+        "step": 100,
+        "compute": 55,
+        "communication": 30,
+        "exposed": 15,
+        "data": 0,
+        "idle": 30,
+    }
+
+
 def test_a_step_on_a_gpu_is_that_of_the_device() -> None:
     (times,) = broken_down(
         [

@@ -71,6 +71,12 @@ def test_too_few_steps_prove_nothing() -> None:
     assert verdicts([[1.0] * 10]) == []
 
 
+def test_ranks_that_do_not_wait_for_each_other_hold_nobody_back() -> None:
+    fast, slow = ranks([[1.0] * 10, [1.0] * 10])
+    slow = replace(slow, steps=tuple(replace(step, step_s=2.0, compute_s=2.0) for step in slow.steps))
+    assert find_stragglers([fast, slow], {}) == []
+
+
 def test_two_bad_steps_of_ten_are_noise() -> None:
     own = noisy(5, 10, 3)
     own[2][3] += 1

@@ -24,7 +24,7 @@ from distlab.observe.profile.holistic import compare_with_hta
 from distlab.observe.profile.memory import memory_lines, write_memory
 from distlab.observe.profile.merge import merge
 from distlab.observe.profile.operators import collectives, is_collective, top_operators
-from distlab.observe.profile.stragglers import find_stragglers, last_arrivals
+from distlab.observe.profile.stragglers import find_stragglers, keep_pace, last_arrivals
 from distlab.observe.profile.traces import MOST_RANK, Trace, rank_files, read_trace
 
 
@@ -91,6 +91,7 @@ def analyze(folder: Path) -> Analysis:
                     *_endings(description, missing),
                     *problems,
                     *_shortcomings(traces, reports, timeline),
+                    *_unequal(ranks),
                     *([hta_problem] if hta_problem else []),
                 ]
             ),
@@ -234,6 +235,14 @@ def _shortcomings(traces: Sequence[Trace], reports: dict[int, RankReport], timel
         )
     said += [f"Clock of rank {clock.rank}: {clock.how}." for clock in timeline.clocks if _doubtful(clock.how)]
     return said
+
+
+def _unequal(ranks: Sequence[RankProfile]) -> list[str]:
+    if keep_pace(ranks):
+        return []
+    order = sorted(ranks, key=lambda rank: rank.median.step_s)
+    short, long = (f"{rank.median.step_s * 1e3:.1f} ms on rank {rank.rank}" for rank in (order[0], order[-1]))
+    return [f"The ranks do not wait for each other (a step takes {short}, {long}): no verdict on stragglers."]
 
 
 def _doubtful(how: str) -> bool:

@@ -11,6 +11,8 @@ longest. If all ranks were alike, each would be behind in one of n steps by chan
   chance gives as many with a probability of at most 2% (binomial);
 - noise: the median excess or some single step's is that large, but chance is not ruled out;
 - even: neither.
+
+Where ranks do not wait for each other (an asynchronous parameter server), none holds another back: no verdict.
 """
 
 from __future__ import annotations
@@ -31,6 +33,8 @@ CHANCE = 0.02
 OUTLIER = 5.0
 """A single step so many times the noise, and NOTABLE, beyond the others is told."""
 LEAST_STEPS = 2
+PACE = 1.25
+"""Ranks of which one takes so many times another's time for a step do not wait for each other."""
 
 Cause = Literal["compute", "data", "idle", "none"]
 CAUSES: tuple[Cause, ...] = ("compute", "data", "idle")
@@ -43,9 +47,15 @@ def find_stragglers(ranks: Sequence[RankProfile], arrivals: dict[int, tuple[int,
     """
     steps = {rank.rank: {step.step: step for step in rank.steps} for rank in ranks}
     common = sorted(set.intersection(*(set(own) for own in steps.values()))) if steps else []
-    if len(steps) < 2 or len(common) < LEAST_STEPS:
+    if len(steps) < 2 or len(common) < LEAST_STEPS or not keep_pace(ranks):
         return []
     return [_verdict(rank, steps, common, arrivals.get(rank, (0, 0))) for rank in steps]
+
+
+def keep_pace(ranks: Sequence[RankProfile]) -> bool:
+    """Do the ranks' steps take about equally long, as they do where each step waits for all ranks?"""
+    lengths = [median(step.step_s for step in rank.steps) for rank in ranks if rank.steps]
+    return not lengths or max(lengths) <= PACE * min(lengths)
 
 
 def _verdict(

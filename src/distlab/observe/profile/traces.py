@@ -153,7 +153,9 @@ def digest(values: dict[str, Any], rank: int, name: str = "trace") -> Trace:
     spans, memory, steps = [], [], []
     pid = 0
     main = ""
+    # Threads of gloo's own: the main one is none, though it has the annotations of what it sends and receives.
     threads = {_text(event.get("tid")) for event in _events(values) if _is_transfer(event)}
+    threads -= {_text(event.get("tid")) for event in _events(values) if _is_step(event)}
     for event in _events(values):
         if event.get("cat") == "cpu_instant_event":
             if (change := _memory_event(event, base)) is not None:
@@ -162,8 +164,8 @@ def digest(values: dict[str, Any], rank: int, name: str = "trace") -> Trace:
         span = _span(event, base, threads)
         if span is None:
             continue
-        if event.get("cat") == "user_annotation" and (match := _STEP.fullmatch(span.name)):
-            steps.append((int(match[1]), span.start, span.end))
+        if _is_step(event):
+            steps.append((int(span.name.partition("#")[2]), span.start, span.end))
             main, pid = span.thread, _whole(event.get("pid", 0))
         else:
             spans.append(span)
@@ -188,6 +190,10 @@ def _events(values: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 def _is_transfer(event: dict[str, Any]) -> bool:
     return event.get("cat") == "user_annotation" and bool(_TRANSFER.match(str(event.get("name", ""))))
+
+
+def _is_step(event: dict[str, Any]) -> bool:
+    return event.get("cat") == "user_annotation" and bool(_STEP.fullmatch(str(event.get("name", ""))))
 
 
 def _span(event: dict[str, Any], base: int, transfer_threads: set[str]) -> Span | None:
