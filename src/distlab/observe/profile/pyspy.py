@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -9,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from distlab.errors import printable
-from distlab.observe.profile.analysis import FlameGraph
+from distlab.observe.profile.analysis import FlameGraph, write_whole
 
 RATE_HZ = 100
 PATIENCE_S = 20
@@ -49,6 +50,8 @@ def sample(folder: Path, rank: int, pid: int, seconds: int) -> Sampled:
         made[kind] = path.name
     if not made:
         return Sampled(None, f"No flame graph of rank {rank}: {problem}")
+    if "flamegraph" in made:
+        _entitle(folder / made["flamegraph"], f"Rank {rank}: Python stacks in {seconds} s, waiting included")
     graph = FlameGraph(rank, made.get("flamegraph"), made.get("speedscope"), float(seconds))
     return Sampled(graph, f"No speedscope file of rank {rank}: {problem}" if problem else "")
 
@@ -73,8 +76,15 @@ def _record(spy: str, kind: str, path: Path, pid: int, seconds: int) -> str:
         )
     if "no such process" in said.lower() or "no python processes" in said.lower() or not _alive(pid):
         return "the run was over before it was taken; take more steps."
-    last = said.strip().splitlines()[-1:] or ["it said nothing"]
-    return f"py-spy failed ({printable(last[0])[:200]})."
+    first = said.strip().splitlines()[:1] or ["it said nothing"]
+    return f"py-spy failed ({printable(first[0])[:200]})."
+
+
+def _entitle(path: Path, title: str) -> None:
+    """Put a title in place of py-spy's, which is its own command line."""
+    text = path.read_text(encoding="utf-8")
+    titled = re.sub(r'(<text id="title"[^>]*>)[^<]*', lambda match: match[1] + title, text, count=1)
+    write_whole(path, titled.encode())
 
 
 def _alive(pid: int) -> bool:
