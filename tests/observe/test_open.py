@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from distlab.bench.recordings import FOLDER, FORMAT, MANIFEST, TELLING, VERSION
 from distlab.errors import SettingError
-from distlab.observe import open as opening
 from distlab.observe.follow import SILENT_S, follow_run, ranks_of
 from distlab.observe.nvml import NvmlSource
-from distlab.observe.open import open_source, recordings
+from distlab.observe.open import find_recording, open_source, recordings
 from distlab.observe.recorded import RecordedSource
 from distlab.observe.recording import Recorder, provenance
 from distlab.observe.sample import GpuSample, Reading
@@ -64,25 +64,41 @@ def test_a_kind_is_what_it_says(tmp_path: Path) -> None:
 
 
 def test_without_a_recording_the_next_step_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(opening, "RECORDINGS", tmp_path)
+    monkeypatch.setenv(FOLDER, str(tmp_path))
     assert recordings() == {}
     with pytest.raises(SettingError, match=r"no recording of a GPU yet: .* the source simulated"):
         open_source("recorded")
 
 
+def made(folder: Path, date: str, *names: str) -> None:
+    """What `scripts/record_gpu` leaves, as far as telemetry is concerned."""
+    folder.mkdir()
+    stamp = dict.fromkeys(TELLING, "x") | {"tier": "gpu", "date": date}
+    files = []
+    for name in names:
+        taken = simulate("idle", seconds=0, gpus=1)
+        path = folder / f"{name}.telemetry.jsonl.gz"
+        with Recorder(path, provenance(taken[0], tier="gpu", interval_s=1, command="x")) as recorder:
+            recorder.write(taken[0])
+        common = {"kind": "telemetry", "sha256": "0", "about": "a test", "provenance": stamp}
+        files.append(common | {"name": path.name, "bytes": path.stat().st_size})
+    parts = {"runs": {"status": "done", "files": files}}
+    manifest = {"format": FORMAT, "version": VERSION, "stamp": stamp, "parts": parts}
+    (folder / MANIFEST).write_text(json.dumps(manifest))
+
+
 def test_recordings_are_found_by_name_and_the_newest_without_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(opening, "RECORDINGS", tmp_path)
-    for i, name in enumerate(("h200/training", "h200/starved")):
-        path = tmp_path / f"{name}.telemetry.jsonl.gz"
-        path.parent.mkdir(exist_ok=True)
-        path.touch()
-        os.utime(path, (i, i))
-    assert list(recordings()) == ["starved", "training"]
-    assert opening.find_recording("training").parent.name == "h200"
-    assert opening.find_recording(None).name.startswith("starved")
-    assert opening.find_recording("other/file") == Path("other/file")
+    monkeypatch.setenv(FOLDER, str(tmp_path))
+    made(tmp_path / "a100", "2026-01-01", "training", "starved")
+    made(tmp_path / "h200", "2026-11-29", "training")
+    assert list(recordings()) == ["training", "a100/training", "starved"]
+    assert find_recording("training").parent.name == "h200"
+    assert find_recording("a100/training").parent.name == "a100"
+    assert find_recording(None) == find_recording("training")
+    assert find_recording("other/file") == Path("other/file")
+    assert open_source("recorded").read().samples
 
 
 def test_what_does_not_go_together_is_refused() -> None:

@@ -18,8 +18,6 @@ SourceKind = Literal["auto", "nvml", "recorded", "simulated"]
 
 DEFAULT_GPUS, DEFAULT_RANKS = 8, 2
 SUFFIX = ".telemetry.jsonl.gz"
-RECORDINGS = Path(__file__).parents[3] / "recordings"
-"""Where `scripts/record_gpu` leaves what it recorded."""
 
 
 def open_source(
@@ -70,18 +68,28 @@ def open_source(
 
 
 def find_recording(name: str | None) -> Path:
-    """The file of a recording: a path, or the name of one in `recordings/`; the newest one without a name."""
+    """The file of a recording: a path, or the name of one that comes with distlab; the newest one without a name."""
     known = recordings()
-    if name is None:
-        if not known:
-            raise SettingError(
-                "There is no recording of a GPU yet: name a file with --recording, or choose the source simulated, "
-                "which stands in."
-            )
-        return max(known.values(), key=lambda path: path.stat().st_mtime)
-    return known.get(name, Path(name))
+    if name is not None:
+        return known.get(name, Path(name))
+    if not known:
+        raise SettingError(
+            "There is no recording of a GPU yet: name a file with --recording, or choose the source simulated, "
+            "which stands in."
+        )
+    return next(iter(known.values()))
 
 
 def recordings() -> dict[str, Path]:
-    """The recordings of telemetry that come with distlab, by name; none until one was made on a GPU."""
-    return {path.name.removesuffix(SUFFIX): path for path in sorted(RECORDINGS.rglob(f"*{SUFFIX}"))}
+    """The recordings of telemetry that come with distlab, the newest first; none until one was made on a GPU.
+
+    By their names, and by `<folder>/<name>` where another machine recorded the same.
+    """
+    from distlab.bench.recordings import recordings as made
+
+    found: dict[str, Path] = {}
+    for recording in made():
+        for file in recording.files("telemetry"):
+            name = file.name.removesuffix(SUFFIX)
+            found[f"{recording.folder.name}/{name}" if name in found else name] = file.path
+    return found
