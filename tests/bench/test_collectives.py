@@ -19,8 +19,10 @@ import torch.distributed as dist
 from distlab.bench import collectives_command
 from distlab.bench.collectives import OPERATIONS, Report, Sweep, measure, merged, sweep
 from distlab.bench.collectives_command import as_results, main
+from distlab.bench.journal import Doing, Journal
 from distlab.bench.results import SAMPLES_MOST, read_results
 from distlab.bench.tables import print_table
+from distlab.bench.watch import Watch
 from distlab.errors import SettingError, WorkError
 from distlab.predict.collectives import bus_bandwidth_factor
 from distlab.train.launch import launch
@@ -208,6 +210,7 @@ def test_what_was_measured_outlives_the_ranks(
         ({"hosts": 2, "backend": "nccl"}, "only gloo"),
         ({"out": Path("/nowhere/a.json")}, "Cannot write"),
         ({"plot": Path("plot.gif")}, "plot is 'plot.gif'"),
+        ({"plot": Path("plot.svg"), "world_size": 1}, "one rank sends nothing"),
     ],
 )
 def test_bad_input_is_one_sentence_before_anything_starts(
@@ -216,6 +219,22 @@ def test_bad_input_is_one_sentence_before_anything_starts(
     monkeypatch.setattr(collectives_command, "launch", None)
     with pytest.raises(SettingError, match=said):
         main(**setting)
+
+
+def test_progress_follows_the_journals(tmp_path: Path) -> None:
+    folders = [tmp_path / name for name in "ab"]
+    for folder in folders:
+        folder.mkdir()
+    watch = Watch(folders, 2)
+    assert watch._state() == (0, "starting (launch 1 of 2)")
+    first, second = map(Journal, folders)
+    for item in ("a note", Doing("one"), "a row", Doing("two")):
+        first.add(item)
+    assert watch._state() == (1, "two (launch 1 of 2)")
+    first.add("a row")
+    second.add(Doing("one"))
+    assert watch._state() == (2, "one (launch 2 of 2)")
+    assert first.items()[1:3] == [Doing("one"), "a row"]
 
 
 def test_what_the_backend_lacks_is_a_sentence_and_no_row() -> None:

@@ -84,6 +84,10 @@ def main(
     ranks = world_size if hosts is None else hosts
     _check_ranks(wanted, ranks, backend)
     _check_files(out, plot)
+    if plot is not None and ranks == 1:
+        raise SettingError(
+            "plot draws bus bandwidth over payload, and one rank sends nothing; measure two or more."
+        )
 
     def start(folder: str) -> None:
         if shape is None:

@@ -12,9 +12,9 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-from distlab.bench.journal import SUFFIX, Doing, Journal
+from distlab.bench.journal import Doing, Journal
 
-POLL_S = 0.25
+POLL_S = 0.5
 LINE_EVERY_S = 5.0
 
 
@@ -24,6 +24,9 @@ class Watch:
     def __init__(self, journals: Sequence[Path], rows_each: int) -> None:
         self.journals = journals
         self.total = rows_each * len(journals)
+        self.number = self.read = self.done = 0
+        self.busy = False
+        self.what = "starting"
         self.over = threading.Event()
         self.thread = threading.Thread(target=self._watch, daemon=True)
 
@@ -46,7 +49,9 @@ class Watch:
                 BarColumn(),
                 TextColumn("{task.completed}/{task.total}"),
             )
-            with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+            with Progress(
+                *columns, console=Console(stderr=True), transient=True, refresh_per_second=2
+            ) as bar:
                 task = bar.add_task("starting", total=self.total)
                 while not self.over.wait(POLL_S):
                     done, what = self._state()
@@ -60,14 +65,17 @@ class Watch:
                 shown = time.monotonic()
 
     def _state(self) -> tuple[int, str]:
-        """Rows measured so far, and what is measured now."""
-        done, now = 0, "starting"
-        for number, journal in enumerate(self.journals, 1):
-            if not any(journal.glob(f"*{SUFFIX}")):
+        """Rows measured so far, and what is measured now. Reads what is new alone: the ranks need the processor."""
+        while True:
+            items = Journal(self.journals[self.number]).items(self.read)
+            self.read += len(items)
+            for item in items:
+                if isinstance(item, Doing):
+                    self.done += self.busy
+                    self.busy, self.what = True, item.what
+            if self.number + 1 == len(self.journals) or not Journal(self.journals[self.number + 1]).items():
                 break
-            doing = [item for item in Journal(journal).items() if isinstance(item, Doing)]
-            if doing:
-                done += len(doing) - 1
-                launch = f" (launch {number} of {len(self.journals)})" if len(self.journals) > 1 else ""
-                now = doing[-1].what + launch
-        return done, now
+            self.number += 1
+            self.read = 0
+        several = f" (launch {self.number + 1} of {len(self.journals)})" if len(self.journals) > 1 else ""
+        return self.done, self.what + several
