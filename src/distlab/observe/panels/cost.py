@@ -154,7 +154,7 @@ COST = Dashboard(
         Panel(
             id="unit-cost",
             title="Cost of the work",
-            description="What a step, a million tokens and a pass over the data cost.",
+            description="What a step, a million tokens and a pass over the data cost, in the price table's currency.",
             kind="table",
             unit="money",
             queries=(

@@ -62,8 +62,9 @@ export function table(panel, { series }, leadsTo) {
     rows.get(key).cells[query] = values[0];
   }
   const told = series.some(({ summary: text }) => text);
-  const head = node("tr", {}, ...keys.map((key) => node("th", { scope: "col" }, key)),
-    ...(told ? [node("th", { scope: "col" }, "What")] : []),
+  const columns = keys.map((key) => node("th", { scope: "col" }, key));
+  if (told) columns.splice(1, 0, node("th", { scope: "col" }, "What"));
+  const head = node("tr", {}, ...columns,
     ...panel.queries.map(({ legend: name }) => node("th", { scope: "col", class: "number" }, name)));
   const body = [...rows.values()].map(({ labels, summary: text, runbook, cells }) => {
     const target = leadsTo?.(labels);
@@ -75,8 +76,9 @@ export function table(panel, { series }, leadsTo) {
     const numbers = cells.map((value, place) => (
       node("td", { class: "number" }, value === null ? "–" : shown(value, panel.queries[place].unit))
     ));
-    const what = told ? [node("td", {}, text ?? "", ...(runbook ? [" ", outside(runbook, "Runbook")] : []))] : [];
-    return node("tr", {}, ...names, ...what, ...numbers);
+    const link = runbook ? [" ", outside(runbook, "Runbook")] : [];
+    if (told) names.splice(1, 0, node("td", { class: "words" }, text ?? "", ...link));
+    return node("tr", {}, ...names, ...numbers);
   });
   return scrolling(panel, node("table", {}, node("thead", {}, head), node("tbody", {}, ...body)));
 }

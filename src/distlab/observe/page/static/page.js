@@ -60,13 +60,27 @@ function show(board) {
     return label;
   }));
   state.cards = new Map(board.panels.map((panel) => [panel.id, card(panel)]));
-  $("grid").replaceChildren(...[...state.cards.values()].map(({ section }) => section));
+  $("grid").replaceChildren(...rows(board));
   $("panels").setAttribute("aria-busy", "true");
+}
+
+// Neighbours of a size share rows: small ones many, large ones two, wide ones none.
+function rows(board) {
+  const made = [];
+  for (const panel of board.panels) {
+    const size = panel.wide ? "wide" : ["stat", "bar"].includes(panel.kind) ? "small" : "large";
+    if (size === "wide" || made.at(-1)?.dataset.size !== size) {
+      made.push(Object.assign(document.createElement("div"), { className: `row ${size}` }));
+      made.at(-1).dataset.size = size;
+    }
+    made.at(-1).append(state.cards.get(panel.id).section);
+  }
+  return made;
 }
 
 function card(panel) {
   const section = document.createElement("section");
-  section.className = `panel ${panel.kind}${panel.wide ? " wide" : ""}`;
+  section.className = `panel ${panel.kind}`;
   section.id = panel.id;
   section.setAttribute("aria-labelledby", `${panel.id}-title`);
   const title = Object.assign(document.createElement("h3"), { id: `${panel.id}-title`, textContent: panel.title });
