@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,12 @@ from distlab.bench import record, record_oom
 from distlab.bench.record_plan import Mode, PartPlan, parts
 from distlab.bench.record_process import Call, run_call
 from distlab.bench.record_store import Store, folder_name, scrubbed, scrubbed_text
+from distlab.bench.record_telemetry import Telemetry, in_words, seen, simulated_by
 from distlab.bench.recordings import read_recording, recordings, unpack_run
 from distlab.bench.results import read_results
 from distlab.errors import SettingError, WorkError
-from distlab.observe.recording import RecordingFile
+from distlab.observe.recording import Recorder, RecordingFile, provenance
+from distlab.observe.sample import GpuSample, Reading
 from distlab.train.records import read_info, read_log
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -246,3 +249,33 @@ def test_the_largest_blocks_are_found_in_a_snapshot() -> None:
     assert record_oom.largest_blocks(clean) == [
         {"bytes": 1024, "blocks": 2, "frames": ["<repository>/src/distlab/train/gpt.py:7 forward"]}
     ]
+
+
+# --- telemetry ---
+
+
+def test_telemetry_that_fails_is_said_and_costs_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise LookupError("no such device")
+
+    monkeypatch.setattr("distlab.bench.record_telemetry.open_source", fails)
+    with Telemetry(tmp_path / "x.telemetry.jsonl.gz", "command", "about", None, lead_s=0.01) as telemetry:
+        pass
+    assert telemetry.problem == "LookupError: no such device"
+
+
+def test_what_held_the_clock_down_is_said(tmp_path: Path) -> None:
+    sample = GpuSample(
+        time=1.0, gpu=0, uuid="u", name="NVIDIA H200", tier="gpu", power_W=690.0, temperature_C=85.0,
+        throttle_reasons=("gpu_idle", "sw_power_cap"),
+    )  # fmt: skip
+    path = tmp_path / "hot.telemetry.jsonl.gz"
+    origin = provenance(Reading((sample,)), tier="gpu", interval_s=1.0, command="c")
+    with Recorder(path, origin) as recorder:
+        recorder.write(Reading((sample, replace(sample, gpu=1, power_W=700.0, throttle_reasons=()))))
+    assert (
+        in_words(seen(path)) == "1 readings, up to 700 W, up to 85 C; the clock was held down by sw_power_cap"
+    )
+    assert simulated_by(path) == {}

@@ -60,8 +60,9 @@ class Telemetry:
                 self._write(source)
             finally:
                 source.close()
-        except (SettingError, WorkError, OSError) as error:
-            self.problem = str(error)
+        except Exception as error:  # whatever it is, it is said, and the part goes on
+            expected = isinstance(error, SettingError | WorkError)
+            self.problem = str(error) if expected else f"{type(error).__name__}: {error}"
 
     def _write(self, source: Source) -> None:
         reading = source.read()

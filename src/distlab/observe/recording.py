@@ -80,10 +80,18 @@ def provenance(
         date=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         command=command,
         system=platform.platform(terse=True),
-        distlab=importlib.metadata.version("distlab"),
+        distlab=_own_version(),
         interval_s=interval_s,
         about=about,
     )
+
+
+def _own_version() -> str:
+    """Of distlab, which may run from its source without being installed."""
+    try:
+        return importlib.metadata.version("distlab")
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
 
 
 class Recorder:
