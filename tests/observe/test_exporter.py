@@ -450,6 +450,11 @@ def test_runs_go_on_where_gpus_cannot_be_read(exporter: Exporter, script: Script
     running(tmp_path / "runs" / "demo", [])
     exporter.runs._scanned_at = None
     wait_for(lambda: "distlab_train_step" in samples(exporter.page()))
+    assert only(exporter.page(), "distlab_exporter_run_problems") == 0
+    with (tmp_path / "runs/demo/log/rank_0.jsonl").open("a") as file:
+        file.write("forged\n")
+    exporter.runs._scanned_at = None
+    wait_for(lambda: only(exporter.page(), "distlab_exporter_run_problems") == 1)
 
 
 def test_every_gpu_lost_is_no_failure_of_the_source() -> None:

@@ -92,7 +92,7 @@ class Exporter:
             runs = self.runs.followed()
             reading = self._fresh()
             up = reading is not None and is_up(reading)
-            write_source(page, self.tier, up, reading if up else None)
+            write_source(page, self.tier, reading, up)
             if reading is not None and up:
                 self.gpus.write(page, reading, labels_of(find_owners(reading.samples, runs, self.follow)))
                 self.gpus.write_lost(page, reading)
@@ -101,6 +101,7 @@ class Exporter:
             self.bill.write(page, runs)
         page.add("distlab_exporter_scrape_seconds", "", self._scrape_s)
         page.add("distlab_exporter_cpu_seconds_total", "", time.process_time())
+        page.add("distlab_exporter_run_problems", "", self.runs.problems)
         text = page.render()
         self._scrape_s = time.perf_counter() - started
         return text

@@ -181,10 +181,9 @@ class GpuMetrics:
         }
 
 
-def write_source(page: Page, tier: SampleTier, up: bool, reading: Reading | None) -> None:
-    """Whether GPUs can be read. A reading that is too old is None: how many there are is not known then."""
+def write_source(page: Page, tier: SampleTier, reading: Reading | None, up: bool) -> None:
+    """Whether GPUs can be read. A reading that is too old is None: nothing is known then."""
     text = label_text({"tier": tier})
     page.add("distlab_source_up", text, int(up))
-    if reading is not None:
-        page.add("distlab_source_gpus", text, len(reading.samples))
-        page.add("distlab_source_problems", text, len(reading.problems))
+    page.add("distlab_source_gpus", text, len(reading.samples) if reading and up else None)
+    page.add("distlab_source_problems", text, len(reading.problems) if reading else None)

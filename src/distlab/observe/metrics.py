@@ -162,6 +162,9 @@ COST = (
 EXPORTER = (
     Metric("distlab_exporter_scrape_seconds", "gauge", "What the last answer took to make.", ()),
     Metric("distlab_exporter_cpu_seconds_total", "counter", "Processor time of the exporter.", ()),
+    Metric(
+        "distlab_exporter_run_problems", "gauge", "Files, lines and runs in the runs' folder left out.", ()
+    ),
 )
 
 METRICS = {metric.name: metric for metric in (*DCGM, *GPU, *SOURCE, *TRAIN, *COST, *EXPORTER)}
