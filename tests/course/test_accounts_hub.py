@@ -31,6 +31,7 @@ from distlab.course.accounts.authenticator import CourseAuthenticator
 from distlab.course.accounts.pages import TEMPLATES, content_security_policy
 from distlab.course.accounts.store import instructors
 from distlab.course.site import INSTRUCTORS, Site
+from distlab.course.telemetry_page import telemetry_handlers
 site = Site.from_env()
 c.JupyterHub.bind_url = f"http://127.0.0.1:{site.port}"
 c.JupyterHub.subdomain_host = site.url
@@ -48,6 +49,7 @@ c.JupyterHub.tornado_settings = {
 }
 c.JupyterHub.load_groups = {INSTRUCTORS: {"users": instructors(site)}}
 c.JupyterHub.default_url = "/hub/home"
+c.JupyterHub.extra_handlers = telemetry_handlers(site)
 """
 
 
@@ -447,3 +449,31 @@ def test_pages_load_nothing_from_elsewhere_and_run_nothing_within_them(hub: Hub)
             assert "unsafe" not in policy
             assert all(script.get("src") for script in page.find_all("script"))
             assert not page.find(style=True)
+
+
+# --- Telemetry
+
+
+def test_instructors_alone_see_the_telemetry_of_the_machine(hub: Hub) -> None:
+    stranger, learner, instructor = hub.browser(), hub.learner("tess"), hub.instructor()
+    reply = stranger.get("/hub/telemetry/", follow=False)
+    assert reply.status_code == 302
+    assert reply.headers["Location"].startswith("/hub/login?next=%2Fhub%2Ftelemetry%2F")
+    assert stranger.get("/hub/telemetry/api/board/fleet").status_code == 401
+    for path in ("", "page.js", "api/boards", "api/board/fleet"):
+        assert learner.get(f"/hub/telemetry/{path}").status_code == 403, path
+    assert not (hub.site.var / "telemetry").exists(), "nobody who may see it has looked"
+
+    page = instructor.get("/hub/telemetry")
+    assert "<h1>Telemetry</h1>" in page.text
+    assert "frame-ancestors 'none'" in page.headers["Content-Security-Policy"]
+    assert 'href="/hub/telemetry/"' in instructor.get("/hub/home").text
+    assert 'href="/hub/telemetry/"' not in learner.get("/hub/home").text
+    deadline = time.monotonic() + STARTUP_S
+    while "problem" in (answer := instructor.get("/hub/telemetry/api/board/fleet").json()):
+        assert "is starting" in answer["problem"], answer
+        assert time.monotonic() < deadline, (hub.site.log / "telemetry.log").read_text()
+        time.sleep(0.1)
+    (gpus,) = answer["panels"]["gpus"]["series"]
+    assert gpus["values"][0] > 0
+    assert answer["source"]["tiers"] == [gpus["name"]]

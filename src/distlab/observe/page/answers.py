@@ -50,6 +50,10 @@ class Prometheus:
         """url: as `http://127.0.0.1:9090`."""
         self.url = url.rstrip("/")
 
+    def address(self) -> str:
+        """Where it answers now."""
+        return self.url
+
     @functools.cached_property
     def http(self) -> AsyncHTTPClient:
         """Made with the first question: it belongs to the loop that runs then."""
@@ -58,19 +62,20 @@ class Prometheus:
     async def ask(self, path: str, **parameters: str) -> list[dict[str, Any]]:
         """The series that answer a query. WorkError, in one sentence, where there is no answer."""
         answer = await self._fetch(path, method="POST", body=urlencode(parameters))
-        return _data(answer, "result", self.url)
+        return _data(answer, "result", self.address())
 
     async def alerts(self) -> list[dict[str, Any]]:
         """The alerts that fire or are about to, with what their rules say of them."""
-        return _data(await self._fetch("alerts"), "alerts", self.url)
+        return _data(await self._fetch("alerts"), "alerts", self.address())
 
     async def _fetch(self, path: str, **arguments: Any) -> HTTPResponse:
+        url = self.address()
         try:
             return await self.http.fetch(
-                f"{self.url}/api/v1/{path}", request_timeout=TIMEOUT_S, raise_error=False, **arguments
+                f"{url}/api/v1/{path}", request_timeout=TIMEOUT_S, raise_error=False, **arguments
             )
         except (OSError, HTTPClientError) as error:
-            raise UnreachableError(self.url, error) from None
+            raise UnreachableError(url, error) from None
 
 
 class UnreachableError(WorkError):

@@ -154,7 +154,7 @@ def _panel_told(panel: Panel, book_url: str) -> dict[str, Any]:
 
 
 def handlers(
-    prometheus_url: str,
+    prometheus: Prometheus,
     *,
     prefix: str = "",
     book_url: str = BOOK,
@@ -165,7 +165,7 @@ def handlers(
     """Tornado's handlers for the page below `prefix`; `mixin` goes before each, to say who may see it."""
     allowed = tuple(hosts) if hosts is not None else None
     arguments = {
-        "prometheus": Prometheus(prometheus_url),
+        "prometheus": prometheus,
         "book_url": book_url,
         "hosts": allowed,
         "frames": frames,
@@ -214,13 +214,13 @@ def _book_url() -> str:
 
 
 async def _serve(prometheus_url: str, port: int, socket: Path | None, book_url: str) -> None:
-    where = str(socket)
+    where, prometheus = str(socket), Prometheus(prometheus_url)
     try:
         if socket:
-            app = Application(handlers(prometheus_url, book_url=book_url, hosts=None, frames="'self'"))
+            app = Application(handlers(prometheus, book_url=book_url, hosts=None, frames="'self'"))
             listening = [bind_unix_socket(str(socket), mode=0o600)]
         else:
-            app = Application(handlers(prometheus_url, book_url=book_url))
+            app = Application(handlers(prometheus, book_url=book_url))
             listening = bind_sockets(port, LOOPBACK)
             where = f"http://{LOOPBACK}:{listening[0].getsockname()[1]}"
     except OSError as error:

@@ -145,7 +145,8 @@ async function ask() {
   let answer;
   try {
     const response = await fetch(`api/board/${state.board.id}?${query}`);
-    answer = await response.json();
+    answer = [401, 403].includes(response.status)
+      ? { problem: "You are signed out: load this page again." } : await response.json();
   } catch {
     answer = { problem: "The server of this page does not answer. Is it still running?" };
   }
