@@ -65,6 +65,9 @@ def telemetry(
                 axes.axvspan(begin - start, end - start, color=RED, alpha=0.12, lw=0)
             axes.set(ylabel=name)
             axes.margins(y=0.12)
+            if name.endswith("(%)"):
+                axes.set_ylim(-5, 110)
+                axes.set_yticks([0, 50, 100])
             axes.grid(True)
             axes.spines[["top", "right"]].set_visible(False)
         rows[-1].set(xlabel="seconds")
