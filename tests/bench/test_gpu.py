@@ -19,7 +19,7 @@ from distlab.bench import gpu
 from distlab.bench.clock import LEAST, Clock, cpu_cache_bytes
 from distlab.bench.copies import names
 from distlab.bench.kernels import Sizes, kernels
-from distlab.bench.measured import Row, Skipped, bytes_text, row
+from distlab.bench.measured import Row, Skipped, bytes_text, merged, row
 from distlab.bench.peaks import peak_flops, peak_memory_Bps, peak_pcie_Bps
 from distlab.bench.products import Shape, measure_products, operands, parse_shape, product, relative_error
 from distlab.bench.results import read_results
@@ -248,6 +248,30 @@ def test_the_command_writes_results_figures_and_nothing_but_json(
     assert "Measuring" in told.err
 
 
+def test_launches_are_merged_row_by_row(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "gpu.json"
+    code = run(
+        "--launches", "2", "--out", str(out), "--parts", "latency", "--heat-s", "0", "--budget-s", "0.01"
+    )
+    assert code == 0, capsys.readouterr().err
+    results = read_results(out)
+    assert [row["size"] for row in results.rows] == ["in-place add, 1 element", "add, 1 element, new result"]
+    assert all(len(row["launches"]) == 2 for row in results.rows)
+    assert results.notes[0] == "Of 2 launches."
+
+
+def test_merging_keeps_what_the_rows_measured() -> None:
+    ones = [
+        row("copy", "copy", "1 GB", times, "GB/s", bytes=1e9, peak=8e9) for times in ([0.5, 1.0], [0.25, 0.5])
+    ]
+    both = merged(ones)
+    assert (both.value, both.best, both.iterations) == (2.0, 4.0, 4)
+    assert (both.peak, both.of_peak) == (8.0, 0.25)
+    assert both.samples_s == (0.5, 1.0, 0.25, 0.5)
+    assert both.launches == (2, 2)
+    assert merged(ones[:1]) is ones[0]
+
+
 def test_ctrl_c_keeps_what_was_measured(tmp_path: Path) -> None:
     out = tmp_path / "gpu.json"
     command = [sys.executable, "-m", "distlab.cli", "bench", "gpu", "--device", "cpu", "--out", str(out)]
@@ -289,6 +313,7 @@ def test_a_device_that_is_lost_keeps_the_rows_before(
     ("arguments", "said"),
     [
         (["--sizes", "abc"], "A size is 'abc'"),
+        (["--launches", "0"], "launches is 0"),
         (["--budget-s", "0"], "budget_s is 0"),
         (["--budget-s", "nan"], "budget_s is nan"),
         (["--heat-s", "-1"], "heat_s is -1"),

@@ -193,7 +193,7 @@ def test_a_part_that_will_not_end_is_killed_with_what_it_started(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("distlab.bench.record_process.PATIENCE_S", 0.5)
-    ended = run_call(Call("tests.bench.record_calls", ("deaf", str(tmp_path / "pid"))), tmp_path / "log", 8.0)
+    ended = run_call(Call("tests.bench.record_calls", ("deaf", str(tmp_path / "pid"))), tmp_path / "log", 6.0)
     assert ended.code is None
     pid = int((tmp_path / "pid").read_text())
     deadline = time.monotonic() + 20

@@ -34,7 +34,7 @@ from distlab.bench.products import (
     measure_products,
     parse_shape,
 )
-from distlab.bench.results import Results, as_json, check_writable, write_results
+from distlab.bench.results import SAMPLES_MOST, Results, as_json, check_writable, write_results
 from distlab.bench.stamp import Stamp, full_stamp
 from distlab.errors import SettingError, WorkError
 from distlab.machine import cores
@@ -44,6 +44,8 @@ if TYPE_CHECKING:
 
 HEAT_S = {"cuda": 3.0, "cpu": 0.5}
 BUDGET_MOST_S = 600.0
+LAUNCHES_MOST = SAMPLES_MOST // 8
+CUT_SHORT = "Cut short: "
 BUSY = 0.5
 """Processes that wait for each core."""
 
@@ -102,7 +104,21 @@ class Plan:
 
 @dataclass
 class Report:
-    """What was measured, so far."""
+    """What was measured, and what a reader must know of it."""
+
+    stamp: Stamp
+    rows: list[Row]
+    notes: list[str]
+
+    def results(self) -> Results:
+        """As a file of results holds it."""
+        stamp = {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(self.stamp).items()}
+        return Results("gpu", IDENTITY, [row.as_plain() for row in self.rows], stamp, self.notes)
+
+
+@dataclass
+class Session:
+    """What was measured so far, of a plan."""
 
     stamp: Stamp
     plan: Plan
@@ -116,7 +132,9 @@ class Report:
     def add(self, item: Item) -> None:
         self.skipped.append(item) if isinstance(item, Skipped) else self.rows.append(item)
 
-    @property
+    def report(self) -> Report:
+        return Report(self.stamp, self.rows, self.notes())
+
     def notes(self) -> list[str]:
         """What a reader must know."""
         plan = self.plan
@@ -130,12 +148,7 @@ class Report:
             *([self.busy] if self.busy else []),
             *map(str, self.skipped),
         ]
-        return [*notes, f"Cut short: {self.cut_short}"] if self.cut_short else notes
-
-    def results(self) -> Results:
-        """As a file of results holds it."""
-        stamp = {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(self.stamp).items()}
-        return Results("gpu", IDENTITY, [row.as_plain() for row in self.rows], stamp, self.notes)
+        return [*notes, f"{CUT_SHORT}{self.cut_short}"] if self.cut_short else notes
 
 
 def measure(plan: Plan) -> Iterator[Item]:
@@ -166,6 +179,7 @@ def main(
     data: Data = "random",
     budget_s: float = 0.25,
     heat_s: float | None = None,
+    launches: int = 1,
     out: Path | None = None,
     plot: Path | None = None,
     roofline: Path | None = None,
@@ -185,6 +199,8 @@ def main(
         data: What the operands of products hold; zeros and constants show a clock that real work never sees.
         budget_s: Seconds for the timed calls of one figure.
         heat_s: Seconds of load before the first measurement; by default 3 on a GPU, 0.5 on a CPU.
+        launches: Start anew and measure so many times: what `distlab bench compare` needs to tell a change from the
+            luck of a start.
         out: Write rows, times and stamp to this file, as JSON.
         plot: Draw products and copies over their size into this file: .svg, .png or .pdf.
         roofline: Draw the roofline into this file; needs the parts product, copy and kernel.
@@ -201,12 +217,30 @@ def main(
         raise SettingError("A roofline needs the parts product, copy and kernel; leave --parts away.")
     if roofline is not None and data != "random":
         raise SettingError(f"data is {data!r}; a roofline needs random data, as real work has.")
-    place = choose_device(device, gpu)
-    plan = Plan(place, parts, dtypes, shapes, payload_bytes, data, budget_s, heat_s)
-    report = Report(full_stamp(place), plan, busy=_others_at_work())
-    ended = _gather(report)
+    if not 1 <= launches <= LAUNCHES_MOST:
+        raise SettingError(f"launches is {launches}; it must be 1 to {LAUNCHES_MOST}.")
+    if launches > 1:
+        from distlab.bench.gpu_launches import launched
+
+        report, ended = launched(
+            launches,
+            ["--device", device, "--gpu", str(gpu), "--data", data, "--budget-s", str(budget_s)],
+            {"--parts": parts, "--dtypes": dtypes, "--sizes": sizes, "--payload-bytes": payload_bytes}
+            | {"--heat-s": () if heat_s is None else (heat_s,)},
+        )
+    else:
+        place = choose_device(device, gpu)
+        plan = Plan(place, parts, dtypes, shapes, payload_bytes, data, budget_s, heat_s)
+        session = Session(full_stamp(place), plan, busy=_others_at_work())
+        ended = _gather(session)
+        report = session.report()
     if report.rows:
         _show(report, out, plot, roofline, json)
+    return _verdict(report, ended)
+
+
+def _verdict(report: Report, ended: BaseException | None) -> int:
+    """The exit code; WorkError where the device failed, or nothing could be measured."""
     if isinstance(ended, KeyboardInterrupt):
         kept = "what was measured is kept" if report.rows else "nothing was measured yet"
         print(f"Interrupted; {kept}.", file=sys.stderr)
@@ -215,7 +249,7 @@ def main(
         kept = f" What was measured before ({len(report.rows)} rows) is kept." if report.rows else ""
         raise WorkError(f"The device failed: {reason(ended)}.{kept} See what nvidia-smi and dmesg say of it.")
     if not report.rows:
-        raise WorkError(" ".join(["Nothing was measured.", *map(str, report.skipped)]))
+        raise WorkError(" ".join(["Nothing was measured.", *report.notes]))
     return 0
 
 
@@ -230,20 +264,20 @@ def _others_at_work() -> str:
     )
 
 
-def _gather(report: Report) -> BaseException | None:
+def _gather(session: Session) -> BaseException | None:
     """Measure into the report; what ended it early, if anything did."""
     ended: BaseException | None = None
     try:
-        with _progress(report) as shown:
-            for item in measure(report.plan):
-                report.add(item)
+        with _progress(session) as shown:
+            for item in measure(session.plan):
+                session.add(item)
                 shown(item)
     except KeyboardInterrupt as error:
         ended, why = error, "it was interrupted"
     except RuntimeError as error:  # such as a GPU that fell off the bus: nothing more can be asked of it
         ended, why = error, reason(error)
     if ended is not None:
-        report.cut_short = f"{why}, after {len(report.rows)} rows."
+        session.cut_short = f"{why}, after {len(session.rows)} rows."
     return ended
 
 
@@ -252,17 +286,17 @@ class _Shown(Protocol):
 
 
 @contextmanager
-def _progress(report: Report) -> Iterator[_Shown]:
+def _progress(session: Session) -> Iterator[_Shown]:
     """On standard error: a bar on a terminal, else a line for each part."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     console = Console(stderr=True)
-    stamp = report.stamp
+    stamp = session.stamp
     console.print(f"Measuring {stamp.hardware} ({stamp.tier} tier) ...", highlight=False, markup=False)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("heating", total=report.plan.most_items)
+        task = bar.add_task("heating", total=session.plan.most_items)
         last: list[Part] = []
 
         def shown(item: Item) -> None:
@@ -290,7 +324,7 @@ def _show(report: Report, out: Path | None, plot: Path | None, roofline: Path | 
         try:
             roofs.save_roofline(roofs.roofline(results), roofline)
         except SettingError as error:
-            if not report.cut_short:
+            if not any(note.startswith(CUT_SHORT) for note in report.notes):
                 raise
             print(f"No roofline: {error}", file=sys.stderr)
 

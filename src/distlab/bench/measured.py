@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
-from distlab.bench.results import thinned
+from distlab.bench.results import SAMPLES_MOST, thinned
 from distlab.bench.timing import summary
 
 Part = Literal["product", "copy", "latency", "small operations", "kernel"]
@@ -37,6 +37,8 @@ class Row:
     """Floating-point (or integer) operations of one call; 0 where they are not the point."""
     bytes: float
     """Bytes that one call moves between the processor and its memory, or over a bus, at the least."""
+    operations: float
+    """Small operations that one call launches, where those are counted."""
     iterations: int
     min_s: float
     median_s: float
@@ -55,10 +57,16 @@ class Row:
     relative_error: float | None
     """Of a product: distance to the product in float64, over the latter's length."""
     samples_s: tuple[float, ...]
+    launches: tuple[int, ...] = ()
+    """How many of the samples each launch of the benchmark contributed; empty where there was one."""
 
     def as_plain(self) -> dict[str, Any]:
         """As a file of results holds it."""
-        return {**asdict(self), "samples_s": list(self.samples_s)}
+        plain = {**asdict(self), "samples_s": list(self.samples_s)}
+        if self.launches:
+            return {**plain, "launches": list(self.launches)}
+        del plain["launches"]
+        return plain
 
 
 @dataclass(frozen=True)
@@ -109,6 +117,7 @@ def row(
         data=data,
         flop=flop,
         bytes=bytes,
+        operations=operations,
         iterations=times.iterations,
         min_s=times.min_s,
         median_s=times.median_s,
@@ -122,6 +131,30 @@ def row(
         relative_error=relative_error,
         samples_s=tuple(thinned(samples_s)),
     )
+
+
+def merged(same: Sequence[Row]) -> Row:
+    """One row of those that several launches measured of the same thing."""
+    if len(same) == 1:
+        return same[0]
+    first = same[0]
+    kept = [thinned(one.samples_s, SAMPLES_MOST // len(same)) for one in same]
+    made = row(
+        first.part,
+        first.name,
+        first.size,
+        [sample for one in same for sample in one.samples_s],
+        first.unit,
+        flop=first.flop,
+        bytes=first.bytes,
+        operations=first.operations,
+        data=first.data,
+        relative_error=first.relative_error,
+    )
+    of_peak = made.value / first.peak if first.peak else None
+    samples_s = tuple(sample for one in kept for sample in one)
+    launches = tuple(len(one) for one in kept)
+    return replace(made, peak=first.peak, of_peak=of_peak, samples_s=samples_s, launches=launches)
 
 
 def bytes_text(count: float) -> str:
