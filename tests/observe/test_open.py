@@ -13,7 +13,7 @@ import pytest
 
 from distlab.bench.recordings import FOLDER, FORMAT, MANIFEST, TELLING, VERSION
 from distlab.errors import SettingError
-from distlab.observe.follow import SILENT_S, follow_run, ranks_of
+from distlab.observe.follow import MOST_POLL_BYTES, SILENT_S, follow_run, ranks_of
 from distlab.observe.nvml import NvmlSource
 from distlab.observe.open import find_recording, open_source, recordings
 from distlab.observe.recorded import RecordedSource
@@ -201,6 +201,30 @@ def test_a_hostile_log_loads_nothing(tmp_path: Path, content: bytes) -> None:
     run.log(line(0, 0, clock.now, 0.1, 0.0, 0.0))
     clock.now += 1
     source.read()
+
+
+def test_a_log_that_grows_fast_is_followed_at_its_end(tmp_path: Path) -> None:
+    clock = Clock()
+    run = Run(tmp_path / "demo")
+    run.log(line(0, 0, clock.now, 0.1, 0.0, 0.0))
+    source = open_source(follow=str(run.folder), clock=clock)
+    source.read()
+    clock.now += 1
+    old = json.dumps(asdict(line(0, 1, clock.now - 100, 0.1, 0.0, 0.0))) + "\n"
+    with (run.folder / "log" / "rank_0.jsonl").open("a") as file:
+        file.write(old * (3 * MOST_POLL_BYTES // len(old)))
+    run.log(line(0, 2, clock.now, 0.03, 0.07, 0.0))
+    source.read()
+    clock.now += 1
+    assert busy(source.read()) == [pytest.approx(30, abs=2)], "now, not three polls later"
+
+
+def test_a_run_of_more_ranks_than_can_be_simulated(tmp_path: Path) -> None:
+    run = Run(tmp_path / "demo")
+    for rank in (0, 63, 64, 10**8):
+        run.log(line(rank, 0, 999, 0.1, 0.0, 0.0))
+    assert ranks_of(str(run.folder)) == 2
+    open_source(follow=str(run.folder)).read()
 
 
 def test_the_contract_of_a_sample() -> None:

@@ -19,7 +19,7 @@ from typing import IO
 
 from distlab.errors import SettingError
 from distlab.observe.files import open_regular
-from distlab.observe.workload import IDLE, Conditions, Scenario, Work
+from distlab.observe.workload import IDLE, MOST_GPUS, Conditions, Scenario, Work
 from distlab.train.records import LOG, LogLine, parse_line, rank_of
 
 POLL_S = 0.4
@@ -47,7 +47,7 @@ def follow_run(run_folder: str, clock: Callable[[], float] = time.time) -> Scena
 
 
 def ranks_of(run_folder: str) -> int:
-    """How many ranks have a log there; 0 where there is none yet."""
+    """How many ranks have a log there, as far as they can be simulated; 0 where there is none yet."""
     return len(_Run(Path(run_folder, LOG), time.time).find())
 
 
@@ -65,16 +65,13 @@ class _Rank:
         """Read what was appended. A log that was replaced or cut, as by a new attempt, is read anew."""
         try:
             status = os.stat(self.path, follow_symlinks=False)
-            if (
-                self.file is None
-                or self.identity != (status.st_dev, status.st_ino)
-                or self.file.tell() > status.st_size
-            ):
+            identity = (status.st_dev, status.st_ino)
+            if self.file is None or self.identity != identity or self.file.tell() > status.st_size:
                 self.close()
-                self.file = open_regular(self.path)
-                self.identity = (status.st_dev, status.st_ino)
-                self.file.seek(max(0, status.st_size - TAIL_BYTES))
-                self.rest = b"" if status.st_size <= TAIL_BYTES else b"#"  # the first line may not be whole
+                self.file, self.identity = open_regular(self.path), identity
+                self._to_tail(status.st_size)
+            elif status.st_size - self.file.tell() > MOST_POLL_BYTES:  # it grows faster than it is read
+                self._to_tail(status.st_size)
             *lines, self.rest = (self.rest + self.file.read(MOST_POLL_BYTES)).split(b"\n")
         except OSError:
             self.close()
@@ -86,6 +83,11 @@ class _Rank:
                 self.steps.append(parse_line(line.decode("utf-8", "replace"), str(self.path)))
             except SettingError:  # not whole, or not a log's
                 continue
+
+    def _to_tail(self, size: int) -> None:
+        assert self.file is not None
+        self.file.seek(max(0, size - TAIL_BYTES))
+        self.rest = b"" if size <= TAIL_BYTES else b"#"  # the first line may not be whole
 
     def close(self) -> None:
         if self.file is not None:
@@ -119,11 +121,12 @@ class _Run:
         self._polled = -POLL_S
 
     def find(self) -> dict[int, Path]:
+        """The logs of those ranks that a GPU can stand for."""
         try:
-            found = [path for path in self._log.iterdir() if rank_of(path.name) is not None]
+            found = {rank_of(path.name): path for path in self._log.iterdir()}
         except OSError:
             return {}
-        return {rank_of(path.name) or 0: path for path in found}
+        return {rank: path for rank, path in found.items() if rank is not None and rank < MOST_GPUS}
 
     def conditions(self, gpu: int, time_s: float) -> Conditions:
         """What loads a GPU now; the simulator's own time is not asked."""

@@ -29,11 +29,10 @@ from distlab.observe.thermal import (
     STEP_S,
     Die,
 )
-from distlab.observe.workload import Conditions, Scenario, Work, scenario
+from distlab.observe.workload import MOST_GPUS, Conditions, Scenario, Work, scenario
 from distlab.predict.units import GIB
 
 NAME = "SIMULATED H100 80GB"
-MOST_GPUS = 64
 MOST_STEPS = 7200
 """Of a reading: an hour. After a longer pause (a laptop's lid) the model goes on from where it was."""
 WAITING_ACTIVITY = 0.09

@@ -16,6 +16,8 @@ from distlab.errors import SettingError
 from distlab.observe.thermal import MEMORY_BYTES, MEMORY_RESERVED_BYTES, Cooling
 from distlab.predict.units import GB
 
+MOST_GPUS = 64
+"""That are simulated."""
 LEAK_BYTES_PER_S = 0.45 * GB
 
 
