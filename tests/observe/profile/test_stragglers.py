@@ -11,7 +11,7 @@ from distlab.observe.profile.analysis import RankProfile, StepTimes, Straggler
 from distlab.observe.profile.clocks import align
 from distlab.observe.profile.stragglers import chance, find_stragglers, last_arrivals
 from distlab.observe.profile.traces import digest
-from tests.observe.profile.synthetic import gloo, step, trace
+from tests.observe.profile.synthetic import op, step, trace
 
 EMPTY = RankProfile(0, "node", 1, "cpu", None, (), (), (), (), None, None, 0)
 
@@ -96,7 +96,7 @@ def test_who_comes_last_to_collectives() -> None:
     entered = {0: [10, 110, 210], 1: [60, 112, 260], 2: [12, 111, 211]}
     traces = [
         digest(
-            trace([step(0, 0, 300), *(gloo("all_reduce", at, 290) for at in starts)], rank, 3),
+            trace([step(0, 0, 300), *(op("c10d::allreduce_", at, at + 1) for at in starts)], rank, 3),
             rank,
         )
         for rank, starts in entered.items()
@@ -107,7 +107,10 @@ def test_who_comes_last_to_collectives() -> None:
 
 def test_ranks_that_did_different_things_are_not_matched() -> None:
     traces = [
-        digest(trace([step(0, 0, 300), gloo("all_reduce", 10, 20, elements)], rank), rank)
+        digest(
+            trace([step(0, 0, 300), op("c10d::allreduce_", 10, 20, **{"Input Dims": [[[elements]]]})], rank),
+            rank,
+        )
         for rank, elements in enumerate([8, 9])
     ]
     assert last_arrivals(traces, align(traces)) == {0: (0, 0), 1: (0, 0)}

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from statistics import median
 
@@ -99,22 +99,35 @@ def _offset(reference: list[Trace], there: list[Trace]) -> tuple[int, int | None
     return estimate, doubt, f"ends of {len(ends)} collectives, bounded by their starts"
 
 
-def matched(a: Trace, b: Trace) -> Iterator[tuple[Span, Span]]:
+def matched(
+    a: Trace, b: Trace, wanted: Callable[[Trace, Span], bool] = lambda _, span: is_collective(span)
+) -> Iterator[tuple[Span, Span]]:
     """Collectives that two ranks took part in together: by their order within each step that both have.
 
     A step in which they did not do the same, by name, size and group, is left out.
     """
-    ours, theirs = _by_step(a), _by_step(b)
+    ours, theirs = _by_step(a, wanted), _by_step(b, wanted)
     for step in ours.keys() & theirs.keys():
         if [_what(span) for span in ours[step]] == [_what(span) for span in theirs[step]]:
             yield from zip(ours[step], theirs[step], strict=True)
 
 
-def _what(span: Span) -> tuple[str, int, str]:
-    return span.name, span.elements, span.group
+def is_entry(trace: Trace, span: Span) -> bool:
+    """Does a rank enter a collective with it?
+
+    On a CPU that is the call. (gloo's threads may begin in the next step what was called at the end of one.) On a GPU
+    the host calls long before: there it is the kernel, which waits for the others.
+    """
+    if trace.on_gpu:
+        return is_collective(span)
+    return span.kind == "call" and span.name.startswith("c10d::") and span.thread == trace.main_thread
 
 
-def _by_step(trace: Trace) -> dict[int, list[Span]]:
+def _what(span: Span) -> tuple[str, str, int, str]:
+    return span.name, span.shapes, span.elements, span.group
+
+
+def _by_step(trace: Trace, wanted: Callable[[Trace, Span], bool]) -> dict[int, list[Span]]:
     found: dict[int, list[Span]] = {number: [] for number, _, _ in trace.steps}
     steps = iter(trace.steps)
     current = next(steps, None)
@@ -123,6 +136,6 @@ def _by_step(trace: Trace) -> dict[int, list[Span]]:
             current = next(steps, None)
         if current is None:
             break
-        if span.start >= current[1] and is_collective(span):
+        if span.start >= current[1] and wanted(trace, span):
             found[current[0]].append(span)
     return found

@@ -25,7 +25,7 @@ from typing import Literal
 
 from distlab.observe.profile.analysis import RankProfile, StepTimes, Straggler
 from distlab.observe.profile.breakdown import NS
-from distlab.observe.profile.clocks import Timeline, matched
+from distlab.observe.profile.clocks import Timeline, is_entry, matched
 from distlab.observe.profile.traces import Trace
 
 NOTABLE = 0.05
@@ -154,7 +154,7 @@ def last_arrivals(traces: Sequence[Trace], timeline: Timeline) -> dict[int, tupl
     first, *rest = traces
     table: dict[int, dict[int, int]] = {}
     for other in rest:
-        for one, its in matched(first, other):
+        for one, its in matched(first, other, is_entry):
             row = table.setdefault(id(one), {first.rank: one.start - timeline.offset_of(first.rank)})
             row[other.rank] = its.start - timeline.offset_of(other.rank)
     rows = [row for row in table.values() if len(row) == len(traces)]
