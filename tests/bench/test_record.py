@@ -279,3 +279,16 @@ def test_what_held_the_clock_down_is_said(tmp_path: Path) -> None:
         in_words(seen(path)) == "1 readings, up to 700 W, up to 85 C; the clock was held down by sw_power_cap"
     )
     assert simulated_by(path) == {}
+
+
+def test_nothing_that_is_preloaded_asks_for_a_gpu() -> None:
+    """A process forked from one that has asked could not use it."""
+    program = """
+import importlib, torch
+def asked(*_, **__): raise AssertionError("the GPU was asked for")
+for name in ("is_available", "device_count", "init", "get_device_properties", "current_device"):
+    setattr(torch.cuda, name, asked)
+from distlab.bench.record_process import PRELOADED
+for name in (*PRELOADED, "distlab.bench.record"): importlib.import_module(name)
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=120)

@@ -130,7 +130,7 @@ def parts(mode: Mode, scratch: Path) -> list[PartPlan]:
         bench += [*quick, "--payload-bytes", "1048576"]
         zeros += quick
         collectives += ["--sizes-bytes", "1024", "--budget-s", "0.01"]
-    limit = "16" if mode.device == "gpu" else "0.25" if mode.short else "1"
+    limit = "16" if mode.device == "gpu" else "0.25" if mode.short else "0.5"
     heat = "0.5" if mode.short else "40" if mode.device == "gpu" else "8"
     listed = [
         plan("bench", "What the device reaches: products, copies, latency, kernels", 120, "distlab.cli", *bench),
