@@ -77,7 +77,7 @@ def test_alerts_are_complete() -> None:
         assert rule["labels"]["severity"] in ("critical", "warning", "info"), name
         assert rule["labels"]["component"], name
         assert set(rule["annotations"]) == {"summary", "description", "runbook_url"}, name
-        link = f"http://localhost:8000/hub/book{RUNBOOKS}#"
+        link = f"{BOOK_URL}{RUNBOOKS}#"
         assert rule["annotations"]["runbook_url"].startswith(link), name
         values = re.search(r"\$value|\$labels", rule["annotations"]["description"])
         assert values, f"{name} says no value"
