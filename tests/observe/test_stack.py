@@ -49,7 +49,7 @@ def test_a_gpu_that_is_lost_pages_somebody_and_its_return_is_told(running: Stack
     assert fired["labels"]["xid"] == "79"
     assert fired["labels"]["gpu"] == "1"
     assert fired["labels"]["tier"] == "simulated"
-    link = "http://localhost:8000/resources/runbooks.html#xid-79"
+    link = "http://localhost:8000/hub/book/resources/runbooks.html#xid-79"
     assert fired["annotations"]["runbook_url"] == link
     assert "XID 79 on GPU 1" in fired["annotations"]["summary"]
     until(lambda: firing(running, "GpuLost"), "GpuLost in Prometheus")

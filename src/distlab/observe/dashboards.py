@@ -23,10 +23,10 @@ from grafana_foundation_sdk.models import common, dashboard
 from distlab.errors import WorkError
 from distlab.observe.panels import DASHBOARDS
 from distlab.observe.panels.panel import Dashboard, Panel, Query, Variable, variables_of
+from distlab.observe.rules import BOOK_URL
 
 DATASOURCE_UID = "distlab-prometheus"
 TAG = "distlab"
-BOOK = "http://localhost:8000/hub/book"
 
 OK, WARNING, CRITICAL = "#0072B2", "#E69F00", "#D55E00"
 SERIES = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442")
@@ -60,7 +60,7 @@ Chart = timeseries.Panel | stat.Panel | bargauge.Panel | table.Panel
 def dashboards(
     out: Path,
     prometheus_url: str = "http://127.0.0.1:9090",
-    book_url: str = BOOK,
+    book_url: str = BOOK_URL,
     grafana_folder: str = "/var/lib/grafana/dashboards",
 ) -> int:
     """Write the Grafana dashboards and their provisioning.
@@ -87,7 +87,7 @@ def dashboards(
     return 0
 
 
-def as_json(board: Dashboard, book_url: str = BOOK) -> str:
+def as_json(board: Dashboard, book_url: str = BOOK_URL) -> str:
     """The dashboard as Grafana imports it."""
     return JSONEncoder(indent=2, sort_keys=True).encode(build(board, book_url).build()) + "\n"
 

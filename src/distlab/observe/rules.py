@@ -24,7 +24,7 @@ import yaml
 from distlab.errors import SettingError, printable
 
 FOLDER = Path(__file__).with_name("prometheus")
-BOOK_URL = "http://localhost:8000"
+BOOK_URL = "http://localhost:8000/hub/book"
 """Where `make up` serves the course's book: the links to the runbooks lead there."""
 RUNBOOKS = "/resources/runbooks.html"
 EXPORTER = "127.0.0.1:9400"

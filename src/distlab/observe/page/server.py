@@ -27,10 +27,10 @@ from distlab.observe.page.answers import RANGES_S, Prometheus, board_now
 from distlab.observe.panels import DASHBOARDS
 from distlab.observe.panels.fleet import ALERTS
 from distlab.observe.panels.panel import Dashboard, Panel
+from distlab.observe.rules import BOOK_URL
 
 PORT = 9480
 PROMETHEUS = "http://127.0.0.1:9090"
-BOOK = "http://localhost:8000/hub/book"
 REFRESH_S = 5
 STATIC = Path(__file__).with_name("static")
 FILES = {
@@ -157,7 +157,7 @@ def handlers(
     prometheus: Prometheus,
     *,
     prefix: str = "",
-    book_url: str = BOOK,
+    book_url: str = BOOK_URL,
     hosts: Iterable[str] | None = LOOPBACK_NAMES,
     frames: str = ANY_LOOPBACK,
     mixin: type | None = None,
@@ -209,7 +209,7 @@ def page(
 def _book_url() -> str:
     """The book of the site that this server belongs to, if it does."""
     if "JUPYTERHUB_HOST" not in os.environ:
-        return BOOK
+        return BOOK_URL
     return f"{os.environ['JUPYTERHUB_HOST']}{os.environ.get('JUPYTERHUB_BASE_URL', '/')}hub/book"
 
 
