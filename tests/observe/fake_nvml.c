@@ -148,7 +148,7 @@ int nvmlSystemGetProcessName(uint pid, char *text, uint size) {
     return 0;
 }
 
-typedef struct { uint field, scope; long long timestamp, latency; int type, result; union { double d; uint u; ull ull_; } value; } Field;
+typedef struct { uint field, scope; long long timestamp, latency; int type, result; union { double d; uint u; int i; ull ull_; } value; } Field;
 int nvmlDeviceGetFieldValues(Device *d, int count, Field *fields) {
     ASK(d);
     for (int i = 0; i < count; i++) {
@@ -156,11 +156,12 @@ int nvmlDeviceGetFieldValues(Device *d, int count, Field *fields) {
         fields[i].type = 3;
         switch (fields[i].field) {
         case 82: fields[i].type = 1; fields[i].value.u = 71; break;
+        case 194: fields[i].type = 5; fields[i].value.i = -2; fields[i].result = number("margins", 0) ? 0 : 3; break;
         case 138: case 139: fields[i].value.ull_ = fields[i].scope == ~0u ? 1000 : 1; break;
         case 38: fields[i].value.ull_ = 6; break;
         default: fields[i].result = 3;
         }
-        if (number("nvlink", 1) == 0 && fields[i].field != 82) fields[i].result = 3;
+        if (number("nvlink", 1) == 0 && fields[i].field != 82 && fields[i].field != 194) fields[i].result = 3;
     }
     return 0;
 }
@@ -195,6 +196,7 @@ int nvmlEventSetWait_v2(void *set, Event *event, uint timeout_ms) {
 }
 
 #ifndef OLD
+int nvmlDeviceGetMarginTemperature(Device *d, uint *margin) { ASK(d); margin[1] = 20; return 0; }
 ONE(nvmlDeviceGetCurrentClocksEventReasons, ull, number("reasons", 0))
 int nvmlDeviceGetComputeRunningProcesses_v3(Device *d, uint *count, Process *found) { ASK(d); return processes(d, count, found); }
 int nvmlDeviceGetTemperatureV(Device *d, uint *temperature) { ASK(d); temperature[2] = 67; return 0; }

@@ -89,6 +89,14 @@ def test_a_gpu_without_these_counters(driver: Driver) -> None:
     assert (sample.pcie_tx_bytes_per_s, sample.processes) == (1e6, ())
 
 
+def test_a_gpu_that_tells_margins_in_place_of_temperatures(driver: Driver) -> None:
+    """As an H100 does: 67 C, 20 degrees below its limit, and the hardware steps in 2 degrees above that."""
+    driver.start("margins 1\nfail nvmlDeviceGetTemperatureThreshold 3")
+    assert driver.read(1.0).samples[0].slowdown_temperature_C == 89
+    driver.start("fail nvmlDeviceGetTemperatureThreshold 3")
+    assert driver.read(1.0).samples[0].slowdown_temperature_C is None
+
+
 def test_one_value_that_is_not_supported_costs_no_other(driver: Driver) -> None:
     driver.start("fail nvmlDeviceGetPowerUsage 3")
     reading = driver.read(1.0)

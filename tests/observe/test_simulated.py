@@ -368,5 +368,6 @@ def test_an_unknown_scenario_names_the_nearest() -> None:
 
 def test_a_rested_gpu_is_as_warm_as_its_idle_power_makes_it() -> None:
     (sample,) = last("idle", gpus=1).samples
+    assert sample.power_W == pytest.approx(H100["rest_W"].value, abs=1)
     assert sample.temperature_C == round(AMBIENT_C + (sample.power_W or 0) * RESISTANCE_K_PER_W)
     assert sample.throttle_reasons == ("gpu_idle",)

@@ -19,6 +19,8 @@ MEMORY_V2 = 0x02000028
 
 ALL_LINKS = 2**32 - 1
 FIELD_MEMORY_TEMPERATURE = 82
+FIELD_SLOWDOWN_MARGIN = 194
+"""TEMPERATURE_SLOWDOWN_TLIMIT: the margin at which the hardware slows the clock; Ada, Hopper and later."""
 FIELD_NVLINK_KIB = ((138, ALL_LINKS), (139, ALL_LINKS))
 """NVLINK_THROUGHPUT_DATA_TX and _RX, in KiB, over all links (nvml.h)."""
 FIELD_NVLINK_ERRORS = (38, 45, 52, 59)
@@ -143,9 +145,14 @@ class Device:
             else_call="nvmlDeviceGetCurrentClocksThrottleReasons",
         )
         rows = ask("remapped rows", "nvmlDeviceGetRemappedRows") or (None,) * 4
-        fields = self._fields((FIELD_MEMORY_TEMPERATURE, *FIELD_NVLINK_KIB, *FIELD_NVLINK_ERRORS))
+        fields = self._fields(
+            (FIELD_MEMORY_TEMPERATURE, FIELD_SLOWDOWN_MARGIN, *FIELD_NVLINK_KIB, *FIELD_NVLINK_ERRORS)
+        )
         link_KiB = [value for key in FIELD_NVLINK_KIB if (value := fields[key]) is not None]  # noqa: N806
         link_errors = [value for key in FIELD_NVLINK_ERRORS if (value := fields[key]) is not None]
+        temperature = ask(
+            "temperature", "nvmlDeviceGetTemperatureV", SENSOR_GPU, else_call="nvmlDeviceGetTemperature"
+        )
         power = _scaled(ask("power", "nvmlDeviceGetPowerUsage"), 1e-3)
         return GpuSample(
             time=now,
@@ -170,13 +177,9 @@ class Device:
             power_W=power,
             power_limit_W=_scaled(ask("power limit", "nvmlDeviceGetEnforcedPowerLimit"), 1e-3),
             energy_J_total=_scaled(energy_mJ, 1e-3),
-            temperature_C=ask(
-                "temperature", "nvmlDeviceGetTemperatureV", SENSOR_GPU, else_call="nvmlDeviceGetTemperature"
-            ),
+            temperature_C=temperature,
             memory_temperature_C=fields[FIELD_MEMORY_TEMPERATURE],
-            slowdown_temperature_C=ask(
-                "slowdown temperature", "nvmlDeviceGetTemperatureThreshold", THRESHOLD_SLOWDOWN
-            ),
+            slowdown_temperature_C=self._slowdown(temperature, fields[FIELD_SLOWDOWN_MARGIN]),
             throttle_reasons=None if reasons is None else throttle_reasons(reasons),
             ecc_single_bit_total=ask("ECC errors", "nvmlDeviceGetTotalEccErrors", CORRECTED, VOLATILE),
             ecc_double_bit_total=ask("ECC errors", "nvmlDeviceGetTotalEccErrors", UNCORRECTED, VOLATILE),
@@ -200,6 +203,16 @@ class Device:
             return memory, memory.reserved
         except self._nvml.NVMLError:  # what kind it is shows in the older call, too
             return self._ask("memory", "nvmlDeviceGetMemoryInfo"), None
+
+    def _slowdown(self, temperature: float | None, at_margin: float | None) -> float | None:
+        """Where the hardware slows the clock. Later GPUs tell margins in place of temperatures: 0 at the limit."""
+        known: float | None = self._ask(
+            "slowdown temperature", "nvmlDeviceGetTemperatureThreshold", THRESHOLD_SLOWDOWN
+        )
+        if known is not None or temperature is None or at_margin is None:
+            return known
+        margin = self._ask("temperature margin", "nvmlDeviceGetMarginTemperature")
+        return None if margin is None else temperature + margin - at_margin
 
     def _fields(self, keys: tuple[Any, ...]) -> dict[Any, float | None]:
         """Field values by their keys, each None by itself; a key is an id, or an id and a link."""

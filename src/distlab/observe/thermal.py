@@ -36,11 +36,12 @@ _CONSTANTS = [
     Constant("sm_clock_idle_MHz", 345.0, "MHz", "H100 SXM, SM clock at rest", _SMI, _CHECKED, "R"),
     Constant("sm_clock_step_MHz", 15.0, "MHz", "distance of two SM clocks", _SMI, _CHECKED, "R"),
     Constant("memory_clock_MHz", 2619.0, "MHz", "H100 SXM, memory clock", _SMI, _CHECKED, "R"),
-    Constant("max_operating_C", 87.0, "C", "above it software slows the clock", _SMI, _CHECKED, "R"),
-    Constant("slowdown_C", 92.0, "C", "at it the hardware halves the clock", _SMI, _CHECKED, "R"),
-    # What no datasheet says. Chosen so that a rested GPU draws 74 W and is at 34 C, a dense matrix product runs
+    Constant("max_operating_C", 87.0, "C", "from there on software slows the clock", _SMI, _CHECKED, "V"),
+    Constant("slowdown_C", 89.0, "C", "from there on the hardware halves it", _SMI, _CHECKED, "V"),
+    Constant("rest_W", 72.0, "W", "drawn by an H100 that nobody uses", _SMI, _CHECKED, "V"),
+    # What no datasheet says. Chosen so that a rested GPU draws 72 W and is at 34 C, a dense matrix product runs
     # into the power cap at about 1.6 GHz, and 700 W settle at 70 C within two minutes.
-    Constant("idle_W", 70.0, "W", "drawn at rest", _MODEL, _CHECKED, "C"),
+    Constant("idle_W", 68.0, "W", "drawn whatever the clock", _MODEL, _CHECKED, "C"),
     Constant("clock_tree_W", 50.0, "W", "at the highest clock, without work", _MODEL, _CHECKED, "C"),
     Constant("switching_W", 760.0, "W", "at the highest clock, all of it switching", _MODEL, _CHECKED, "C"),
     Constant("dram_W", 110.0, "W", "memory interface at its full rate", _MODEL, _CHECKED, "C"),
@@ -77,7 +78,7 @@ AMBIENT_C = H100["ambient_C"].value
 DRAM_K = H100["dram_K"].value
 VOLTAGE_FLOOR = H100["voltage_floor"].value
 
-DOWN_MHZ, UP_MHZ = CLOCK_STEP_MHZ, CLOCK_STEP_MHZ
+DOWN_MHZ, UP_MHZ = 2 * CLOCK_STEP_MHZ, CLOCK_STEP_MHZ
 """What thermal slowdown takes off the clock in a step, and gives back."""
 
 
