@@ -224,7 +224,8 @@ def test_rows_of_one_file_and_rows_with_few_times_are_said() -> None:
     rng = np.random.default_rng(1)
     old, new = results(rng, independent, 9, 1), results(rng, independent, 10, 1)
     few = [{"size": 0, "samples_s": [1e-3, 1e-3]}, *new.rows[1:]]
-    found = compared(old, Results("test", ("size",), few, STAMP))
+    found = compared(old, Results("test", ("size",), few, STAMP, ("Cut short\x1b.",)))
+    assert "The second file alone: Cut short?." in found.notes
     assert found.rows[0].verdict == "unknown"
     said = " ".join(found.notes)
     assert "1 row of the second file is not in the other." in said

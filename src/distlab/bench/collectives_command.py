@@ -13,7 +13,7 @@ from typing import Any, Literal
 import psutil
 
 from distlab.bench.collectives import SIZES_BYTES, Report, Row, Sweep, merged, sweep
-from distlab.bench.hosts import Shape, sweep_between_hosts
+from distlab.bench.hosts import COLLECTIVE_S, Shape, sweep_between_hosts
 from distlab.bench.journal import Journal
 from distlab.bench.operations import OPERATIONS, DtypeName, Redop
 from distlab.bench.results import SAMPLES_MOST, Results, as_json, check_writable, write_results
@@ -91,7 +91,7 @@ def main(
 
     def start(folder: str) -> None:
         if shape is None:
-            launch(sweep, ranks, wanted, folder, backend=backend)
+            launch(sweep, ranks, wanted, folder, backend=backend, timeout_s=COLLECTIVE_S)
         else:
             sweep_between_hosts(shape, wanted, folder)
 

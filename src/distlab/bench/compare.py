@@ -128,6 +128,10 @@ def compared(
             notes.append(
                 f"{_rows(lone)} of the {where} file {'is' if lone == 1 else 'are'} not in the other."
             )
+    for where, one, other in (("first", before, after), ("second", after, before)):
+        notes += [
+            f"The {where} file alone: {printable(note)}" for note in one.notes if note not in other.notes
+        ]
     return Comparison(
         before.kind, alpha, *_decided(shared, [(old[name], new[name]) for name in shared], alpha, notes)
     )

@@ -26,7 +26,7 @@ from distlab.machine import cores
 JOB = "job.pkl"
 JOIN_S = 60
 COLLECTIVE_S = 600
-"""A big payload over a slow cable takes its time."""
+"""For which a collective may last: a big payload over a slow cable takes its time."""
 PATIENCE_S = 2
 """For which the other ranks may say why they end."""
 LAST_LINES = 15
