@@ -47,7 +47,8 @@ def test_the_rules_do_what_their_unit_tests_say(file: Path) -> None:
 
 
 def test_each_alert_is_tested_where_it_fires_and_where_it_must_not() -> None:
-    fires, quiet = set(), set()
+    fires: set[str] = set()
+    quiet: set[str] = set()
     for file in UNIT_TESTS:
         for case in yaml.safe_load(file.read_text())["tests"]:
             for check in case.get("alert_rule_test", ()):
@@ -60,7 +61,11 @@ def test_each_alert_is_tested_where_it_fires_and_where_it_must_not() -> None:
 def test_prometheus_and_alertmanager_accept_what_is_written(scale: float, tmp_path: Path) -> None:
     receivers = Receivers(page="https://pager.example.org/a?b='c'&d=\"e\"", log="http://127.0.0.1:9/log")
     written = write_config(
-        tmp_path, exporters=("node1:9400", "[::1]:9400"), receivers=receivers, time_scale=scale
+        tmp_path,
+        exporters=("node1:9400", "[::1]:9400"),
+        receivers=receivers,
+        time_scale=scale,
+        interval_s=60 * scale,
     )
     assert len(written) == 2 + len(list((FOLDER / "rules").glob("*.yml")))
     tool("promtool", "check", "config", tmp_path / "prometheus.yml")
@@ -125,6 +130,14 @@ def test_a_scale_shortens_every_window_wait_and_offset() -> None:
     one_minute = {"1h": "1m", "15m": "15s", "5m": "5s", "3d": "72m", "6h": "6m", "30m": "30s", "30s": "500ms"}
     one_minute |= {"10m": "10s", "1m": "1s"}
     assert [one_minute[duration] for duration in durations[0]] == durations[1]
+
+
+@pytest.mark.parametrize(("interval_s", "scale"), [(61, 1), (0.51, 1 / 120), (0.05, 1)])
+def test_an_interval_that_leaves_windows_empty_is_refused(
+    interval_s: float, scale: float, tmp_path: Path
+) -> None:
+    with pytest.raises(SettingError, match="The interval is"):
+        write_config(tmp_path, interval_s=interval_s, time_scale=scale)
 
 
 @pytest.mark.parametrize("scale", [0, -1, 2])

@@ -30,6 +30,9 @@ RUNBOOKS = "/resources/runbooks.html"
 EXPORTER = "127.0.0.1:9400"
 ALERTMANAGER = "127.0.0.1:9093"
 
+SHORTEST_WINDOW_S = 60
+"""Of the rules: it has to hold a sample."""
+
 _UNITS_MS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 _DURATION = r"(\d+)(ms|s|m|h|d)"
 _RULE_TIMES = re.compile(rf"(?<=\[){_DURATION}(?=\])|(?<=\boffset ){_DURATION}\b|(?<=\bfor: ){_DURATION}\b")
@@ -72,8 +75,8 @@ def prometheus_config(
     """The text of prometheus.yml. exporters, alertmanager: as `host:port`; interval_s: of scrapes and of rules."""
     if not exporters:
         raise SettingError("No exporter is named; give one or more as host:port.")
-    if not 0.1 <= interval_s <= 120:  # rules look back 5 minutes at most for a sample
-        raise SettingError(f"The interval is {interval_s} s; give one from 0.1 to 120.")
+    if not 0.1 <= interval_s <= SHORTEST_WINDOW_S:
+        raise SettingError(f"The interval is {interval_s:g} s; give one from 0.1 to {SHORTEST_WINDOW_S}.")
     text = (FOLDER / "prometheus.yml").read_text(encoding="utf-8")
     text = re.sub(r"(?<=_interval: )15s", _text(round(interval_s * 1000)), text)
     text = text.replace(ALERTMANAGER, _address(alertmanager))
@@ -123,6 +126,11 @@ def write_config(
 
     SettingError for addresses that are none, and where the folder cannot be written.
     """
+    if interval_s > SHORTEST_WINDOW_S * time_scale:
+        raise SettingError(
+            f"The interval is {interval_s:g} s, and the rules' shortest window at this time_scale "
+            f"{SHORTEST_WINDOW_S * time_scale:g} s: it would hold no sample; choose a shorter interval."
+        )
     texts = {
         "prometheus.yml": prometheus_config(exporters, alertmanager, interval_s),
         "alertmanager.yml": alertmanager_config(receivers, time_scale),

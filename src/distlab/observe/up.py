@@ -2,7 +2,7 @@
 
     distlab observe up                                              # the driver's GPUs, or simulated ones
     distlab observe up --follow runs/fsdp_2gpu --budget fsdp_2gpu=5
-    distlab observe up --scenario xid-79 --speed 10 --time-scale 0.0167    # an incident in half a minute
+    distlab observe up --source simulated --scenario xid-79 --speed 10 --time-scale 0.0167    # 20 s of trouble
 
 All of them end with this process, however it ends. `distlab observe validate` looks whether all is right.
 """
@@ -19,9 +19,10 @@ from rich.console import Console
 
 from distlab.machine import LOOPBACK
 from distlab.observe.open import SourceKind
-from distlab.observe.rules import BOOK_URL, Receivers
+from distlab.observe.rules import BOOK_URL, SHORTEST_WINDOW_S, Receivers
 from distlab.observe.stack import FOLDER, Addresses, Stack
 
+INTERVAL_S = 5.0
 USUAL_PORTS = {"exporter": 9400, "prometheus": 9090, "alertmanager": 9093}
 
 
@@ -46,7 +47,7 @@ def up(
     ticket_url: str | None = None,
     log_url: str | None = None,
     book_url: str = BOOK_URL,
-    interval: float = 5.0,
+    interval: float | None = None,
     time_scale: float = 1.0,
     json: bool = False,
 ) -> int:
@@ -73,7 +74,8 @@ def up(
         ticket_url: webhook for warnings.
         log_url: webhook for the rest.
         book_url: where the course's book is served, for the links to its runbooks.
-        interval: seconds between two scrapes, and between two evaluations of the rules.
+        interval: seconds between two scrapes, and between two evaluations of the rules; without one 5, or what the
+            time scale leaves room for.
         time_scale: what every window and wait of the rules is multiplied by: at 0.0167 a minute is a second.
         json: print the addresses as JSON once all answer.
     """
@@ -104,7 +106,7 @@ def up(
         alertmanager_port=_port("alertmanager", alertmanager_port),
         receivers=Receivers(page=page_url, ticket=ticket_url, log=log_url),
         book_url=book_url,
-        interval_s=interval,
+        interval_s=min(INTERVAL_S, SHORTEST_WINDOW_S / 2 * time_scale) if interval is None else interval,
         time_scale=time_scale,
     )
     for signum in (signal.SIGTERM, signal.SIGHUP):  # as Ctrl-C: what runs by now is ended in order
