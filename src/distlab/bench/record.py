@@ -200,13 +200,14 @@ def _keep(store: Store, plan: PartPlan, telemetry: Telemetry | None) -> list[str
 def _what_went_wrong(ended: Ended | None, plan: PartPlan) -> list[str]:
     if ended is None:
         return ["It was interrupted."]
+    said = ended.said.replace(str(plan.scratch), "FOLDER")
     if ended.code is None:
-        return [f"Its {plan.box_s:.0f} s were over: {ended.said}"]
+        return [f"Its {plan.box_s:.0f} s were over: {said}"]
     if ended.code:
         how = (
             f"was ended by signal {-ended.code}" if ended.code < 0 else f"failed with exit code {ended.code}"
         )
-        return [f"It {how}: {ended.said}"]
+        return [f"It {how}: {said}"]
     return []
 
 

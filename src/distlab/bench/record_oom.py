@@ -17,6 +17,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -132,17 +133,22 @@ def _numbers(device: torch.device) -> dict[str, Any]:
 
 
 def without_paths(snapshot: Any) -> Any:
-    """The same, with the file names of its stack frames scrubbed."""
+    """The same, with the file names of its stack frames scrubbed; equal frames become one object, pickled once."""
     if isinstance(snapshot, Mapping):
+        if snapshot.keys() == {"filename", "line", "name"}:
+            return _frame(snapshot["filename"], snapshot["line"], snapshot["name"])
         return {
-            key: scrubbed_text(value)
-            if key == "filename" and isinstance(value, str)
-            else without_paths(value)
+            key: scrubbed_text(value) if key == "filename" else without_paths(value)
             for key, value in snapshot.items()
         }
     if isinstance(snapshot, list):
         return [without_paths(item) for item in snapshot]
     return snapshot
+
+
+@cache
+def _frame(filename: str, line: int, name: str) -> dict[str, Any]:
+    return {"filename": scrubbed_text(filename), "line": line, "name": name}
 
 
 def largest_blocks(snapshot: Mapping[str, Any]) -> list[dict[str, Any]]:

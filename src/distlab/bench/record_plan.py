@@ -125,11 +125,12 @@ def parts(mode: Mode, scratch: Path) -> list[PartPlan]:
     zeros = ["bench", "gpu", *device, "--parts", "product", "--data", "zeros", "--out", "{}/zeros.json"]
     zeros += ["--dtypes", "bf16"] if mode.device == "gpu" else ["--dtypes", "fp32"]
     collectives = ["bench", "collectives", "--world-size", str(mode.ranks), "--out", "{}/collectives.json"]
+    collectives += ["--budget-s", "0.01" if mode.short else "0.1"]
     if mode.short:
         quick = ["--sizes", "64", "128", "--budget-s", "0.01", "--heat-s", "0.1"]
         bench += [*quick, "--payload-bytes", "1048576"]
         zeros += quick
-        collectives += ["--sizes-bytes", "1024", "--budget-s", "0.01"]
+        collectives += ["--sizes-bytes", "1024"]
     limit = "16" if mode.device == "gpu" else "0.25" if mode.short else "0.5"
     heat = "0.5" if mode.short else "40" if mode.device == "gpu" else "8"
     listed = [

@@ -84,13 +84,20 @@ def run_call(call: Call, log: Path, box_s: float) -> Ended:
 
 def _end(pid: int, child: multiprocessing.process.BaseProcess) -> None:
     """Interrupt the group, wait, then kill."""
-    with suppress(ProcessLookupError):
-        os.killpg(pid, signal.SIGINT)
+    _signal(pid, signal.SIGINT)
     child.join(PATIENCE_S)
     if child.exitcode is None:
-        with suppress(ProcessLookupError):
-            os.killpg(pid, signal.SIGKILL)
+        _signal(pid, signal.SIGKILL)
         child.join()
+
+
+def _signal(pid: int, number: signal.Signals) -> None:
+    """To its group, or to it alone while it has none of its own yet."""
+    try:
+        os.killpg(pid, number)
+    except ProcessLookupError:
+        with suppress(ProcessLookupError):
+            os.kill(pid, number)
 
 
 def _child(call: Call, log: str) -> None:
