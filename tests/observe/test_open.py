@@ -61,6 +61,7 @@ def test_a_kind_is_what_it_says(tmp_path: Path) -> None:
     with Recorder(path, provenance(taken[0], tier="gpu", interval_s=1, command="x")) as recorder:
         recorder.write(taken[0])
     assert isinstance(open_source("recorded", recording=str(path)), RecordedSource)
+    assert isinstance(open_source(recording=str(path)), RecordedSource)
 
 
 def test_without_a_recording_the_next_step_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

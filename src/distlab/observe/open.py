@@ -35,7 +35,8 @@ def open_source(
 ) -> Source:
     """A source to read and to close.
 
-    kind: `auto` is `nvml` where a driver is installed, else `simulated`; what it became is `Source.tier`.
+    kind: `auto` is `recorded` where a recording is named, `nvml` where a driver is installed, else `simulated`; what
+    it became is `Source.tier`.
     scenario, gpus, seed: of the simulated kind. follow: the folder of a run whose load the simulated GPUs show, one
     for each rank.
     recording, loop: of the recorded kind; a path or the name of one that comes with distlab, and whether it starts
@@ -43,7 +44,7 @@ def open_source(
     how long its load has been there.
     SettingError where what is asked for is not there.
     """
-    if kind == "recorded":
+    if kind == "recorded" or (kind == "auto" and recording is not None):
         from distlab.observe.recorded import RecordedSource
 
         return RecordedSource(find_recording(recording), speed=speed, loop=loop, at_s=at_s, clock=clock)
