@@ -51,19 +51,36 @@ def test_ranks_wait_for_the_slowest_and_not_for_the_wire() -> None:
     assert account.useful_s == pytest.approx(4 * (2.2 + 0.7 + 0.7))
 
 
-def test_undone_steps_and_the_time_until_the_next_are_failure() -> None:
+@pytest.mark.parametrize("save_s", [1, 0])
+def test_undone_steps_and_the_time_until_the_next_are_failure(save_s: int) -> None:
     run = MadeRun()
-    run.attempt(0, 7, flush_after={3})  # step 6 was computed and never logged
+    run.attempt(0, 7, flush_after={3} if save_s else None)  # step 6 was computed and never logged
     crashed_at = run.now
     run.attempt(4, 8, down_s=30, flush_after={7})
     account = booked(run.kept)
-    # From the end of step 3 (its save is the first attempt's) to the first step after the restart.
+    # From the end of step 3, whose line may have come late, to the first step after the restart.
     lost_s = crashed_at - (1e9 + 2 + 4) + 30 + 2
     assert account.failure_s == pytest.approx(2 * lost_s)
     assert account.useful_s == pytest.approx(2 * 8 * 0.9)
     assert account.idle_s == pytest.approx(2 * (2 + 8 * 0.1))
     assert sum(parts(account).values()) == pytest.approx(account.paid_s)
     assert account.paid_s == pytest.approx(2 * (run.now - 1 - 1e9))
+
+
+@pytest.mark.parametrize("resumed", [4, 5])
+def test_a_step_that_one_rank_logged_before_the_crash_is_failure(resumed: int) -> None:
+    run = MadeRun()
+    run.attempt(0, 7)  # logs steps 0 to 5
+    first = [line for line in run.written if (line.step, line.rank) != (5, 1)]
+    run.attempt(resumed, 8, down_s=30, flush_after={7})
+    again = [line for line in run.written if line.attempt == 1]
+    account = booked(first + sorted(again, key=lambda line: (line.step, -line.rank)))
+    offline = booked(run.kept)
+    assert list(account.steps.step) == list(range(8))
+    assert account.useful_s == pytest.approx(offline.useful_s)
+    assert account.paid_s == pytest.approx(offline.paid_s)
+    assert sum(account.wasted_s.values()) == pytest.approx(sum(offline.wasted_s.values()))
+    assert sum(parts(account).values()) == pytest.approx(account.paid_s)
 
 
 def test_a_pause_longer_than_gpus_are_held_is_not_paid() -> None:
