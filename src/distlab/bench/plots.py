@@ -50,12 +50,13 @@ def plot_collectives(report: Report, path: Path) -> None:
 
 def _title(report: Report) -> str:
     stamp = report.stamp
-    network = f", {stamp.network}" if stamp.network else ""
-    return (
-        f"Collectives, {stamp.world_size} x {stamp.backend}, {report.rows[0].dtype}: medians, and the alpha-beta "
-        f"model fitted to them (dashed)\n"
-        f"tier {stamp.tier}, {stamp.hardware}, {stamp.cores} cores{network}, torch {stamp.torch}, {stamp.date}"
+    lines = (
+        f"Collectives, {stamp.world_size} x {stamp.backend}, {report.rows[0].dtype}: medians, and the alpha-beta model "
+        "fitted to them (dashed)",
+        f"tier {stamp.tier}, {stamp.hardware}, {stamp.cores} cores, torch {stamp.torch}, {stamp.date}",
+        stamp.network,
     )
+    return "\n".join(filter(None, lines))
 
 
 def _draw(bandwidth: Axes, time: Axes, rows: list[Row], colour: str, marker: str) -> None:
@@ -64,7 +65,7 @@ def _draw(bandwidth: Axes, time: Axes, rows: list[Row], colour: str, marker: str
     label: str = rows[0].operation
     link = fitted(rows)
     if link is not None:
-        label += f": alpha {1e6 * link.alpha_s:.0f} us, {link.bandwidth_Bps / 1e9:.2f} GB/s"
+        label += f": alpha {1e6 * link.alpha_s:.0f} us, {link.bandwidth_Bps / 1e9:.3g} GB/s"
         op, ranks = rows[0].operation, rows[0].world_size
         first, last = math.log(min(sizes)), math.log(max(sizes))
         grid = [math.exp(first + (last - first) * i / 50) for i in range(51)]
