@@ -51,6 +51,8 @@ class _Rank:
     """How much of the balance has been booked."""
     restarting: bool = False
     """Nothing has been booked in an attempt that is not the first."""
+    attempts: int = 0
+    """Attempts before this one that were seen."""
 
 
 @dataclass
@@ -78,6 +80,7 @@ class Account:
         """Each pass over the data that was begun after another: its number, first step, and what was paid before."""
         self.steps = _Steps()
         self.ranks: dict[int, _Rank] = {}
+        self._attempts = 0
         self._pending: dict[int, dict[int, tuple[LogLine, float]]] = {}
         """By step and rank: a line, and what was paid for it."""
         self._booked_paid_s = 0.0
@@ -117,7 +120,10 @@ class Account:
         """
         paid_s, released = self._pay(line)
         self.paid_s += paid_s
-        if self.steps.step and line.step <= self.steps.step[-1]:
+        if self.ranks[line.rank].attempts > self._attempts:  # the first rank that is back; the others follow
+            self._attempts = self.ranks[line.rank].attempts
+            self._undo(line.step)
+        elif self.steps.step and line.step <= self.steps.step[-1]:
             self._undo(line.step)
         elif line.rank in self._pending.get(line.step, ()):
             self._drop(line.step)
@@ -143,7 +149,7 @@ class Account:
         if rank is None:
             paid_s = max(0.0, line.run_s)
             # A rank that joins a run later was not there before, and lost nothing.
-            self.ranks[line.rank] = _Rank(line, paid_s - line.step_s)
+            self.ranks[line.rank] = _Rank(line, paid_s - line.step_s, attempts=self._attempts)
         elif line.attempt == rank.last.attempt and line.step > rank.last.step:
             paid_s = max(0.0, line.run_s - rank.last.run_s)
             self._book(rank, rank.balance_s - line.step_s)
@@ -156,7 +162,8 @@ class Account:
             paid_s = own_s + (0.0 if released else max(0.0, off_s))
             rank.restarting = True  # what was left of the old attempt was lost with it
             self._book(rank, rank.balance_s)
-            self.ranks[line.rank] = _Rank(line, paid_s - line.step_s, restarting=True)
+            before = rank.attempts
+            self.ranks[line.rank] = _Rank(line, paid_s - line.step_s, restarting=True, attempts=before + 1)
         return paid_s, released
 
     def _book(self, rank: _Rank, balance_s: float) -> None:
