@@ -158,7 +158,10 @@ def test_a_part_that_does_not_start_says_why_and_leaves_none_running(tmp_path: P
     assert addresses_in(tmp_path / "x") is None
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"exporter": 1, "surplus": 2}', "\x00"])
+NUMBERS = '{"exporter": 1, "prometheus": 2, "alertmanager": 3}'
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"exporter": 1, "surplus": 2}', NUMBERS, "\x00"])
 def test_addresses_that_are_none_are_not_there(text: str, tmp_path: Path) -> None:
     (tmp_path / module.STATE).write_text(text)
     assert addresses_in(tmp_path) is None

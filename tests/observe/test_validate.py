@@ -14,7 +14,7 @@ import pytest
 
 from distlab.errors import SettingError
 from distlab.observe import check_exporter as checks
-from distlab.observe.check_prometheus import alerts_now, alerts_routed, rules_loaded, target_up
+from distlab.observe.check_prometheus import MALFORMED, alerts_now, alerts_routed, rules_loaded, target_up
 from distlab.observe.exposition import Page
 from distlab.observe.gpu_metrics import NOBODY, GpuMetrics, write_source
 from distlab.observe.prices import read_prices
@@ -39,7 +39,7 @@ def pages() -> tuple[str, str]:
         reading = source.read()
         metrics.take(reading)
         page = Page()
-        write_source(page, "simulated", True, reading)
+        write_source(page, "simulated", reading, up=True)
         metrics.write(page, reading, dict.fromkeys([gpu.uuid for gpu in reading.samples], NOBODY))
         texts.append(page.render().decode())
     return texts[0], texts[1]
@@ -303,6 +303,14 @@ def test_alerts_that_nobody_gets_are_counted() -> None:
     critical = sum(rule["labels"]["severity"] == "critical" for rule in alerts().values())
     assert found.state == "warn"
     assert f"page ({critical} alerts)" in found.found
+
+
+@pytest.mark.parametrize(
+    "config", ["", "[", "receivers: 1", "receivers: []\nroute: {receiver: x}", "route: {}"]
+)
+def test_a_configuration_that_is_none_is_caught(config: str) -> None:
+    with pytest.raises(MALFORMED):
+        alerts_routed(("http://am", config))
 
 
 def test_what_fires_now_is_named() -> None:

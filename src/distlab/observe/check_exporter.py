@@ -97,7 +97,7 @@ def gpus_found(page: Scrape) -> Check:
     lost = sorted({one.labels.get("gpu", "?") for one in page.named("distlab_gpu_lost") if one.value})
     if lost:
         return Check(
-            name, "fail", f"GPU {_some(lost)} was there and is lost", "see the runbook of the alert GpuLost"
+            name, "fail", f"GPU {some(lost)} was there and is lost", "see the runbook of the alert GpuLost"
         )
     if not found:
         up = all(one.value for one in page.named("distlab_source_up"))
@@ -107,7 +107,7 @@ def gpus_found(page: Scrape) -> Check:
         return Check(
             name, "fail", f"{len(found)} on the page, {counted:.0f} read", "look at the exporter's log"
         )
-    return Check(name, "ok", f"{len(found)}: {_some(sorted({_model(one) for one in _of_gpus(page)}))}")
+    return Check(name, "ok", f"{len(found)}: {some(sorted({_model(one) for one in _of_gpus(page)}))}")
 
 
 def tier_said(page: Scrape) -> Check:
@@ -122,9 +122,7 @@ def tier_said(page: Scrape) -> Check:
         and one.labels["tier"] != "recorded"  # a recording may be of a simulation
     }
     if lies:
-        return Check(
-            name, "fail", f"{_some(sorted(lies))} under another tier", "report it: the exporter errs"
-        )
+        return Check(name, "fail", f"{some(sorted(lies))} under another tier", "report it: the exporter errs")
     if tiers <= {""}:
         return Check(name, "warn", "not said", "use `distlab observe export`, or take it for gpu knowingly")
     meaning = {
@@ -153,12 +151,12 @@ def metrics_present(page: Scrape) -> Check:
                 (missing if metric.name in CORE else untold).add(metric.name)
     if missing:
         fix = "look at distlab_source_problems and the exporter's log: driver and rights"
-        return Check(name, "fail", f"missing: {_some(sorted(missing))}", fix)
+        return Check(name, "fail", f"missing: {some(sorted(missing))}", fix)
     told = len(DCGM) - len(untold)
     if untold:
         fix = "nothing where the model has no such part; else rights (profiling counters need administrator rights)"
         return Check(
-            name, "warn", f"{told} of {len(DCGM)} for each GPU; not told: {_some(sorted(untold))}", fix
+            name, "warn", f"{told} of {len(DCGM)} for each GPU; not told: {some(sorted(untold))}", fix
         )
     return Check(name, "ok", f"all {told}, for each GPU")
 
@@ -182,7 +180,7 @@ def labels_right(page: Scrape) -> Check:
         elif _is_of_gpu(one) and one.labels["device"] != f"nvidia{one.labels['gpu']}":
             wrong.add(f"{one.name}: device {one.labels['device']} for gpu {one.labels['gpu']}")
     if wrong:
-        return Check(name, "fail", _some(sorted(wrong)), "use an exporter of this version of distlab")
+        return Check(name, "fail", some(sorted(wrong)), "use an exporter of this version of distlab")
     if not ours:
         fix = f"nothing; without {', '.join(OUR_LABELS)} nobody knows whose GPU it is"
         return Check(name, "warn", "those of dcgm-exporter alone", fix)
@@ -209,7 +207,7 @@ def values_possible(page: Scrape) -> Check:
             wrong.append(f"{one.name} of GPU {one.labels.get('gpu', '-')} is {one.value:g}")
     if wrong:
         fix = "compare with `nvidia-smi -q -i GPU`; a sensor or the exporter errs"
-        return Check(name, "fail", _some(wrong), fix)
+        return Check(name, "fail", some(wrong), fix)
     return Check(name, "ok", "all within what is physically possible")
 
 
@@ -225,11 +223,11 @@ def memory_adds_up(first: Scrape, second: Scrape) -> Check:
         if said and abs(total / 1024 / int(said[1]) - 1) > MEMORY_TOLERANCE:
             wrong.append(f"{total / 1024:.1f} GiB on a {model}")
     if wrong:
-        return Check(name, "fail", _some(wrong), "compare with `nvidia-smi -q -d MEMORY`")
+        return Check(name, "fail", some(wrong), "compare with `nvidia-smi -q -d MEMORY`")
     if not now:
         return Check(name, "warn", "not told for whole GPUs", "nothing, where MIG is on")
     totals = sorted({f"{total / 1024:.1f} GiB" for total in now.values()})
-    return Check(name, "ok", f"used, free and reserved add up to {_some(totals)}")
+    return Check(name, "ok", f"used, free and reserved add up to {some(totals)}")
 
 
 def counters_grow(first: Scrape, second: Scrape) -> Check:
@@ -243,7 +241,7 @@ def counters_grow(first: Scrape, second: Scrape) -> Check:
     ]
     if fell:
         fix = "validate again: a restart between the scrapes does this once; else the exporter errs"
-        return Check("Counters", "fail", _some(fell), fix)
+        return Check("Counters", "fail", some(fell), fix)
     return Check("Counters", "ok", f"none of {len(counters)} fell in {second.time - first.time:.1f} s")
 
 
@@ -259,7 +257,7 @@ def alive(first: Scrape, second: Scrape) -> Check:
     stale = sorted(known - moved)
     if stale:
         fix = "wait longer between the scrapes (--seconds); if it stays so, restart the exporter"
-        return Check("Fresh", "fail", f"no value of {_some(stale)} has moved", fix)
+        return Check("Fresh", "fail", f"no value of {some(stale)} has moved", fix)
     return Check("Fresh", "ok", f"each GPU was read within {second.time - first.time:.1f} s")
 
 
@@ -290,7 +288,8 @@ def _model(one: Series) -> str:
     return one.labels.get("modelName", "")
 
 
-def _some(findings: Iterable[str]) -> str:
-    every = [printable(one) for one in findings]
+def some(findings: Iterable[str]) -> str:
+    """The first few, and how many more."""
+    every = [printable(str(one)) for one in findings]
     more = f" and {len(every) - SHOWN} more" if len(every) > SHOWN else ""
     return ", ".join(every[:SHOWN]) + more

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import quote, urlsplit
 
 import yaml
 
 from distlab.errors import printable
-from distlab.observe.check_exporter import SHOWN, Check
+from distlab.observe.check_exporter import Check, some
 from distlab.observe.rules import alerts, recorded
 from distlab.observe.scrape import NoAnswerError, fetch_json
 
 JOB = "distlab"
 STALE_SCRAPES = 3
 """Scrapes after which a sample is old."""
+MALFORMED = (KeyError, IndexError, TypeError, ValueError, AttributeError, yaml.YAMLError, re.error)
+"""What reading an answer raises that is none of Prometheus' or Alertmanager's."""
 _SECONDS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
 _MATCHER = re.compile(r"\s*([A-Za-z_]\w*)\s*(=~|!~|!=|=)\s*(.*?)\s*")
 
@@ -27,7 +29,7 @@ def check_prometheus(url: str, exporter_url: str, gpus: int) -> list[Check]:
     try:
         version = fetch_json(f"{url}/api/v1/status/buildinfo")["data"]["version"]
         checks = [Check("Prometheus", "ok", f"version {printable(str(version))} at {url}")]
-    except (NoAnswerError, KeyError, TypeError) as error:
+    except (NoAnswerError, *MALFORMED) as error:
         fix = "start it (`distlab observe up` starts all), or name it with --prometheus"
         return [Check("Prometheus", "fail", str(error), fix)]
     looks: tuple[Callable[[], Check], ...] = (
@@ -40,7 +42,7 @@ def check_prometheus(url: str, exporter_url: str, gpus: int) -> list[Check]:
     for look in looks:
         try:
             checks.append(look())
-        except (NoAnswerError, KeyError, TypeError, ValueError, AttributeError) as error:
+        except (NoAnswerError, *MALFORMED) as error:
             checks.append(
                 Check("Prometheus", "fail", printable(str(error))[:300], "is this address a Prometheus?")
             )
@@ -63,11 +65,11 @@ def target_up(targets: Mapping[str, Any], exporter_url: str) -> Check:
         return Check(name, "fail", "not scraped yet", "wait for the first scrape and validate again")
     if down:
         fix = "start the exporter, or mend its address in prometheus.yml; a new one is scraped within its interval"
-        return Check(name, "fail", _some(down), fix)
+        return Check(name, "fail", some(down), fix)
     if not any(_same_place(one["scrapeUrl"], exporter_url) for one in ours):
-        found = f"{_some(one['scrapeUrl'] for one in ours)}, not {exporter_url}"
+        found = f"{some(one['scrapeUrl'] for one in ours)}, not {exporter_url}"
         return Check(name, "fail", found, "validate the exporter that is scraped, with --exporter")
-    return Check(name, "ok", f"{_some(one['scrapeUrl'] for one in ours)}: up")
+    return Check(name, "ok", f"{some(one['scrapeUrl'] for one in ours)}: up")
 
 
 def samples_fresh(url: str, gpus: int) -> Check:
@@ -108,11 +110,11 @@ def rules_loaded(data: Mapping[str, Any]) -> Check:
         return Check(
             name,
             "fail",
-            f"{len(missing)} are not loaded: {_some(missing)}",
+            f"{len(missing)} are not loaded: {some(missing)}",
             "`distlab observe rules --out DIR`, name them under rule_files, and reload Prometheus",
         )
     if sick:
-        return Check(name, "fail", _some(sick), "mend the rule; `promtool check rules FILE`")
+        return Check(name, "fail", some(sick), "mend the rule; `promtool check rules FILE`")
     return Check(name, "ok", f"{len(recorded())} recording and {len(alerts())} alerting ones, without errors")
 
 
@@ -141,7 +143,7 @@ def alerts_now(data: Mapping[str, Any]) -> Check:
     """What fires while this is read."""
     firing = [one["labels"] for one in data["alerts"] if one["state"] == "firing"]
     names = sorted({f"{one.get('alertname')} ({one.get('severity', 'no severity')})" for one in firing})
-    return Check("Firing now", "ok", _some(names) if names else "nothing")
+    return Check("Firing now", "ok", some(names) if names else "nothing")
 
 
 def routes(route: Mapping[str, Any], labels: Mapping[str, str]) -> list[str]:
@@ -201,9 +203,3 @@ def _same_place(one: str, other: str) -> bool:
         return (parts.hostname or "").replace("localhost", "127.0.0.1"), parts.port
 
     return place(one) == place(other)
-
-
-def _some(findings: Iterable[str]) -> str:
-    every = [printable(str(one)) for one in findings]
-    more = f" and {len(every) - SHOWN} more" if len(every) > SHOWN else ""
-    return ", ".join(every[:SHOWN]) + more

@@ -228,9 +228,10 @@ class Stack:
 def addresses_in(folder: Path) -> Addresses | None:
     """The addresses of the stack that runs in `folder`, or None. One that was killed leaves its addresses there."""
     try:
-        return Addresses(**json.loads((folder / STATE).read_text(encoding="utf-8")))
+        found = Addresses(**json.loads((folder / STATE).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
         return None
+    return found if all(isinstance(url, str) for url in vars(found).values()) else None
 
 
 @contextlib.contextmanager

@@ -110,7 +110,8 @@ def up(
         time_scale=time_scale,
     )
     for signum in (signal.SIGTERM, signal.SIGHUP):  # as Ctrl-C: what runs by now is ended in order
-        signal.signal(signum, signal.default_int_handler)
+        if signal.getsignal(signum) is not signal.SIG_IGN:  # nohup
+            signal.signal(signum, signal.default_int_handler)
     console = Console(stderr=True)
     status = console.status("Starting the exporter, Alertmanager and Prometheus")
     status.start()
