@@ -122,13 +122,16 @@ def capped_clock_MHz(activity: float, dram: float, limit_W: float = POWER_LIMIT_
     return _CLOCKS_MHZ[max(0, bisect_right(_SHARES, share) - 1)]
 
 
+RESTED_W = power_W(CLOCK_IDLE_MHZ, 0, 0)
+
+
 @dataclass
 class Die:
     """The state of one GPU. Watts, degrees Celsius, MHz, joules."""
 
-    temperature_C: float = AMBIENT_C + IDLE_W * RESISTANCE_K_PER_W  # noqa: N815
+    temperature_C: float = AMBIENT_C + RESTED_W * RESISTANCE_K_PER_W  # noqa: N815
     clock_MHz: float = CLOCK_IDLE_MHZ  # noqa: N815
-    power_W: float = IDLE_W  # noqa: N815
+    power_W: float = RESTED_W  # noqa: N815
     """Mean over the last step."""
     energy_J: float = 0.0  # noqa: N815
     power_limit_W: float = POWER_LIMIT_W  # noqa: N815
