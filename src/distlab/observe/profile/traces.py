@@ -15,6 +15,7 @@ import re
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -90,11 +91,8 @@ class Trace:
     """By time."""
     synthetic: bool = False
     """Does it say of itself that it was made up?"""
-
-    @property
-    def on_gpu(self) -> bool:
-        """Did anything run on a GPU?"""
-        return any(span.kind == "kernel" for span in self.spans)
+    on_gpu: bool = False
+    """Did anything run on a GPU?"""
 
 
 def rank_files(folder: Path) -> dict[int, Path]:
@@ -181,6 +179,7 @@ def digest(values: dict[str, Any], rank: int, name: str = "trace") -> Trace:
         spans=tuple(sorted(spans, key=lambda span: (span.start, -span.end))),
         memory=tuple(sorted(memory, key=lambda change: change.at)),
         synthetic=values.get("synthetic") is True,
+        on_gpu=any(span.kind == "kernel" for span in spans),
     )
 
 
@@ -314,4 +313,9 @@ def _whole(value: Any) -> int:
 
 
 def _text(value: Any) -> str:
-    return printable(str(value))[:MOST_NAME] if isinstance(value, str | int) else ""
+    return _printable(str(value)[:MOST_NAME]) if isinstance(value, str | int) else ""
+
+
+@lru_cache(2**16)
+def _printable(text: str) -> str:
+    return printable(text)  # a trace has few names, and each of them often
