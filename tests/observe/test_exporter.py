@@ -44,6 +44,7 @@ from distlab.observe.sample import (
 )
 from distlab.observe.simulated import SimulatedSource
 from tests.observe.made_runs import MadeRun, write_info, write_lines
+from tests.observe.nvml_rig import build_driver
 from tests.observe.test_run_metrics import locked
 
 DEADLINE_S = 60
@@ -505,11 +506,16 @@ def test_bad_options_end_the_command(
     assert sentence in capsys.readouterr().err
 
 
-def start(folder: Path, *args: str) -> tuple[subprocess.Popen[str], int]:
+def start(folder: Path, *args: str, **environment: str) -> tuple[subprocess.Popen[str], int]:
     """The real command, once it serves."""
     command = [sys.executable, "-m", "distlab.cli", "observe", "export", "--port", "0", *args]
     process = subprocess.Popen(
-        command, cwd=folder, stdout=subprocess.PIPE, stderr=(folder / "stderr").open("w"), text=True
+        command,
+        cwd=folder,
+        env=os.environ | environment,
+        stdout=subprocess.PIPE,
+        stderr=(folder / "stderr").open("w"),
+        text=True,
     )
     assert process.stdout is not None
     line = process.stdout.readline()
@@ -557,15 +563,63 @@ def test_the_command_serves_simulated_gpus_and_a_run_and_ends_on_ctrl_c(tmp_path
     assert (tmp_path / "stderr").read_text() == ""
 
 
-def test_without_a_driver_the_exporter_stays_up_and_says_so(tmp_path: Path) -> None:
-    if Path("/proc/driver/nvidia/version").exists():
-        pytest.fail("this test is for machines without a driver; run it where there is none")
-    process, port = start(tmp_path, "--source", "nvml")
+def test_a_gpu_falls_off_the_bus_in_mid_run(tmp_path: Path) -> None:
+    """The real command, nvidia-ml-py and a driver's library of ours."""
+    library, control = build_driver(tmp_path / "driver"), tmp_path / "control"
+    control.write_text("gpus 2\n")
+    folder = tmp_path / "runs" / "demo"
+    with locked(folder):
+        running(folder, [place(0, "GPU-0"), place(1, "GPU-1")])
+        process, port = start(
+            tmp_path,
+            "--source",
+            "nvml",
+            "--every",
+            "0.1",
+            FAKE_NVML=str(control),
+            LD_LIBRARY_PATH=str(library),
+        )
+
+        def gpus(name: str) -> dict[str, dict[str, str]]:
+            family = parse(fetch(port)[2]).get(name)
+            return {sample.labels["UUID"]: sample.labels for sample in family.samples} if family else {}
+
+        try:
+            wait_for(lambda: {labels["run"] for labels in gpus("DCGM_FI_DEV_GPU_TEMP").values()} == {"demo"})
+            text = fetch(port)[2]
+            assert set(gpus("DCGM_FI_DEV_GPU_TEMP")) == {"GPU-0", "GPU-1"}
+            assert {labels["tier"] for labels in gpus("DCGM_FI_DEV_GPU_TEMP").values()} == {"gpu"}
+            assert {value for value in samples(text)["DCGM_FI_DEV_FB_USED"].values()} == {30 * 1024}
+            assert "distlab_gpu_lost" not in samples(text)
+            fallen = tmp_path / "control.part"
+            fallen.write_text("gpus 2\nlost 1\nxid 1 79\n")
+            fallen.replace(control)
+            wait_for(lambda: set(gpus("distlab_gpu_lost")) == {"GPU-1"})
+            assert set(gpus("DCGM_FI_DEV_GPU_TEMP")) == {"GPU-0"}
+            assert {labels["xid"] for labels in gpus("distlab_gpu_xid_events_total").values()} == {"79"}
+            assert only(fetch(port)[2], "distlab_source_up") == 1
+            assert gpus("DCGM_FI_DEV_GPU_TEMP")["GPU-0"]["run"] == "demo"
+        finally:
+            process.terminate()
+            process.wait(DEADLINE_S)
+    assert "GPU 1" in (tmp_path / "stderr").read_text()
+
+
+def test_without_a_driver_the_exporter_stays_up_says_so_and_goes_on_when_there_is_one(tmp_path: Path) -> None:
+    library, control = build_driver(tmp_path / "driver"), tmp_path / "control"
+    control.write_text("fail nvmlInit 9\n")
+    process, port = start(
+        tmp_path, "--source", "nvml", "--every", "0.1", FAKE_NVML=str(control), LD_LIBRARY_PATH=str(library)
+    )
     try:
         wait_for(lambda: (tmp_path / "stderr").read_text())
-        assert only(fetch(port)[2], "distlab_source_up") == 0
-        assert "No NVIDIA driver is installed here" in (tmp_path / "stderr").read_text()
-        assert process.poll() is None
+        found = samples(fetch(port)[2])
+        assert found["distlab_source_up"] == {("gpu",): 0}
+        assert not any(name.startswith("DCGM") for name in found)
+        assert "The NVIDIA driver is installed and not loaded" in (tmp_path / "stderr").read_text()
+        control.write_text("gpus 1\n")
+        wait_for(lambda: only(fetch(port)[2], "distlab_source_up") == 1)
+        assert only(fetch(port)[2], "distlab_source_gpus") == 1
     finally:
         process.terminate()
         process.wait(DEADLINE_S)
