@@ -18,8 +18,8 @@ T = TypeVar("T")
 SCALE = 1 / 120
 """Of rules and routes: the 15 minutes for which an XID is new are then 7.5 s."""
 INTERVAL_S = 0.5
-EXPORT = ["--source", "simulated", "--scenario", "xid-79", "--gpus", "2", "--speed", "20", "--every", "0.2"]
-"""GPU 1 is lost 2 s after the start, and back 6 s later."""
+EXPORT = ["--source", "simulated", "--scenario", "xid-79", "--gpus", "2", "--speed", "14", "--every", "0.2"]
+"""GPU 1 is lost 3 s after the start, and back 8 s later."""
 
 
 def until(look: Callable[[], T], what: str, within_s: float = 60) -> T:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import quote
 
 import psutil
 import pytest
@@ -18,6 +19,7 @@ import pytest
 from distlab.errors import SettingError, WorkError
 from distlab.machine import LOOPBACK, free_port
 from distlab.observe import stack as module
+from distlab.observe import up as up_command
 from distlab.observe.check_exporter import Check
 from distlab.observe.rules import Receivers
 from distlab.observe.scrape import fetch_json
@@ -52,15 +54,18 @@ def test_a_gpu_that_is_lost_pages_somebody_and_its_return_is_told(running: Stack
     link = "http://localhost:8000/hub/book/resources/runbooks.html#xid-79"
     assert fired["annotations"]["runbook_url"] == link
     assert "XID 79 on GPU 1" in fired["annotations"]["summary"]
-    until(lambda: firing(running, "GpuLost"), "GpuLost in Prometheus")
     until(lambda: pager.alerts("GpuXidCritical", "resolved"), "the resolution")
-    until(lambda: not firing(running, "GpuLost"), "the end of GpuLost in Prometheus")
+    until(lambda: not firing(running), "the end of GpuLost in Prometheus")
+    assert firing(running, during="[5m]"), "it fired meanwhile"
     assert not pager.alerts("GpuLost", "firing"), "the XID that names the cause inhibits it"
 
 
-def firing(stack: Stack, alert: str) -> bool:
-    found = fetch_json(f"{stack.addresses.prometheus}/api/v1/alerts")["data"]["alerts"]
-    return any(one["labels"]["alertname"] == alert and one["state"] == "firing" for one in found)
+def firing(stack: Stack, during: str = "") -> bool:
+    """Does GpuLost fire, now or within a time?"""
+    series = f'ALERTS{{alertname="GpuLost",alertstate="firing"}}{during}'
+    expr = quote(f"max_over_time({series})" if during else series)
+    found = fetch_json(f"{stack.addresses.prometheus}/api/v1/query?query={expr}")
+    return bool(found["data"]["result"])
 
 
 def test_what_runs_is_valid_once_the_gpu_is_back(running: Stack, capsys: pytest.CaptureFixture[str]) -> None:
@@ -121,6 +126,17 @@ def test_a_port_that_is_taken_is_named(tmp_path: Path) -> None:
             SettingError, match=rf"Port {port}, for the prometheus, cannot be used .*; choose"
         ):
             Stack(tmp_path / "x", prometheus_port=port).__enter__()
+
+
+def test_a_usual_port_that_is_taken_gives_way_to_a_free_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as taken:
+        taken.bind((LOOPBACK, 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        monkeypatch.setattr(up_command, "USUAL_PORTS", {"prometheus": port})
+        assert up_command._port("prometheus", None) is None
+        assert up_command._port("prometheus", port) == port, "what was asked for is not replaced"
+    assert up_command._port("prometheus", None) == port
 
 
 @pytest.mark.parametrize("port", [0, -1, 65536])
