@@ -189,12 +189,13 @@ def test_what_is_done_is_not_done_again(tmp_path: Path, capsys: pytest.CaptureFi
     assert "[2/2] raise: failed in" in told
 
 
-def test_a_part_that_will_not_end_is_killed_with_what_it_started(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("what", "code"), [("deaf", None), ("leaves", 0)])
+def test_what_a_part_started_ends_with_it(
+    what: str, code: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("distlab.bench.record_process.PATIENCE_S", 0.5)
-    ended = run_call(Call("tests.bench.record_calls", ("deaf", str(tmp_path / "pid"))), tmp_path / "log", 6.0)
-    assert ended.code is None
+    ended = run_call(Call("tests.bench.record_calls", (what, str(tmp_path / "pid"))), tmp_path / "log", 6.0)
+    assert ended.code == code, ended.said
     pid = int((tmp_path / "pid").read_text())
     deadline = time.monotonic() + 20
     while _lives(pid) and time.monotonic() < deadline:

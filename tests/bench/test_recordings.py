@@ -106,11 +106,9 @@ def test_a_manifest_that_is_none(folder: Path, text: str) -> None:
         read_recording(folder)
 
 
-def test_links_are_not_followed(folder: Path, tmp_path: Path) -> None:
-    secret = tmp_path / "secret"
-    secret.write_bytes(b"{}")
-    (folder / "bench.json").unlink()
-    (folder / "bench.json").symlink_to(secret)
+def test_links_are_not_followed(folder: Path) -> None:
+    (folder / "bench.json").rename(folder / "ab")
+    (folder / "bench.json").symlink_to("ab")  # a link of as many bytes as the file had
     with pytest.raises(SettingError):
         read_recording(folder)
     with pytest.raises(SettingError, match=r"Cannot read bench\.json"):
