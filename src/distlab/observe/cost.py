@@ -26,7 +26,7 @@ from rich.markup import escape
 from rich.table import Table
 from tyro.conf import Positional
 
-from distlab.errors import SettingError
+from distlab.errors import SettingError, printable
 from distlab.observe.account import Account
 from distlab.observe.prices import PriceTable, read_prices
 from distlab.train.records import RunInfo, read_info, read_log
@@ -163,7 +163,8 @@ def show(
     fixed = _fixed_price(table, accelerator, price_per_hour)
     costs = []
     for folder in folders:
-        account, info = account_of(folder), read_info(folder)
+        with Console(stderr=True).status(f"Reading {escape(printable(folder))} ..."):
+            account, info = account_of(folder), read_info(folder)
         per_hour = price_of(info, table) if fixed is None else fixed
         name = str(info.config["name"])
         if per_hour is None:

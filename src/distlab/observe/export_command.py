@@ -9,11 +9,13 @@ import errno
 import ipaddress
 import socket
 import socketserver
+import sys
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 from distlab.errors import SettingError
 from distlab.machine import LOOPBACK
@@ -126,8 +128,10 @@ def listen(bind: str, port: int, page: Callable[[], bytes]) -> ThreadingHTTPServ
             socketserver.TCPServer.server_bind(self)
             self.server_name, self.server_port = self.server_address[:2]  # type: ignore[assignment]
 
-        def handle_error(self, request: object, client_address: object) -> None:
-            """Whoever asked has gone."""
+        def handle_error(self, request: Any, client_address: Any) -> None:
+            """Whoever asked has gone, which is no news; anything else is."""
+            if not isinstance(sys.exception(), ConnectionError | TimeoutError):
+                super().handle_error(request, client_address)
 
     class Handler(_Handler):
         metrics = staticmethod(page)
