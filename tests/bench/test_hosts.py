@@ -52,8 +52,8 @@ def test_the_rank_that_failed_by_itself_is_named() -> None:
     assert isinstance(error, LaunchError)
     assert error.rank == 1
     assert str(error).startswith("Rank 1 ended with code 1: MemoryError: too much\n\nTraceback\n  File x")
-    killed = hosts._failure({0: gone, 1: (-9, [])})
-    assert str(killed).startswith("Rank 1 ended with code -9")
+    killed = hosts._failure({0: gone, 1: (-9, ["[W1129] a warning"])})
+    assert str(killed) == "Rank 1 was killed by SIGKILL."
     setting = hosts._failure({0: (1, ["distlab.errors.SettingError: root is 7."])})
     assert isinstance(setting, SettingError)
     assert str(setting) == "root is 7."

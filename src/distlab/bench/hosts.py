@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import pickle
 import re
+import signal
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor, as_completed, wait
@@ -91,8 +92,10 @@ def _output(process: subprocess.Popen[str]) -> tuple[int, list[str]]:
 def _failure(ended: dict[int, tuple[int, list[str]]]) -> Exception:
     """What the rank says that failed by itself: the others say that a connection to it is gone."""
     failed = {rank: (code, lines or [""]) for rank, (code, lines) in ended.items() if code}
-    rank = min(failed, key=lambda rank: (bool(CLOSED.search(failed[rank][1][-1])), rank))
+    rank = min(failed, key=lambda rank: (failed[rank][0] > 0, bool(CLOSED.search(failed[rank][1][-1])), rank))
     code, lines = failed[rank]
+    if code < 0:
+        return LaunchError(f"Rank {rank} was killed by {signal.Signals(-code).name}.", rank)
     name, _, said = lines[-1].partition(": ")
     if name.endswith("SettingError"):
         return SettingError(said)
