@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distlab.observe.profile.analysis import StepTimes
+from distlab.observe.profile.analyze import main
 from distlab.observe.profile.breakdown import break_down
 from distlab.observe.profile.holistic import compare_with_hta
 from distlab.observe.profile.operators import collectives, top_operators
@@ -166,6 +167,16 @@ def test_holistic_trace_analysis_agrees(tmp_path: Path) -> None:
     assert compared.hta_idle_percent == pytest.approx(compared.idle_percent, abs=0.01)
     assert compared.overlap_percent == pytest.approx(100 / 3)
     assert compared.hta_overlap_percent == pytest.approx(100 / 3, abs=0.01)
+
+
+def test_what_is_printed_of_a_gpu_trace(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(tmp_path, trace(a_gpu_trace(), world_size=1))
+    (tmp_path / "rank_0.snapshot.pickle").touch()
+    assert main(tmp_path) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "tier SIMULATED" in said
+    assert "we find 63.2% computing and 15.8% idle, it 63.2% and 15.8%" in said
+    assert "snapshot.pickle, for pytorch.org/memory_viz" in said
 
 
 def test_without_a_gpu_trace_hta_is_not_asked(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from distlab.errors import printable
 from distlab.observe.profile.analysis import MERGED, Analysis, RankProfile
 
 TOP = 5
@@ -58,6 +59,19 @@ def sentences(analysis: Analysis, folder: Path) -> list[str]:
             said.append(
                 f"Memory of rank {rank.rank}, {line.device}: peak {line.peak_bytes / 1e6:,.1f} MB{beyond}, {step}."
             )
+        if (folder / f"rank_{rank.rank}.snapshot.pickle").exists():
+            said.append(
+                f"Allocator of rank {rank.rank}: {folder}/rank_{rank.rank}.snapshot.pickle, for pytorch.org/memory_viz."
+            )
+    for compared in analysis.hta:
+        said.append(
+            f"Beside HolisticTraceAnalysis, rank {compared.rank}: of the span of kernels we find "
+            f"{compared.compute_percent:.1f}% computing and {compared.idle_percent:.1f}% idle, it "
+            f"{compared.hta_compute_percent:.1f}% and {compared.hta_idle_percent:.1f}%."
+        )
+    doubts = [clock.uncertainty_s for clock in analysis.clocks if clock.uncertainty_s]
+    if doubts:
+        said.append(f"The hosts' clocks are in line to within {max(doubts) * 1e6:,.0f} us.")
     said += analysis.problems
     said.append(f"One time line: {folder / MERGED} (open it in https://ui.perfetto.dev).")
     if analysis.flame_graph and analysis.flame_graph.svg:
@@ -66,7 +80,7 @@ def sentences(analysis: Analysis, folder: Path) -> list[str]:
 
 
 def _ranks(analysis: Analysis) -> Table:
-    hardware = str(analysis.stamp.get("hardware", ""))
+    hardware = printable(str(analysis.stamp.get("hardware", "")))
     tier = "SIMULATED" if analysis.tier == "simulated" else analysis.tier
     steps = min(len(rank.steps) for rank in analysis.ranks)
     table = Table("rank", "step", *COLUMNS.values(), "comm. in all", title_justify="left")
