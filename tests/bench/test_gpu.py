@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,11 +15,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
+from rich.table import Table
 
 from distlab.bench import device as devices
 from distlab.bench import gpu
 from distlab.bench.clock import LEAST, Clock, cpu_cache_bytes
 from distlab.bench.copies import names
+from distlab.bench.gpu_tables import table_of
 from distlab.bench.kernels import Sizes, kernels
 from distlab.bench.measured import Row, Skipped, bytes_text, merged, row
 from distlab.bench.peaks import peak_flops, peak_memory_Bps, peak_pcie_Bps
@@ -99,7 +104,31 @@ def test_units() -> None:
     assert row("small operations", "graph", "1", [1e-3], "10^6 op/s", operations=100).value == pytest.approx(
         0.1
     )
-    assert [bytes_text(n) for n in (512, 2048, 3 * 2**19, 2**30)] == ["512 B", "2 KiB", "1.5 MiB", "1 GiB"]
+    assert [bytes_text(n) for n in (512, 2048, 3 * 2**19, 2**30, 2**20 + 4, 1000)] == [
+        "512 B",
+        "2 KiB",
+        "1.5 MiB",
+        "1 GiB",
+        "1,048,580 B",
+        "1,000 B",
+    ]
+
+
+def test_a_table_has_the_peak_where_there_is_one() -> None:
+    made = [
+        row("product", "bf16", "1k", [1.0], "TFLOP/s", flop=494.5e12, peak=989e12, relative_error=1e-3),
+        row("product", "fp8", "1k", [1.0], "TFLOP/s", flop=1e12),
+    ]
+    assert re.search(r"bf16 +1k +494 +494 +TFLOP/s +989 +50% +0.001 ", printed(table_of("product", made)))
+    assert re.search(r"fp8 +1k +1.00 +1.00 +TFLOP/s +- +- +- ", printed(table_of("product", made)))
+    assert "of peak" in printed(table_of("product", made))
+    assert "of peak" not in printed(table_of("product", made[1:]))
+
+
+def printed(table: Table) -> str:
+    stream = io.StringIO()
+    Console(file=stream, width=200).print(table)
+    return stream.getvalue()
 
 
 def test_datasheets_are_those_of_the_very_chip() -> None:
@@ -233,7 +262,8 @@ def test_the_command_writes_results_figures_and_nothing_but_json(
     out, plot, roof = tmp_path / "gpu.json", tmp_path / "plot.svg", tmp_path / "roof.png"
     code = run(
         "--json", "--out", str(out), "--plot", str(plot), "--roofline", str(roof), "--budget-s", "0.01",
-        "--heat-s", "0", "--sizes", "64", "128x32x64", "--payload-bytes", "65536", "--dtypes", "fp32", "bf16",
+        "--heat-s", "0", "--sizes", "64", "128x32x64", "64", "--payload-bytes", "65535", "65536",
+        "--dtypes", "fp32", "bf16", "bf16",
     )  # fmt: skip
     told = capsys.readouterr()
     assert code == 0, told.err

@@ -47,9 +47,9 @@ def check_payloads(payloads: Sequence[int]) -> None:
 def measure_copies(clock: Clock, payloads: Sequence[int]) -> Iterator[Item]:
     """Each direction at each payload (in bytes, rounded up to whole float32)."""
     peaks = _peaks(clock.device)
+    sizes = dict.fromkeys(-(-payload // 4) * 4 for payload in payloads)
     for name in names(clock.device):
-        for payload in payloads:
-            size = -(-payload // 4) * 4
+        for size in sizes:
             yield _measured(clock, name, size, peaks.get(name.split(",")[0]))
 
 

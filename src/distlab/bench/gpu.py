@@ -208,7 +208,8 @@ def main(
     """
     from distlab.bench.roofline import check_figure
 
-    shapes = [parse_shape(size) for size in sizes]
+    parts, dtypes = tuple(dict.fromkeys(parts)), tuple(dict.fromkeys(dtypes))  # twice is once
+    shapes = list(dict.fromkeys(parse_shape(size) for size in sizes))
     if out is not None:
         check_writable(out)
     for figure in filter(None, (plot, roofline)):

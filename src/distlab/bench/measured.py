@@ -157,9 +157,10 @@ def merged(same: Sequence[Row]) -> Row:
     return replace(made, peak=first.peak, of_peak=of_peak, samples_s=samples_s, launches=launches)
 
 
-def bytes_text(count: float) -> str:
-    """A number of bytes in the largest binary unit that leaves it at 1 or more: `64 KiB`."""
+def bytes_text(count: int) -> str:
+    """A number of bytes in the largest binary unit that says it exactly: `64 KiB`, `1,000 B`."""
     for unit, size in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
-        if count >= size:
-            return f"{count / size:.4g} {unit}"
-    return f"{count:g} B"
+        text = f"{count / size:.4g}"
+        if count >= size and float(text) * size == count:
+            return f"{text} {unit}"
+    return f"{count:,} B"
