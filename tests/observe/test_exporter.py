@@ -29,7 +29,7 @@ from distlab.observe.exporter import Exporter, is_up
 from distlab.observe.exposition import CONTENT_TYPE, Page
 from distlab.observe.gpu_metrics import FIELDS, GpuMetrics
 from distlab.observe.metrics import DCGM, GPU_LABELS, METRICS, MIG_LABELS, OUR_LABELS
-from distlab.observe.owners import find_owners, labels_of
+from distlab.observe.owners import find_owners, labels_of, shown_here
 from distlab.observe.prices import read_prices
 from distlab.observe.runs import Run, Runs
 from distlab.observe.sample import (
@@ -318,7 +318,7 @@ def place(rank: int, device: str, pid: int = 1, host: str | None = None) -> dict
 def test_a_gpu_belongs_to_the_run_whose_rank_has_it(tmp_path: Path) -> None:
     gpus = [replace(FULL, gpu=i, uuid=f"GPU-{i}", processes=None) for i in range(3)]
     gpus[2] = replace(gpus[2], mig=(_instance(1),))
-    places = [place(0, "GPU-1"), place(1, "MIG-1"), place(2, "GPU-0", host="another")]
+    places = [place(0, "GPU-1", host="a-container"), place(1, "MIG-1"), place(2, "GPU-9"), place(3, "cpu")]
     with locked(tmp_path / "demo"):
         run = running(tmp_path / "demo", places)
         owners = find_owners(gpus, [run])
@@ -333,6 +333,20 @@ def test_a_run_that_claims_another_s_gpu_does_not_get_it(tmp_path: Path) -> None
         liar = running(tmp_path / "liar", [place(0, "GPU-0", pid=1)])
         owner = running(tmp_path / "owner", [place(0, "GPU-0", pid=77)])
         assert find_owners([FULL], [liar, owner]) == {"GPU-0": owner}
+
+
+def test_machines_that_share_a_folder_show_each_run_once(tmp_path: Path) -> None:
+    first, second, plain = (
+        running(tmp_path / name, [place(0, device), place(1, "GPU-1")])
+        for name, device in (("first", "GPU-0"), ("second", "MIG-1"), ("plain", "cpu"))
+    )
+    runs = [first, second, plain]
+    gpus = [FULL, replace(FULL, gpu=1, uuid="GPU-1"), replace(FULL, gpu=2, uuid="GPU-2", mig=(_instance(1),))]
+    assert shown_here(runs, gpus[:1]) == [first, plain]
+    assert shown_here(runs, gpus[1:2]) == [plain]
+    assert shown_here(runs, gpus[2:]) == [second, plain]
+    assert shown_here(runs, []) == runs
+    assert shown_here(runs, SimulatedSource(gpus=1).read().samples) == runs
 
 
 def test_simulated_gpus_belong_to_the_run_that_they_follow(tmp_path: Path) -> None:

@@ -61,7 +61,8 @@ def export(
         source: nvml is the driver of this machine, auto the same where one is installed and simulated GPUs elsewhere.
         port: where to serve; 0 takes one that is free.
         bind: address to serve at. Any other than the loopback shows names of runs and jobs to whoever reaches it.
-        runs: folder whose runs are followed; it need not exist yet. That of --follow, else runs/.
+        runs: folder whose runs are followed; it need not exist yet. That of --follow, else runs/. Machines with GPUs
+            may share one: each shows the runs whose first rank it has.
         prices: a table of prices in place of distlab's, in the same form.
         provider: whose prices are taken; the first of the table's rows that fits, without one.
         budget: what each run may cost: 50, or NAME=50 for one of them.

@@ -24,7 +24,7 @@ from distlab.observe.bill import Bill
 from distlab.observe.cost import Budgets
 from distlab.observe.exposition import Page
 from distlab.observe.gpu_metrics import GpuMetrics, write_source
-from distlab.observe.owners import find_owners, labels_of
+from distlab.observe.owners import find_owners, labels_of, shown_here
 from distlab.observe.prices import PriceTable
 from distlab.observe.runs import Runs
 from distlab.observe.sample import Reading, SampleTier, Source
@@ -96,9 +96,10 @@ class Exporter:
             if reading is not None and up:
                 self.gpus.write(page, reading, labels_of(find_owners(reading.samples, runs, self.follow)))
                 self.gpus.write_lost(page, reading)
-            for run in runs:
+            shown = shown_here(runs, self.gpus.known.values())
+            for run in shown:
                 run.write(page)
-            self.bill.write(page, runs)
+            self.bill.write(page, shown)
         page.add("distlab_exporter_scrape_seconds", "", self._scrape_s)
         page.add("distlab_exporter_cpu_seconds_total", "", time.process_time())
         page.add("distlab_exporter_run_problems", "", self.runs.problems)

@@ -1,15 +1,14 @@
 """Whose a GPU is: the run whose log says that one of its ranks has it.
 
-A run's `log/run.json` names the host, the process and the GPU of each rank. It is the run's own word, and a run's
-folder is its learner's: where two running runs claim a GPU, the one whose process the driver shows on it has it, else
-the one that was found first.
+A run's `log/run.json` names the process and the GPU of each rank, by its UUID, which no other GPU in the world has. It
+is the run's own word, and a run's folder is its learner's: where two running runs claim a GPU, the one whose process
+the driver shows on it has it, else the one that was found first.
 
 Simulated GPUs belong to the run that they follow, GPU N to rank N.
 """
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -30,8 +29,7 @@ def find_owners(
     claims: dict[str, list[tuple[Run, int]]] = {}
     for run in running:
         for place in run.places:
-            if place.host == platform.node():
-                claims.setdefault(place.device, []).append((run, place.pid))
+            claims.setdefault(place.device, []).append((run, place.pid))
     owners = {}
     for gpu in samples:
         present = {process.pid for process in gpu.processes or ()}
@@ -40,6 +38,20 @@ def find_owners(
             if claimed:
                 owners[uuid] = next((run for run, pid in claimed if pid in present), claimed[0][0])
     return owners
+
+
+def shown_here(runs: Iterable[Run], known: Iterable[GpuSample]) -> list[Run]:
+    """The runs that an exporter with these GPUs shows: where machines share a folder, each run is one exporter's.
+
+    That is the one that has the first rank's GPU. Runs on CPUs, and any run where no real GPU is known, are shown by
+    everybody.
+    """
+    own = {uuid for gpu in known if gpu.tier == "gpu" for uuid in _names(gpu)}
+    return [run for run in runs if not own or _first_gpu(run) in own | {None}]
+
+
+def _first_gpu(run: Run) -> str | None:
+    return next((p.device for p in run.places if p.rank == 0 and p.device != "cpu"), None)
 
 
 def labels_of(owners: dict[str, Run]) -> dict[str, Owner]:
