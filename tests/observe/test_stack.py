@@ -58,6 +58,7 @@ def test_a_gpu_that_is_lost_pages_somebody_and_its_return_is_told(running: Stack
     until(lambda: not firing(running), "the end of GpuLost in Prometheus")
     assert firing(running, during="[5m]"), "it fired meanwhile"
     assert not pager.alerts("GpuLost", "firing"), "the XID that names the cause inhibits it"
+    assert not pager.alerts("ExporterDown", "firing"), "it was up before Prometheus was"
 
 
 def firing(stack: Stack, during: str = "") -> bool:

@@ -111,9 +111,14 @@ class Stack:
                 time_scale=self.time_scale,
             )
             begun.callback(self._stop)
-            for name, command in self._commands(programs, ports).items():
-                self._start(name, command)
-            self._await_answers()
+            commands = self._commands(programs, ports)
+            for name in ("exporter", "alertmanager"):
+                self._start(name, commands[name])
+            # Prometheus comes last: it would begin with an alert about what does not answer yet.
+            self._await("exporter", lambda: fetch(self.addresses.exporter + "/metrics"))
+            self._await("alertmanager", lambda: fetch(self.addresses.alertmanager + "/-/ready"))
+            self._start("prometheus", commands["prometheus"])
+            self._await("prometheus", self._scraped)
             state = self.folder / STATE
             begun.callback(state.unlink, missing_ok=True)
             state.write_text(json.dumps(asdict(self.addresses)), encoding="utf-8")
@@ -182,23 +187,17 @@ class Stack:
                 preexec_fn=_ends_with(os.getpid()),
             )
 
-    def _await_answers(self) -> None:
-        """Until all are ready and the first scrape is in."""
+    def _await(self, name: str, look: Callable[[], object]) -> None:
         deadline = time.monotonic() + STARTUP_S + self.interval_s
-        looks: dict[str, Callable[[], object]] = {
-            "exporter": lambda: fetch(self.addresses.exporter + "/metrics"),
-            "alertmanager": lambda: fetch(self.addresses.alertmanager + "/-/ready"),
-            "prometheus": self._scraped,
-        }
-        for name, look in looks.items():
-            while not _answers(look):
-                if self.processes[name].poll() is not None:
-                    raise StackFailedError(self._failure(name, "did not start"))
-                if time.monotonic() > deadline:
-                    raise StackFailedError(self._failure(name, "did not get ready in time"))
-                time.sleep(POLL_S)
+        while not _answers(look):
+            if self.processes[name].poll() is not None:
+                raise StackFailedError(self._failure(name, "did not start"))
+            if time.monotonic() > deadline:
+                raise StackFailedError(self._failure(name, "did not get ready in time"))
+            time.sleep(POLL_S)
 
     def _scraped(self) -> None:
+        """Is the first scrape in? NoAnswerError where it is not."""
         found = fetch_json(self.addresses.prometheus + "/api/v1/query?query=up==1")
         if not found["data"]["result"]:
             raise NoAnswerError("no scrape yet")
