@@ -15,6 +15,7 @@ import ctypes
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
@@ -131,19 +132,24 @@ class NvmlSource:
         except self._nvml.NVMLError as error:
             self.close()
             return Reading((), (Problem(self._sentence(error)), *self._gone(set())))
-        xids = self._new_xids(now)
         samples: list[GpuSample] = []
         problems = [Problem(what) for what in self._complaints]
         for device in self._devices or ():
-            told = tuple(xids.pop(device.index, ()))
             try:
-                sample, complaints = device.read(now, told, self._driver)
+                sample, complaints = device.read(now, self._driver)
             except Lost as error:
-                problems.append(Problem(str(error), device.index, told))
+                problems.append(Problem(str(error), device.index))
                 continue
             self._known[sample.uuid] = (sample.gpu, sample.name)
             samples.append(sample)
             problems += [Problem(what, device.index) for what in complaints]
+        # Asked for last, so that no GPU is found lost in an earlier reading than the XID that says why.
+        xids = self._new_xids(now)
+        samples = [replace(sample, xids=tuple(xids.pop(sample.gpu, ()))) for sample in samples]
+        problems = [
+            problem if problem.gpu is None else replace(problem, xids=tuple(xids.pop(problem.gpu, ())))
+            for problem in problems
+        ]
         if not self._devices:
             problems.append(Problem("The NVIDIA driver lists no GPU: look at `nvidia-smi -L` and `dmesg`."))
         told_of = {problem.gpu for problem in problems if problem.gpu is not None}

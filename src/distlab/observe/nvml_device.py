@@ -8,7 +8,7 @@ from typing import Any
 
 from distlab.errors import printable
 from distlab.observe.nvml_gpm import ActivityCounters
-from distlab.observe.sample import GpuProcess, GpuSample, MigInstance, Xid
+from distlab.observe.sample import GpuProcess, GpuSample, MigInstance
 
 CLOCK_SM, CLOCK_MEMORY = 1, 2
 SENSOR_GPU, THRESHOLD_SLOWDOWN = 0, 1
@@ -56,14 +56,14 @@ class Device:
         if self._activity is not None:
             self._activity.close()
 
-    def read(self, now: float, xids: tuple[Xid, ...], driver: str) -> tuple[GpuSample, list[str]]:
+    def read(self, now: float, driver: str) -> tuple[GpuSample, list[str]]:
         """All that it tells, and sentences about what it may not or could not tell. Lost where it is not there."""
         nvml = self._nvml
         if self.handle is None:
             raise self._loss(self._why)
         self._denied, self._failed, self._too_old = [], [], []
         try:
-            sample = self._sample(now, xids, driver)
+            sample = self._sample(now, driver)
         except (
             nvml.NVMLError_GpuIsLost,
             nvml.NVMLError_ResetRequired,
@@ -126,7 +126,7 @@ class Device:
             self._failed.append(f"{what} (no text)")
         return None
 
-    def _sample(self, now: float, xids: tuple[Xid, ...], driver: str) -> GpuSample:
+    def _sample(self, now: float, driver: str) -> GpuSample:
         from distlab.observe.nvml import throttle_reasons
 
         ask = self._ask
@@ -186,7 +186,6 @@ class Device:
             remapped_rows_correctable=rows[0],
             remapped_rows_uncorrectable=rows[1],
             row_remap_failed=None if rows[3] is None else bool(rows[3]),
-            xids=xids,
             pcie_tx_bytes_per_s=self._pcie(counters.get("pcie_tx"), PCIE_TX),
             pcie_rx_bytes_per_s=self._pcie(counters.get("pcie_rx"), PCIE_RX),
             pcie_replays_total=ask("PCIe replays", "nvmlDeviceGetPcieReplayCounter"),
