@@ -155,7 +155,7 @@ def _telemetry(plan: PartPlan, mode: Mode) -> Telemetry | None:
         return None
     # Without a driver simulated GPUs show the load of the run, or none.
     follow = plan.scratch / (plan.run or "none") if mode.device == "cpu" else None
-    lead = {"lead_s": 0.3} if mode.short else {}
+    lead = {"lead_s": 0.1} if mode.short else {}
     return Telemetry(_recording(plan), scrubbed_text(_typed(plan)), plan.about, follow, **lead)
 
 

@@ -130,7 +130,7 @@ def parts(mode: Mode, scratch: Path) -> list[PartPlan]:
         quick = ["--sizes", "64", "128", "--budget-s", "0.01", "--heat-s", "0.1"]
         bench += [*quick, "--payload-bytes", "1048576"]
         zeros += quick
-        collectives += ["--sizes-bytes", "1024"]
+        collectives += ["--sizes-bytes", "1024", "--operations", "all_reduce", "--iterations", "8"]
     limit = "16" if mode.device == "gpu" else "0.25" if mode.short else "0.5"
     heat = "0.5" if mode.short else "40" if mode.device == "gpu" else "8"
     listed = [
