@@ -75,6 +75,7 @@ def test_a_step_on_a_gpu_is_that_of_the_device() -> None:
         [
             step(0, 0, 100),
             data(0, 30),
+            data(70, 78),  # the device waits for another rank meanwhile
             op("aten::mm", 30, 34),  # it only launches
             *kernel("ampere_sgemm", 20, 60),
             *kernel("ncclDevKernel_AllReduce_Sum_f32_RING_LL(ncclDevKernelArgsStorage)", 50, 80, stream=20),

@@ -194,6 +194,7 @@ def test_a_script_that_is_too_short_and_fails(tmp_path: Path, capfd: pytest.Capt
 def test_a_command_without_a_loop(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert profile_run("--out", str(tmp_path / "p"), "--", "true") == 1
     assert "no training that can be profiled" in capfd.readouterr().err
+    assert profile_run("--out", str(tmp_path / "q"), "--", "sh", "-c", "kill -9 $$") == 128 + 9
     # The folder is taken, then.
     assert profile_run("--out", str(tmp_path / "p"), "--", "true") == 2
     assert "is not empty" in capfd.readouterr().err
