@@ -21,8 +21,8 @@ import yaml
 from distlab.cli import main
 from distlab.machine import LOOPBACK, free_port
 from distlab.train.config import from_yaml
-from distlab.train.lock import LOCK
 from distlab.train.loop import train
+from distlab.train.records import LOCK
 from distlab.train.strategies.options import check_options
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
