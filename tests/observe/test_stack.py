@@ -98,6 +98,11 @@ def test_what_runs_is_valid_once_the_gpu_is_back(running: Stack, capsys: pytest.
     assert "run the exporter on a machine with GPUs" in capsys.readouterr().out
 
 
+def test_series_are_named_by_the_machine_and_not_by_a_port_that_changes(running: Stack) -> None:
+    [up] = fetch_json(f"{running.addresses.prometheus}/api/v1/query?query=up")["data"]["result"]
+    assert up["metric"]["instance"] == socket.gethostname()
+
+
 def test_another_exporter_than_the_one_that_is_scraped_is_noticed(running: Stack) -> None:
     checks = examine("http://127.0.0.1:1", running.addresses.prometheus, seconds=0.5)
     assert states(checks)["Exporter"] == "fail"

@@ -70,9 +70,16 @@ def rule_files(time_scale: float = 1.0, book_url: str = BOOK_URL) -> dict[str, s
 
 
 def prometheus_config(
-    exporters: Sequence[str] = (EXPORTER,), alertmanager: str = ALERTMANAGER, interval_s: float = 15
+    exporters: Sequence[str] = (EXPORTER,),
+    alertmanager: str = ALERTMANAGER,
+    interval_s: float = 15,
+    instance: str | None = None,
 ) -> str:
-    """The text of prometheus.yml. exporters, alertmanager: as `host:port`; interval_s: of scrapes and of rules."""
+    """The text of prometheus.yml.
+
+    exporters, alertmanager: as `host:port`; interval_s: of scrapes and of rules; instance: the label of that name on
+    all series, in place of each exporter's address.
+    """
     if not exporters:
         raise SettingError("No exporter is named; give one or more as host:port.")
     if not 0.1 <= interval_s <= SHORTEST_WINDOW_S:
@@ -80,7 +87,9 @@ def prometheus_config(
     text = (FOLDER / "prometheus.yml").read_text(encoding="utf-8")
     text = re.sub(r"(?<=_interval: )15s", _text(round(interval_s * 1000)), text)
     text = text.replace(ALERTMANAGER, _address(alertmanager))
-    return text.replace(f"[{EXPORTER}]", json.dumps([_address(one) for one in exporters]))
+    targets = json.dumps([_address(one) for one in exporters])
+    labels = f"\n        labels: {json.dumps({'instance': instance})}" if instance else ""
+    return text.replace(f"[{EXPORTER}]", targets + labels)
 
 
 def alertmanager_config(receivers: Receivers | None = None, time_scale: float = 1.0) -> str:
@@ -121,6 +130,7 @@ def write_config(
     book_url: str = BOOK_URL,
     interval_s: float = 15,
     time_scale: float = 1.0,
+    instance: str | None = None,
 ) -> list[Path]:
     """Write prometheus.yml, alertmanager.yml and rules/ into `folder`; returns the files.
 
@@ -132,7 +142,7 @@ def write_config(
             f"{SHORTEST_WINDOW_S * time_scale:g} s: it would hold no sample; choose a shorter interval."
         )
     texts = {
-        "prometheus.yml": prometheus_config(exporters, alertmanager, interval_s),
+        "prometheus.yml": prometheus_config(exporters, alertmanager, interval_s, instance),
         "alertmanager.yml": alertmanager_config(receivers, time_scale),
         **{f"rules/{name}": text for name, text in rule_files(time_scale, book_url).items()},
     }

@@ -109,6 +109,8 @@ class Stack:
                 book_url=self.book_url,
                 interval_s=self.interval_s,
                 time_scale=self.time_scale,
+                # The next stack in this folder may get another port, and its GPUs are the same ones.
+                instance=socket.gethostname(),
             )
             begun.callback(self._stop)
             commands = self._commands(programs, ports)
