@@ -30,7 +30,7 @@ PAGE = {
     "launcher_entry": {
         "title": "Telemetry",
         "path_info": SITE_PAGE,
-        "category": "Other",
+        "category": "Notebook",  # JupyterLab shows icons of its first two categories alone
         "icon_path": str(STATIC / "icon.svg"),
     },
 }
