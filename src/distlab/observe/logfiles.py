@@ -7,6 +7,7 @@ and what no run writes is counted and left out.
 from __future__ import annotations
 
 import fcntl
+import math
 import os
 import stat
 import time
@@ -58,7 +59,8 @@ class RunFiles:
         self.changed_at = 0.0
         """When something was last written into the log: Unix time."""
         self._tails: dict[int, _Tail] = {}
-        self._listed = 0
+        self._listed = self._first = 0
+        self._cut_short = False
         self._read_info = (0, 0)
         with self._open() as (_, log):
             self.identity = os.fstat(log).st_ino
@@ -72,15 +74,18 @@ class RunFiles:
     @property
     def caught_up(self) -> bool:
         """Has everything been read that is there?"""
-        return not any(tail.behind for tail in self._tails.values())
+        return not self._cut_short and not any(tail.behind for tail in self._tails.values())
 
     def look(self) -> None:
         """Only see whether the run goes on. OSError where the log is gone."""
         with self._open() as (run, _):
             self.running = _is_locked(run)
 
-    def poll(self) -> list[LogLine]:
-        """The lines that are new, the ranks' in turns. OSError where the log is gone, or is another one now."""
+    def poll(self, until: float = math.inf) -> list[LogLine]:
+        """The lines that are new, the ranks' in turns. OSError where the log is gone, or is another one now.
+
+        until: when to stop for now (by time.perf_counter); one file is read in any case, another one each time.
+        """
         with self._open() as (run, log):
             about = os.fstat(log)
             if about.st_ino != self.identity:
@@ -94,7 +99,15 @@ class RunFiles:
             self.running = _is_locked(
                 run
             )  # before the lines are read: the last ones of a run that ends are not lost
-            ranks = [self._new_lines(number, tail, log) for number, tail in self._tails.items()]
+            tails = list(self._tails.items())
+            first, self._cut_short = self._first % max(1, len(tails)), False
+            ranks: list[list[LogLine]] = []
+            for number, tail in tails[first:] + tails[:first]:
+                if ranks and time.perf_counter() > until:
+                    self._cut_short = True
+                    break
+                ranks.append(self._new_lines(number, tail, log))
+            self._first = first + len(ranks)
         in_turns = chain.from_iterable(zip_longest(*ranks))
         return [line for line in in_turns if line is not None]
 

@@ -8,6 +8,7 @@ for run in runs.followed():
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -26,6 +27,8 @@ from distlab.train.records import LOCK, LOG, LogLine, Place
 
 SCAN_S = 5.0
 """How often new runs are looked for."""
+POLL_S = 0.2
+"""How long reading may take each time, however much there is: it waits in the way of scrapes."""
 KEEP_S = 3600.0
 """How long a run is shown after it ended."""
 STALLED_S, STALLED_STEPS = 60.0, 10
@@ -73,6 +76,8 @@ class Run:
         """Rank-seconds, those included that no line accounts for yet, or ever: of a run that hangs."""
         self.wasted_s = self.account.wasted_s
         """By reason, the same included: a run that hangs, or ends before its goal, has failed."""
+        self.polled_at = 0.0
+        """By time.perf_counter."""
         self._unlogged: dict[int, float] = {}
         """Seconds since each rank's last line; of a run that has ended, when it was last seen to go on."""
         self._lost_s = 0.0
@@ -118,9 +123,9 @@ class Run:
         """Was the last step the last one that it was to take?"""
         return self.newest is not None and self.goal is not None and self.newest.step + 1 >= self.goal
 
-    def poll(self, now: float) -> None:
-        """Read on. OSError where the log is gone. now: Unix time."""
-        for line in self.files.poll():
+    def poll(self, now: float, until: float = math.inf) -> None:
+        """Read on. OSError where the log is gone. now: Unix time. until: see RunFiles.poll."""
+        for line in self.files.poll(until):
             since_last_s = self.account.add(line, self.files.files)
             self._lost_s += max(0.0, self._unlogged.pop(line.rank, 0.0) - since_last_s)
             rank = self.ranks.get(line.rank)
@@ -217,12 +222,17 @@ class Runs:
         if scan:
             self._scanned_at = now
             self._find(now)
-        for name, run in list(self._runs.items()):
-            if scan or run.running or not run.files.caught_up:
-                try:
-                    run.poll(now)
-                except OSError:  # deleted, or another run of that name has begun: found at the next scan
-                    del self._runs[name]
+        until = time.perf_counter() + POLL_S
+        waiting = [run for run in self._runs.values() if scan or run.running or not run.files.caught_up]
+        waiting.sort(key=lambda run: run.polled_at)  # whoever had no turn the last time has the first one
+        for run in waiting:
+            try:
+                run.poll(now, until)
+            except OSError:  # deleted, or another run of that name has begun: found at the next scan
+                del self._runs[run.name]
+            run.polled_at = time.perf_counter()
+            if run.polled_at > until:
+                break
 
     def _find(self, now: float) -> None:
         recent = dict(sorted(self._recent(now), key=lambda found: -found[1]))
