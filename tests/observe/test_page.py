@@ -309,6 +309,7 @@ def test_old_numbers_are_said_to_be_old(url: str, nobody: str, context: BrowserC
     page.unroute("**/api/board/*")
     page.goto(f"{nobody}/")
     expect(page.get_by_role("alert")).to_contain_text("distlab observe up")
+    expect(page.locator("#gpus .body")).to_have_text("No data yet.")
     page.route("**/api/**", lambda route: route.abort())
     page.reload()
     expect(page.get_by_role("alert")).to_contain_text("does not answer. Is it still running?")

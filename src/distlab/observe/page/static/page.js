@@ -162,6 +162,7 @@ function take(answer) {
   if (answer.problem) {
     const since = state.answer ? ` What is shown is of ${clock(state.answer.now)}.` : "";
     $("freshness").textContent = `Not live.${since}`;
+    if (!state.answer) for (const empty of $("grid").querySelectorAll(".empty")) empty.textContent = "No data yet.";
     return;
   }
   state.answer = answer;
