@@ -311,6 +311,10 @@ def test_the_command_and_the_exporter_agree(demo: Path, capsys: pytest.CaptureFi
         }
     )
     assert told["per_gpu_hour"] == 3.99
+    assert (told["tier"], told["hardware"]) == ("cpu", "A processor"), "wherever it is priced"
+    assert told["price_source"] == (
+        "H100 SXM 80GB at lambda (a GPU of 8), https://lambda.ai/pricing, 2026-09-25, confidence S"
+    )
     assert (told["currency"], told["run"]) == ("USD", "demo")
 
 

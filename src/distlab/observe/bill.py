@@ -89,7 +89,8 @@ class Bill:
     def _price(self, run: Run) -> float | None:
         if run in self._per_hour:
             return self._per_hour[run]
-        return price_of(run.files.info, self.table) if run.files.info else None
+        rate = price_of(run.files.info, self.table) if run.files.info else None
+        return rate.per_hour if rate else None
 
     def _write_run(self, page: Page, run: Run, per_hour: float) -> None:
         budget, currency = self.budgets.of(run.name), self.table.currency

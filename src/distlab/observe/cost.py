@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import json as jsonlib
 import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from rich.console import Console
@@ -28,7 +28,7 @@ from tyro.conf import Positional
 
 from distlab.errors import SettingError, printable
 from distlab.observe.account import Account
-from distlab.observe.prices import PriceTable, read_prices
+from distlab.observe.prices import Price, PriceTable, read_prices
 from distlab.train.records import RunInfo, read_info, read_log
 
 IDLE_BELOW_PERCENT = 5.0
@@ -53,6 +53,24 @@ class Cost:
     goodput: float | None
     """Share of the time paid for that went into steps that count."""
     budget: float | None = None
+    tier: str = ""
+    """`gpu` or `cpu`: where the run was, whatever it is priced as."""
+    hardware: str = ""
+    price_source: str = ""
+
+
+@dataclass(frozen=True)
+class Rate:
+    """A price for an hour of one rank's device, and who says so."""
+
+    per_hour: float
+    source: str
+
+
+def rate_of(price: Price) -> Rate:
+    """A row of the table."""
+    source = f"{price.accelerator} at {price.provider} ({price.unit}), {price.source}, {price.date}"
+    return Rate(price.per_hour, f"{source}, confidence {price.confidence}")
 
 
 def cost(
@@ -114,15 +132,15 @@ def read_budgets(texts: tuple[str, ...]) -> Budgets:
     return Budgets(every, own)
 
 
-def price_of(info: RunInfo, table: PriceTable) -> float | None:
-    """Of one rank's device for an hour: by its GPU's name, else what the run's own setting says; None if unknown."""
+def price_of(info: RunInfo, table: PriceTable) -> Rate | None:
+    """Of one rank's device: by its GPU's name, else what the run's own setting says; None if unknown."""
     if info.stamp.get("tier") == "gpu":
         found = table.find(str(info.stamp.get("hardware")))
         if found is not None:
-            return found.per_hour
+            return rate_of(found)
     log = info.config.get("log")
     own = log.get("price_per_hour", 0.0) if isinstance(log, dict) else 0.0
-    return float(own) or None
+    return Rate(float(own), "the run's log.price_per_hour") if own else None
 
 
 def account_of(run_folder: str) -> Account:
@@ -165,33 +183,38 @@ def show(
     for folder in folders:
         with Console(stderr=True).status(f"Reading {escape(printable(folder))} ..."):
             account, info = account_of(folder), read_info(folder)
-        per_hour = price_of(info, table) if fixed is None else fixed
-        name = str(info.config["name"])
-        if per_hour is None:
+        rate = fixed or price_of(info, table)
+        name, hardware = str(info.config["name"]), str(info.stamp["hardware"])
+        if rate is None:
             raise SettingError(
-                f"{name} ran on {info.stamp['hardware']}, which has no price; give --price_per_hour, or an "
-                '--accelerator such as "H100 80GB" to price it as if it had run there.'
+                f"{name} ran on {hardware}, which has no price; give --price_per_hour, or an --accelerator such as "
+                '"H100 80GB" to price it as if it had run there.'
             )
-        costs.append(cost(name, account, per_hour, table.currency, budget=budgets.of(name)))
+        one = cost(name, account, rate.per_hour, table.currency, budget=budgets.of(name))
+        tier = next(iter(account.ranks.values())).last.tier
+        costs.append(replace(one, tier=tier, hardware=hardware, price_source=rate.source))
     if json:
         print(jsonlib.dumps([asdict(one) for one in costs], indent=1))
     else:
-        Console().print(_table(costs))
+        console = Console()
+        console.print(_table(costs))
+        for source in dict.fromkeys(one.price_source for one in costs):
+            console.print(f"Price: {source}.", markup=False, highlight=False, soft_wrap=True)
     return 0
 
 
-def _fixed_price(table: PriceTable, accelerator: str | None, per_hour: float | None) -> float | None:
+def _fixed_price(table: PriceTable, accelerator: str | None, per_hour: float | None) -> Rate | None:
     if per_hour is not None:
         if not 0 < per_hour < math.inf:
             raise SettingError(f"price_per_hour is {per_hour:g}; it must be above 0.")
-        return per_hour
+        return Rate(per_hour, "--price_per_hour")
     if accelerator is None:
         return None
     found = table.find(accelerator)
     if found is None:
         known = ", ".join(dict.fromkeys(price.accelerator for price in table.prices))
         raise SettingError(f"There is no price for the accelerator {accelerator!r}; there are {known}.")
-    return found.per_hour
+    return rate_of(found)
 
 
 def _table(costs: list[Cost]) -> Table:
@@ -209,6 +232,7 @@ def _table(costs: list[Cost]) -> Table:
         "an epoch": [one.per_epoch for one in costs],
         "budget": [one.budget for one in costs],
     }
+    table.add_row("ran on", *(escape(f"{one.hardware} ({one.tier})") for one in costs))
     for name, values in rows.items():
         if any(value is not None for value in values):
             table.add_row(name, *(_money(value, one) for value, one in zip(values, costs, strict=True)))
