@@ -176,7 +176,7 @@ def test_a_run_by_hand(demo: Path) -> None:
     assert one.per_million_tokens == pytest.approx(one.spend / (8 * 160) * 1e6)
     assert one.per_epoch == pytest.approx(account.epochs_paid_s / 1000)
     assert one.goodput == pytest.approx(16 / account.paid_s)
-    assert sum(one.wasted.values()) < one.spend
+    assert one.useful + sum(one.wasted.values()) == pytest.approx(one.spend)
 
 
 @given(st.floats(1e-3, 1e3), st.integers(1, 20), st.floats(0, 100))

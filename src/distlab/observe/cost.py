@@ -44,6 +44,8 @@ class Cost:
     per_gpu_hour: float
     gpu_hours: float
     spend: float
+    useful: float
+    """In steps that count, less waiting for data and for stragglers."""
     wasted: dict[str, float]
     """By reason: idle, failure, straggler."""
     per_step: float | None
@@ -92,6 +94,7 @@ def cost(
         per_gpu_hour=per_hour,
         gpu_hours=paid_s / HOUR_S,
         spend=spend,
+        useful=account.useful_s * per_s,
         wasted={reason: seconds * per_s for reason, seconds in (wasted_s or account.wasted_s).items()},
         per_step=spend / steps if steps else None,
         per_million_tokens=1e6 * spend / account.tokens if account.tokens > 0 else None,
@@ -223,6 +226,7 @@ def _table(costs: list[Cost]) -> Table:
     rows: dict[str, list[float | None]] = {
         "a GPU for an hour": [one.per_gpu_hour for one in costs],
         "spend": [one.spend for one in costs],
+        "useful": [one.useful for one in costs],
         "wasted": list(waste),
     }
     rows |= {f"  {reason}": [one.wasted[reason] for one in costs] for reason in costs[0].wasted}
