@@ -11,13 +11,13 @@ caches full of what ran before it.
 
 from __future__ import annotations
 
-import gc
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
+
+from distlab.bench.timing import no_garbage_collection
 
 LEAST = 5
 """Timed calls, however long they take..."""
@@ -78,7 +78,7 @@ class Clock:
         """
         first_s = self.seconds(call)
         warm_s = first_s if first_s > self.budget_s else min(self.seconds(call) for _ in range(WARM - 1))
-        with _no_garbage_collection():
+        with no_garbage_collection():
             return self._by_events(call, warm_s) if self.on_gpu else self._by_clock(call)
 
     def _by_clock(self, call: Callable[[], object]) -> list[float]:
@@ -114,7 +114,7 @@ class Clock:
             self._batch(call, calls, waited=True)
         samples: list[float] = []
         end = time.perf_counter() + self.budget_s
-        with _no_garbage_collection():
+        with no_garbage_collection():
             while len(samples) < MOST and (len(samples) < LEAST or time.perf_counter() < end):
                 samples.append(self._batch(call, calls, waited=waited) / calls)
         return samples
@@ -151,14 +151,3 @@ def cpu_cache_bytes(folder: Path = _CACHES) -> int:
         if number.isdigit() and unit in "KM":
             sizes.append(int(number) * (2**10 if unit == "K" else 2**20))
     return max(sizes, default=_CPU_CACHE_BYTES)
-
-
-@contextmanager
-def _no_garbage_collection() -> Iterator[None]:
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()

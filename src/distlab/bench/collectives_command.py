@@ -12,7 +12,8 @@ from typing import Any, Literal
 
 import psutil
 
-from distlab.bench.collectives import SIZES_BYTES, Report, Row, Sweep, merged, sweep
+from distlab.bench.collectives import SIZES_BYTES, Sweep, sweep
+from distlab.bench.collectives_report import Report, Row, merged
 from distlab.bench.hosts import COLLECTIVE_S, Shape, sweep_between_hosts
 from distlab.bench.journal import Journal
 from distlab.bench.operations import OPERATIONS, DtypeName, Redop

@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rich import box
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 from tyro.conf import Positional
 
+from distlab.bench.printing import print_report
 from distlab.bench.results import Identity, Results, read_results
 from distlab.bench.significance import (
     LAUNCHES_LEAST,
@@ -112,14 +112,14 @@ def compared(
 
     SettingError where they are of different benchmarks or machines, or share no row.
     """
-    if before.kind != after.kind or set(before.identity) != set(after.identity):
+    if before.kind != after.kind or tuple(before.identity) != tuple(after.identity):
         raise SettingError(
             f"The first file holds results of {printable(before.kind)!r}, the second of {printable(after.kind)!r}, or "
             "of another version of it; compare files of the same benchmark."
         )
     notes = _machine_notes(before.stamp, after.stamp, across_machines)
     old = {before.named(row): row for row in before.rows}
-    new = {_named(after, row, before.identity): row for row in after.rows}
+    new = {after.named(row): row for row in after.rows}
     shared = [identity for identity in old if identity in new]
     if not shared:
         raise SettingError("The two files share no row; measure the same operations and sizes.")
@@ -135,10 +135,6 @@ def compared(
     return Comparison(
         before.kind, alpha, *_decided(shared, [(old[name], new[name]) for name in shared], alpha, notes)
     )
-
-
-def _named(results: Results, row: Mapping[str, Any], names: Sequence[str]) -> Identity:
-    return tuple((name, row[name]) for name in names)
 
 
 def _machine_notes(before: Mapping[str, Any], after: Mapping[str, Any], across: bool) -> list[str]:
@@ -233,9 +229,8 @@ def as_json(comparison: Comparison) -> str:
     return jsonlib.dumps(content, indent=1)
 
 
-def print_comparison(comparison: Comparison, console: Console | None = None) -> None:
+def print_comparison(comparison: Comparison) -> None:
     """A table, the notes, and the verdict. What is the same in all rows stands in the title."""
-    console = console or Console()
     values = {
         name: {dict(row.identity)[name] for row in comparison.rows} for name, _ in comparison.rows[0].identity
     }
@@ -251,11 +246,7 @@ def print_comparison(comparison: Comparison, console: Console | None = None) -> 
     for row in comparison.rows:
         what = [escape(printable(str(dict(row.identity)[name]))) for name in varying]
         table.add_row(*what, f"{1e6 * row.before_s:.5g}", f"{1e6 * row.after_s:.5g}", *_figures(row))
-    width = console.measure(table, options=console.options.update(max_width=1000)).maximum
-    Console(file=console.file, width=max(width, console.width)).print(table)
-    for note in comparison.notes:
-        console.print(note, highlight=False, markup=False)
-    console.print(verdict(comparison), highlight=False, markup=False)
+    print_report([table], [*comparison.notes, verdict(comparison)])
 
 
 def _figures(row: Compared) -> list[str]:

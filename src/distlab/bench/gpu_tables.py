@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 from distlab.bench.gpu import Report
 from distlab.bench.measured import PARTS, Part, Row
+from distlab.bench.printing import print_report
 from distlab.bench.results import write_whole
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ TITLES: dict[Part, str] = {
     "small operations": "Small element-wise operations, each after the other",
     "kernel": "Kernels for the roofline",
 }
-
+"""Of the parts' tables."""
 
 NAMES: dict[Part, str] = {
     "product": "type",
@@ -34,23 +34,14 @@ NAMES: dict[Part, str] = {
     "small operations": "launched",
     "kernel": "kernel",
 }
+"""Headings of the first column."""
 
 
-def print_tables(report: Report, console: Console | None = None) -> None:
-    """One table for each part, then the notes and the stamp.
-
-    A terminal that is too narrow for a table wraps its lines, which is better than figures that are cut.
-    """
-    console = console or Console()
-    for part in PARTS:
-        rows = [row for row in report.rows if row.part == part]
-        if rows:
-            table = table_of(part, rows)
-            width = console.measure(table, options=console.options.update(max_width=1000)).maximum
-            Console(file=console.file, width=max(width, console.width)).print(table)
-    for note in report.notes:
-        console.print(note, highlight=False, markup=False)
-    console.print(str(report.stamp), highlight=False, markup=False)
+def print_tables(report: Report) -> None:
+    """One table for each part, then the notes and the stamp."""
+    by_part = {part: [row for row in report.rows if row.part == part] for part in PARTS}
+    tables = [table_of(part, rows) for part, rows in by_part.items() if rows]
+    print_report(tables, [*report.notes, str(report.stamp)])
 
 
 def table_of(part: Part, rows: Sequence[Row]) -> Table:

@@ -7,7 +7,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distlab.bench.collectives import Report, Row
+from distlab.bench.collectives_report import Report, Row
 from distlab.bench.results import write_whole
 from distlab.predict.collectives import Link, bus_bandwidth_Bps, fit_alpha_beta, ring_s
 

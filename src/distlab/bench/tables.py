@@ -3,26 +3,16 @@
 from __future__ import annotations
 
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
-from distlab.bench.collectives import Report, Row, Timing
+from distlab.bench.collectives_report import Report, Row, Timing
 from distlab.bench.operations import PLACES
+from distlab.bench.printing import print_report
 
 
-def print_table(report: Report, console: Console | None = None) -> None:
-    """The report for people, with its notes and its stamp below.
-
-    A terminal that is too narrow for a table wraps its lines, which is better than figures that are cut.
-    """
-    console = console or Console()
-    for table in (bandwidths(report), spread(report)):
-        width = console.measure(table, options=console.options.update(max_width=1000)).maximum
-        wide = Console(file=console.file, width=max(width, console.width))
-        wide.print(table)
-    for note in report.notes:
-        console.print(note, highlight=False, markup=False)
-    console.print(str(report.stamp), highlight=False, markup=False)
+def print_table(report: Report) -> None:
+    """The report for people, with its notes and its stamp below."""
+    print_report((bandwidths(report), spread(report)), [*report.notes, str(report.stamp)])
 
 
 def _table(title: str) -> Table:

@@ -7,7 +7,8 @@ import itertools
 import math
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -82,10 +83,17 @@ def timed(run: Callable[[], object], iterations: int) -> list[float]:
     On a GPU by events in its stream, so that the calls queue up as in training and nothing waits in between.
     Python's garbage collector rests meanwhile.
     """
+    with no_garbage_collection():
+        return _by_events(run, iterations) if device().type == "cuda" else _by_clock(run, iterations)
+
+
+@contextmanager
+def no_garbage_collection() -> Iterator[None]:
+    """Python's collector, which may come at any allocation, rests meanwhile."""
     collecting = gc.isenabled()
     gc.disable()
     try:
-        return _by_events(run, iterations) if device().type == "cuda" else _by_clock(run, iterations)
+        yield
     finally:
         if collecting:
             gc.enable()
