@@ -43,10 +43,11 @@ if TYPE_CHECKING:
 FOLDER = "DISTLAB_PROFILE"
 OPTIONS = "DISTLAB_PROFILE_OPTIONS"
 MOST_STEPS = 1000
-NEAREST = 20
-"""Unprofiled steps that a median is taken of, at most."""
-ENOUGH = 3
-"""Unprofiled steps before the profile that do without those after it, during which py-spy may be at work."""
+LATEST = 20
+"""Unprofiled steps before the profile, and as many after it, that a median is taken of.
+
+The last ones: the first warm up, and those that follow the recording at once are slowed by py-spy, if it is asked for.
+"""
 
 
 @dataclass(frozen=True)
@@ -293,8 +294,7 @@ class Recorder(Profiler):
         profiled_s = self._durations(range(first, first + self.recorded))
         before = self._durations(range(1, self.options.wait))
         after = self._durations(range(self.options.needed, self.seen))
-        plain = before if len(before) >= ENOUGH else before + after
-        plain = plain[-NEAREST:]
+        plain = before[-LATEST:] + after[-LATEST:]
         report = RankReport(
             rank=self.rank,
             world_size=self.world_size,
