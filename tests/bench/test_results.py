@@ -122,7 +122,12 @@ def test_only_plain_files_are_read(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(write(tmp_path / "good.json", GOOD))
     (tmp_path / "huge").touch()
     os.truncate(tmp_path / "huge", 2**40)  # sparse
-    for name, said in [("pipe", "plain file"), ("link", ""), ("huge", "at most"), ("none", "No such file")]:
+    for name, said in [
+        ("pipe", "not a regular file"),
+        ("link", ""),
+        ("huge", "at most"),
+        ("none", "No such file"),
+    ]:
         with pytest.raises(SettingError, match=f"Cannot read .*{said}"):
             read_results(tmp_path / name)
     with pytest.raises(SettingError, match="Cannot read"):

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from distlab.errors import SettingError, printable
+from distlab.files import open_regular
 
 FORMAT, VERSION = "distlab recording", 1
 MANIFEST = "manifest.json"
@@ -169,11 +170,7 @@ def _text(value: Any) -> str:
 
 
 def _read(path: Path, most: int) -> bytes:
-    """A plain file's content, no link followed."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-    with open(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise ValueError(f"{path.name} is not a plain file")
+    with open_regular(path) as file:
         content = file.read(most + 1)
     if len(content) > most:
         raise ValueError(f"{path.name} has more than {most} bytes")

@@ -18,7 +18,7 @@ from statistics import fmean
 from typing import IO
 
 from distlab.errors import SettingError
-from distlab.observe.files import open_regular
+from distlab.files import open_regular
 from distlab.observe.workload import IDLE, MOST_GPUS, Conditions, Scenario, Work
 from distlab.train.records import LOG, LogLine, parse_line, rank_of
 

@@ -30,8 +30,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from distlab.errors import SettingError, WorkError, printable
+from distlab.files import open_regular
 from distlab.observe.encoding import Damage, decode, encode, from_plain
-from distlab.observe.files import open_regular
 from distlab.observe.sample import Reading, SampleTier
 
 FORMAT, VERSION = "distlab telemetry", 1
