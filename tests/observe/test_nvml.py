@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from distlab.observe.nvml import RESTART_S, THROTTLE_BITS, throttle_mask, throttle_reasons
+from distlab.observe.nvml import RESTART_S
 from distlab.observe.sample import GpuSample, MigInstance, Xid
+from distlab.observe.throttle import THROTTLE_BITS, throttle_mask, throttle_reasons
 from tests.observe.nvml_rig import SOURCE, Driver, build_driver
 
 GIB = 2**30

@@ -14,27 +14,14 @@ from __future__ import annotations
 import ctypes
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
 from distlab.errors import SettingError, printable
 from distlab.observe.nvml_device import Device, Lost
-from distlab.observe.sample import GpuSample, Problem, Reading, SampleTier, ThrottleReason, Xid
-
-THROTTLE_BITS: dict[ThrottleReason, int] = {
-    "gpu_idle": 0x1,
-    "applications_clocks_setting": 0x2,
-    "sw_power_cap": 0x4,
-    "hw_slowdown": 0x8,
-    "sync_boost": 0x10,
-    "sw_thermal_slowdown": 0x20,
-    "hw_thermal_slowdown": 0x40,
-    "hw_power_brake_slowdown": 0x80,
-    "display_clock_setting": 0x100,
-}
-"""NVML's nvmlClocksEventReason* constants (nvml.h); DCGM exports the same bits."""
+from distlab.observe.sample import GpuSample, Problem, Reading, SampleTier, Xid
 
 XID_EVENT = 0x8
 """nvmlEventTypeXidCriticalError."""
@@ -54,16 +41,6 @@ SENTENCES = {
     18: "The NVIDIA driver was updated and its old kernel module is still loaded: reboot, or reload the modules.",
 }
 """By NVML's error code (nvmlReturn_t), when nothing can be read."""
-
-
-def throttle_mask(reasons: Iterable[ThrottleReason]) -> int:
-    """The reasons as NVML's and DCGM's bit mask."""
-    return sum(THROTTLE_BITS[reason] for reason in set(reasons))
-
-
-def throttle_reasons(mask: int) -> tuple[ThrottleReason, ...]:
-    """The reasons of a bit mask; bits that later drivers may add are left out."""
-    return tuple(reason for reason, bit in THROTTLE_BITS.items() if mask & bit)
 
 
 def driver_is_installed() -> bool:

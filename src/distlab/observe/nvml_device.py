@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from distlab.errors import printable
 from distlab.observe.nvml_gpm import ActivityCounters
 from distlab.observe.sample import GpuProcess, GpuSample, MigInstance
+from distlab.observe.throttle import throttle_reasons
 
 CLOCK_SM, CLOCK_MEMORY = 1, 2
 SENSOR_GPU, THRESHOLD_SLOWDOWN = 0, 1
@@ -97,17 +98,19 @@ class Device:
             why = f"cannot be read ({printable(str(error))}): look at `nvidia-smi` and `dmesg`"
         return Lost(f"GPU {self.index} {why}.")
 
-    def _ask(self, what: str, call: str, *args: Any, else_call: str = "") -> Any:
+    def _ask(self, what: str, call: str, *args: Any, else_call: str = "", handle: Any = None) -> Any:
         """What a call returns; None where the device, its driver or this user has no such value.
 
-        else_call: what it was called, with the same arguments, by older drivers.
+        else_call: what it was called, with the same arguments, by older drivers. handle: of a slice, in place of the
+        GPU's own.
         """
         nvml = self._nvml
+        older = partial(self._ask, what, else_call, *args, handle=handle) if else_call else None
         function = getattr(nvml, call, None)
         if function is None:  # an older nvidia-ml-py
-            return self._ask(what, else_call, *args) if else_call else None
+            return older() if older else None
         try:
-            return function(self.handle, *args)
+            return function(handle or self.handle, *args)
         except (nvml.NVMLError_GpuIsLost, nvml.NVMLError_ResetRequired, nvml.NVMLError_Uninitialized):
             raise
         except nvml.NVMLError_NoPermission:
@@ -115,20 +118,18 @@ class Device:
         except (nvml.NVMLError_NotSupported, nvml.NVMLError_InvalidArgument):
             pass
         except nvml.NVMLError_FunctionNotFound:
-            if else_call:
-                return self._ask(what, else_call, *args)
+            if older:
+                return older()
             self._too_old.append(what)
         except nvml.NVMLError as error:
             if error.value == DEPRECATED:
-                return self._ask(what, else_call, *args) if else_call else None
+                return older() if older else None
             self._failed.append(f"{what} ({printable(str(error))})")
         except UnicodeDecodeError:
             self._failed.append(f"{what} (no text)")
         return None
 
     def _sample(self, now: float, driver: str) -> GpuSample:
-        from distlab.observe.nvml import throttle_reasons
-
         ask = self._ask
         uuid, name = ask("UUID", "nvmlDeviceGetUUID"), ask("name", "nvmlDeviceGetName")
         mig_mode = ask("MIG mode", "nvmlDeviceGetMigMode")
@@ -263,7 +264,7 @@ class Device:
             except self._nvml.NVMLError_NoPermission:
                 self._denied.append("MIG instances")
                 break
-            ask = _on(self, handle)
+            ask = partial(self._ask, handle=handle)
             memory, name = (
                 ask("memory of a MIG instance", "nvmlDeviceGetMemoryInfo"),
                 ask("name", "nvmlDeviceGetName"),
@@ -279,19 +280,6 @@ class Device:
                 )
             )
         return tuple(found)
-
-
-def _on(device: Device, handle: Any) -> Callable[..., Any]:
-    """Ask a slice of the device in the device's manner."""
-
-    def ask(what: str, call: str, *args: Any) -> Any:
-        own, device.handle = device.handle, handle
-        try:
-            return device._ask(what, call, *args)
-        finally:
-            device.handle = own
-
-    return ask
 
 
 def _typed(field: Any) -> float | None:

@@ -27,7 +27,7 @@ ThrottleReason = Literal[
     "hw_power_brake_slowdown",
     "display_clock_setting",
 ]
-"""Why the clock is below its maximum: NVML's nvmlClocksEventReason* names (the bits are in nvml.py)."""
+"""Why the clock is below its maximum: NVML's nvmlClocksEventReason* names (the bits are in throttle.py)."""
 
 
 @dataclass(frozen=True, kw_only=True)
