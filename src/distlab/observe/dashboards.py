@@ -22,7 +22,7 @@ from grafana_foundation_sdk.models import common, dashboard
 
 from distlab.errors import WorkError
 from distlab.observe.panels import DASHBOARDS
-from distlab.observe.panels.panel import Dashboard, Panel, Query, Variable, variables_of
+from distlab.observe.panels.panel import Dashboard, Panel, Query, Variable
 from distlab.observe.rules import BOOK_URL
 
 DATASOURCE_UID = "distlab-prometheus"
@@ -323,12 +323,3 @@ def provider_yml(folder: str) -> str:
 
 def _yaml(content: dict[str, Any]) -> str:
     return yaml.safe_dump(content, sort_keys=False)
-
-
-def queries_of(board: Dashboard) -> list[str]:
-    """All PromQL of a dashboard, variables included, with names that each variable of it must have."""
-    names = {variable.name for variable in board.variables} | {"__rate_interval"}
-    queries = [query.expr for panel in board.panels for query in panel.queries]
-    unknown = {name for query in queries for name in variables_of(query)} - names
-    assert not unknown, unknown
-    return [*queries, *(variable.expr for variable in board.variables)]
