@@ -211,7 +211,7 @@ def test_what_was_measured_outlives_the_ranks(
         ({"hosts": 2, "delay_ms": -1.0}, "delay_ms is -1.0"),
         ({"hosts": 2, "backend": "nccl"}, "only gloo"),
         ({"out": Path("/nowhere/a.json")}, "Cannot write"),
-        ({"plot": Path("plot.gif")}, "plot is 'plot.gif'"),
+        ({"plot": Path("plot.gif")}, "'plot.gif' is no figure's name"),
         ({"plot": Path("plot.svg"), "world_size": 1}, "one rank sends nothing"),
     ],
 )

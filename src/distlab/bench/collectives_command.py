@@ -17,7 +17,7 @@ from distlab.bench.collectives_report import Report, Row, merged
 from distlab.bench.hosts import COLLECTIVE_S, Shape, sweep_between_hosts
 from distlab.bench.journal import Journal
 from distlab.bench.operations import OPERATIONS, DtypeName, Redop
-from distlab.bench.results import SAMPLES_MOST, Results, as_json, check_writable, write_results
+from distlab.bench.results import SAMPLES_MOST, Results, as_json, check_figure, check_writable, write_results
 from distlab.bench.stamp import Stamp, command, stamp
 from distlab.bench.tables import print_table
 from distlab.bench.timing import LEAST, Policy
@@ -28,7 +28,6 @@ from distlab.train.launch import backend_for, launch
 
 IDENTITY = ("operation", "place", "payload_bytes", "dtype", "redop", "root", "world_size")
 LAUNCHES_MOST = SAMPLES_MOST // LEAST
-PLOTS = (".svg", ".png", ".pdf")
 
 
 def main(
@@ -134,10 +133,10 @@ def _check_ranks(wanted: Sweep, ranks: int, backend: str | None) -> None:
 
 
 def _check_files(out: Path | None, plot: Path | None) -> None:
-    for file in filter(None, (out, plot)):
-        check_writable(file)
-    if plot is not None and plot.suffix not in PLOTS:
-        raise SettingError(f"plot is {str(plot)!r}; name a file that ends in one of {', '.join(PLOTS)}.")
+    if out is not None:
+        check_writable(out)
+    if plot is not None:
+        check_figure(plot)
 
 
 def _gather(

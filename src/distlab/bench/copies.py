@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from distlab.bench.clock import Clock
-from distlab.bench.device import DoesNotFit, check_fits, is_out_of_memory, reason
+from distlab.bench.device import DoesNotFit, fitting
 from distlab.bench.measured import Item, Skipped, bytes_text, row
 from distlab.bench.peaks import chip, peak_memory_Bps, peak_pcie_Bps
 from distlab.errors import SettingError
@@ -56,15 +56,11 @@ def measure_copies(clock: Clock, payloads: Sequence[int]) -> Iterator[Item]:
 def _measured(clock: Clock, name: str, payload: int, peak: float | None) -> Item:
     what = f"{name} of {bytes_text(payload)}"
     try:
-        check_fits(2.1 * payload, clock.device)
-        call, counted = _call(name, payload, clock.device)
-        samples_s = clock.samples(call)
+        with fitting(2.1 * payload, clock.device):
+            call, counted = _call(name, payload, clock.device)
+            samples_s = clock.samples(call)
     except DoesNotFit as problem:
         return Skipped("copy", what, str(problem))
-    except (RuntimeError, MemoryError) as problem:
-        if is_out_of_memory(problem):
-            return Skipped("copy", what, "it does not fit: " + reason(problem))
-        raise
     return row("copy", name, bytes_text(payload), samples_s, "GB/s", bytes=float(counted), peak=peak)
 
 

@@ -10,7 +10,8 @@ import json
 import re
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
@@ -96,8 +97,13 @@ class DoesNotFit(Exception):  # noqa: N818 - it is a finding, not a fault
     """A size is larger than the memory."""
 
 
-def check_fits(needed_bytes: float, device: torch.device) -> None:
-    """Raise DoesNotFit before an allocation that could only fail, or could have the system kill this process."""
+@contextmanager
+def fitting(needed_bytes: float, device: torch.device) -> Iterator[None]:
+    """What is measured in it. DoesNotFit, half a sentence, where it needs more memory than there is.
+
+    Before an allocation that could only fail, or could have the system kill this process; and where one fails all
+    the same.
+    """
     if device.type == "cuda":
         free = torch.cuda.mem_get_info(device)[0]
         free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
@@ -107,6 +113,12 @@ def check_fits(needed_bytes: float, device: torch.device) -> None:
         raise DoesNotFit(
             f"it does not fit: {needed_bytes / 2**30:.1f} GiB are needed, {free / 2**30:.1f} GiB are free"
         )
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise DoesNotFit(f"it does not fit: {reason(error)}") from None
 
 
 def is_out_of_memory(error: BaseException) -> bool:

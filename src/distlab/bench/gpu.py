@@ -12,11 +12,11 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from distlab.bench.clock import LEAST, MOST, Clock
 from distlab.bench.copies import CPU_PAYLOADS, GPU_PAYLOADS, check_payloads, measure_copies, names
@@ -34,7 +34,14 @@ from distlab.bench.products import (
     measure_products,
     parse_shape,
 )
-from distlab.bench.results import SAMPLES_MOST, Results, as_json, check_writable, write_results
+from distlab.bench.results import (
+    SAMPLES_MOST,
+    Results,
+    as_json,
+    check_figure,
+    check_writable,
+    write_results,
+)
 from distlab.bench.stamp import Stamp, full_stamp
 from distlab.errors import SettingError, WorkError
 from distlab.machine import cores
@@ -44,7 +51,7 @@ if TYPE_CHECKING:
 
 HEAT_S = {"cuda": 3.0, "cpu": 0.5}
 BUDGET_MOST_S = 600.0
-LAUNCHES_MOST = SAMPLES_MOST // 8
+LAUNCHES_MOST = SAMPLES_MOST // LEAST
 CUT_SHORT = "Cut short: "
 BUSY = 0.5
 """Processes that wait for each core."""
@@ -206,8 +213,6 @@ def main(
         roofline: Draw the roofline into this file; needs the parts product, copy and kernel.
         json: Print what `out` would hold in place of the tables.
     """
-    from distlab.bench.roofline import check_figure
-
     parts, dtypes = tuple(dict.fromkeys(parts)), tuple(dict.fromkeys(dtypes))  # twice is once
     shapes = list(dict.fromkeys(parse_shape(size) for size in sizes))
     if out is not None:
@@ -282,12 +287,8 @@ def _gather(session: Session) -> BaseException | None:
     return ended
 
 
-class _Shown(Protocol):
-    def __call__(self, item: Item) -> None: ...
-
-
 @contextmanager
-def _progress(session: Session) -> Iterator[_Shown]:
+def _progress(session: Session) -> Iterator[Callable[[Item], None]]:
     """On standard error: a bar on a terminal, else a line for each part."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -311,14 +312,17 @@ def _progress(session: Session) -> Iterator[_Shown]:
 
 
 def _show(report: Report, out: Path | None, plot: Path | None, roofline: Path | None, json: bool) -> None:
+    from distlab.bench import gpu_tables
+
     results = report.results()
     if out is not None:
         write_results(out, results)
-    print(as_json(results)) if json else _tables(report)
+    if json:
+        print(as_json(results))
+    else:
+        gpu_tables.print_tables(report)
     if plot is not None:
-        from distlab.bench.gpu_tables import plot_sizes
-
-        plot_sizes(report, plot)
+        gpu_tables.plot_sizes(report, plot)
     if roofline is not None:
         from distlab.bench import roofline as roofs
 
@@ -328,9 +332,3 @@ def _show(report: Report, out: Path | None, plot: Path | None, roofline: Path | 
             if not any(note.startswith(CUT_SHORT) for note in report.notes):
                 raise
             print(f"No roofline: {error}", file=sys.stderr)
-
-
-def _tables(report: Report) -> None:
-    from distlab.bench.gpu_tables import print_tables
-
-    print_tables(report)

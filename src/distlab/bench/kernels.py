@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from distlab.bench.clock import Clock
-from distlab.bench.device import DoesNotFit, check_fits, is_out_of_memory, reason
+from distlab.bench.device import DoesNotFit, fitting
 from distlab.bench.measured import Item, Skipped, row
 from distlab.bench.products import unit_of
 
@@ -97,16 +97,10 @@ def measure_kernels(clock: Clock, sizes: Sizes | None = None) -> Iterator[Item]:
     for kernel in kernels(sizes or (GPU_KERNELS if clock.on_gpu else CPU_KERNELS), kind, clock.device):
         what = f"{kernel.name} of {kernel.size}"
         try:
-            check_fits(4 * kernel.bytes, clock.device)
-            with torch.inference_mode():
+            with fitting(4 * kernel.bytes, clock.device), torch.inference_mode():
                 samples_s = clock.samples(kernel.prepare())
         except DoesNotFit as problem:
             yield Skipped("kernel", what, str(problem))
-            continue
-        except (RuntimeError, MemoryError) as problem:
-            if not is_out_of_memory(problem):
-                raise
-            yield Skipped("kernel", what, "it does not fit: " + reason(problem))
             continue
         yield row(
             "kernel",

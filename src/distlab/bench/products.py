@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from distlab.bench.clock import Clock
-from distlab.bench.device import DoesNotFit, check_fits, is_out_of_memory, reason
+from distlab.bench.device import DoesNotFit, fitting, reason
 from distlab.bench.measured import Item, Skipped, Unit, row
 from distlab.bench.peaks import peak_flops
 from distlab.errors import SettingError
@@ -133,18 +133,16 @@ def measure_products(
 def _measured(clock: Clock, dtype: Dtype, shape: Shape, data: Data, what: str) -> Item:
     device = clock.device
     try:
-        with _fp32_products_as(dtype, device), torch.inference_mode():
-            # While they are made, operands are in float32 as well.
-            check_fits(1.2 * shape.bytes(dtype) + 4 * shape.k * max(shape.m, shape.n), device)
+        # While they are made, operands are in float32 as well.
+        needed_bytes = 1.2 * shape.bytes(dtype) + 4 * shape.k * max(shape.m, shape.n)
+        with fitting(needed_bytes, device), _fp32_products_as(dtype, device), torch.inference_mode():
             a, b = operands(dtype, shape, data, device)
             call = product(dtype, a, b)
             error = relative_error(a, b, call())
             samples_s = clock.samples(call)
     except DoesNotFit as problem:
         return Skipped("product", what, str(problem))
-    except (RuntimeError, MemoryError) as problem:
-        if is_out_of_memory(problem):
-            return Skipped("product", what, "it does not fit: " + reason(problem))
+    except RuntimeError as problem:
         if "CUDA error" in str(
             problem
         ):  # the device is lost to this process: whoever asks next hears the same

@@ -16,7 +16,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import stat
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,12 +23,15 @@ from pathlib import Path
 from typing import Any
 
 from distlab.errors import SettingError, printable
+from distlab.files import open_regular
 
 SAMPLES_MOST = 200
 """Times that a row keeps: enough for a p99, and 60 rows stay under half a megabyte."""
 BYTES_MOST = 2**26
 ROWS_MOST = 10_000
 TEXT_MOST = 2_000
+FIGURES = (".svg", ".png", ".pdf")
+"""How the name of a figure that is drawn of results may end."""
 
 Identity = tuple[tuple[str, str | int | float | bool | None], ...]
 """What a row measured: the names of the identifying fields with their values, in the order of the file."""
@@ -101,6 +103,13 @@ def check_writable(path: str | Path) -> None:
         )
 
 
+def check_figure(path: Path) -> None:
+    """SettingError where `path` is no figure's name, or cannot be written."""
+    if path.suffix not in FIGURES:
+        raise SettingError(f"{str(path)!r} is no figure's name; it must end in {', '.join(FIGURES)}.")
+    check_writable(path)
+
+
 def read_results(path: str | Path) -> Results:
     """Read a file that anybody may have written.
 
@@ -125,14 +134,10 @@ def read_results(path: str | Path) -> Results:
 
 def _text(path: Path) -> str:
     try:
-        # Not blocking: a pipe with nobody at its other end is no reason to hang.
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-        with open(descriptor, "rb") as file:
-            found = os.fstat(descriptor)
-            if not stat.S_ISREG(found.st_mode):
-                raise OSError(0, "it is not a plain file")
-            if found.st_size > BYTES_MOST:
-                raise OSError(0, f"it has {found.st_size:,} bytes, and results have at most {BYTES_MOST:,}")
+        with open_regular(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            if size > BYTES_MOST:
+                raise OSError(f"it has {size:,} bytes, and results have at most {BYTES_MOST:,}")
             return file.read(BYTES_MOST + 1).decode()
     except (OSError, ValueError) as error:
         reason = (error.strerror or str(error)) if isinstance(error, OSError) else printable(str(error))

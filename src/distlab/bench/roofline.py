@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from distlab.bench.results import Results, check_writable, read_results, write_whole
+from distlab.bench.results import Results, check_figure, read_results, write_whole
 from distlab.errors import SettingError, printable
 from distlab.figures.figure import BLUE, RED
 from distlab.figures.plots import INK
@@ -27,10 +27,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure as Canvas
 
-    from distlab.figures import Figure
-
-SUFFIXES = (".svg", ".png", ".pdf")
-LEAST = 1e-30
+TINY = 1e-30
 """Of times, operations and bytes, and one over it the most: their ratios are numbers, too."""
 TOGETHER = 0.08
 """Ceilings closer than this share of each other are labelled in one line."""
@@ -132,7 +129,7 @@ def _bandwidth(rows: Sequence[Mapping[str, Any]]) -> tuple[float, str]:
 def _figure(row: Mapping[str, Any], name: str) -> float:
     """ValueError where it is no number that a measurement gives."""
     value = row[name]
-    if type(value) not in (int, float) or not LEAST < value < 1 / LEAST:
+    if type(value) not in (int, float) or not TINY < value < 1 / TINY:
         raise ValueError(f"{name} is {str(value)[:40]}")
     return float(value)
 
@@ -143,25 +140,14 @@ def _marker(row: Mapping[str, Any]) -> Marker:
     return Marker(name, flop / _figure(row, "bytes"), flop / _figure(row, "median_s"), dtype)
 
 
-def draw_roofline(found: Roofline) -> Figure:
-    """As an inline figure."""
-    from distlab.figures.plots import drawing, finished
-
-    alt, caption = in_words(found)
-    with drawing(alt, height=4.4) as canvas:
-        _draw(canvas, found)
-        return finished(canvas, alt, caption)
-
-
 def save_roofline(found: Roofline, path: Path) -> None:
     """Into a file of its own, on white. SettingError where it cannot be written."""
     import io
 
     from distlab.figures.plots import drawing
 
-    alt, _ = in_words(found)
     stream = io.BytesIO()
-    with drawing(alt, height=4.4) as canvas:
+    with drawing(in_words(found), height=4.4) as canvas:
         _draw(canvas, found)
         canvas.suptitle(f"{found.hardware} ({found.tier} tier), {found.date[:10]}", fontsize=10)
         kind = path.suffix.removeprefix(".")
@@ -169,8 +155,8 @@ def save_roofline(found: Roofline, path: Path) -> None:
     write_whole(path, stream.getvalue())
 
 
-def in_words(found: Roofline) -> tuple[str, str]:
-    """Alternative text and caption."""
+def in_words(found: Roofline) -> str:
+    """What the figure shows."""
     unit, scale = _unit(found)
     roofs = ", ".join(
         f"{c.dtype} {c.flops / scale:.3g} {unit} (ridge at {found.ridge(c.dtype):.3g} FLOP/B)"
@@ -182,19 +168,13 @@ def in_words(found: Roofline) -> tuple[str, str]:
         share = f", {100 * marker.flops / roof:.0f}% of its roof" if roof else ""
         reached.append(f"{marker.name} at {marker.intensity:.3g} FLOP/B{share}")
     memory = f"memory {found.bandwidth_Bps / 1e9:.4g} GB/s ({found.bandwidth_by})"
-    alt = (
-        f"Roofline of {found.hardware}. Ceilings: {roofs}; {memory}. Kernels: {'; '.join(reached) or 'none'}."
+    return (
+        f"Roofline of {found.hardware} ({found.tier} tier). Ceilings: {roofs}; {memory}. Kernels: "
+        f"{'; '.join(reached) or 'none'}."
     )
-    caption = (
-        f"{found.hardware} ({found.tier} tier), measured {found.date[:10]}. Ceilings are the best of the products of "
-        "each type and of the copies in memory; points are medians, with cold caches. "
-        "int8 counts operations on integers."
-    )
-    return alt, caption
 
 
 def _draw(canvas: Canvas, found: Roofline) -> None:
-
     axes = canvas.add_subplot()
     unit, scale = _unit(found)
     ridges = [found.ridge(c.dtype) for c in found.ceilings]
@@ -266,13 +246,6 @@ def _short(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
-def check_figure(path: Path) -> None:
-    """SettingError where `path` is no figure's name, or cannot be written."""
-    if path.suffix not in SUFFIXES:
-        raise SettingError(f"{str(path)!r} is no figure's name; it must end in {', '.join(SUFFIXES)}.")
-    check_writable(path)
-
-
 def main(
     results: Annotated[Path, tyro.conf.Positional],
     figure: Annotated[Path, tyro.conf.Positional],
@@ -286,5 +259,5 @@ def main(
     check_figure(figure)
     found = roofline(read_results(results))
     save_roofline(found, figure)
-    print(in_words(found)[0])
+    print(in_words(found))
     return 0
