@@ -20,10 +20,10 @@ from distlab.bench import collectives_command
 from distlab.bench.collectives import Sweep, measure, sweep
 from distlab.bench.collectives_command import as_results, main
 from distlab.bench.collectives_report import Report, merged
+from distlab.bench.collectives_tables import print_table
 from distlab.bench.journal import Doing, Journal
 from distlab.bench.operations import OPERATIONS
 from distlab.bench.results import SAMPLES_MOST, read_results
-from distlab.bench.tables import print_table
 from distlab.bench.watch import Watch
 from distlab.errors import SettingError, WorkError
 from distlab.predict.collectives import bus_bandwidth_factor

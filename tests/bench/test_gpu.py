@@ -178,7 +178,7 @@ def test_an_allocation_that_fails_all_the_same_is_said(clock: Clock, monkeypatch
     assert str(item) == "fp32 8 x 8 x 8: it does not fit: CUDA out of memory."
 
 
-def test_a_type_that_is_slow_here_stops_at_the_size_that_would_take_too_long(clock: Clock) -> None:
+def test_a_type_that_is_slow_here_stops_at_the_size_that_would_take_too_long() -> None:
     slow = Clock(CPU, budget_s=1e-6)
     items = list(measure_products(slow, ["fp32"], [Shape(64, 64, 64), Shape(512, 512, 512)]))
     assert isinstance(items[0], Row)

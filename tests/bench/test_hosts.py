@@ -10,7 +10,7 @@ import pytest
 
 from distlab.bench import hosts
 from distlab.bench.collectives_command import main
-from distlab.bench.hosts import Shape
+from distlab.bench.hosts import HostNetwork
 from distlab.bench.results import read_results
 from distlab.errors import LaunchError, SettingError
 from distlab.faults.network import missing_rights
@@ -70,6 +70,6 @@ def test_without_rights_or_tun_it_says_so(monkeypatch: pytest.MonkeyPatch, tmp_p
 
 
 def test_a_network_says_what_it_is() -> None:
-    assert str(Shape(3)) == (
+    assert str(HostNetwork(3)) == (
         "3 network namespaces of one machine on a switch, cables unlimited, no delay added"
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from statistics import fmean
 
 import pytest
@@ -176,8 +177,6 @@ def test_the_seed_decides() -> None:
 
 
 def strip(sample: GpuSample) -> GpuSample:
-    from dataclasses import replace
-
     return replace(sample, xids=())
 
 

@@ -14,12 +14,12 @@ import psutil
 
 from distlab.bench.collectives import SIZES_BYTES, Sweep, sweep
 from distlab.bench.collectives_report import Report, Row, merged
-from distlab.bench.hosts import COLLECTIVE_S, Shape, sweep_between_hosts
+from distlab.bench.collectives_tables import print_table
+from distlab.bench.hosts import COLLECTIVE_S, HostNetwork, sweep_between_hosts
 from distlab.bench.journal import Journal
 from distlab.bench.operations import OPERATIONS, DtypeName, Redop
 from distlab.bench.results import SAMPLES_MOST, Results, as_json, check_figure, check_writable, write_results
 from distlab.bench.stamp import Stamp, command, stamp
-from distlab.bench.tables import print_table
 from distlab.bench.timing import LEAST, Policy
 from distlab.bench.watch import Watch
 from distlab.errors import SettingError, WorkError
@@ -80,7 +80,7 @@ def main(
         raise SettingError(f"launches is {launches}; expected 1 to {LAUNCHES_MOST}.")
     policy = Policy(warmup, iterations, budget_s)
     wanted = Sweep(operations, sizes_bytes, dtype, redop, root, policy, SAMPLES_MOST // launches)
-    shape = _shape(hosts, rate_Mbits, delay_ms, backend)
+    layout = _layout(hosts, rate_Mbits, delay_ms, backend)
     ranks = world_size if hosts is None else hosts
     _check_ranks(wanted, ranks, backend)
     _check_files(out, plot)
@@ -90,10 +90,10 @@ def main(
         )
 
     def start(folder: str) -> None:
-        if shape is None:
+        if layout is None:
             launch(sweep, ranks, wanted, folder, backend=backend, timeout_s=COLLECTIVE_S)
         else:
-            sweep_between_hosts(shape, wanted, folder)
+            sweep_between_hosts(layout, wanted, folder)
 
     report, ended = _gather(start, launches, len(operations) * len(sizes_bytes))
     if report.rows:
@@ -107,11 +107,16 @@ def main(
     return _verdict(report)
 
 
-def _shape(hosts: int | None, rate_Mbits: float | None, delay_ms: float, backend: str | None) -> Shape | None:  # noqa: N803
+def _layout(
+    hosts: int | None,
+    rate_Mbits: float | None,  # noqa: N803
+    delay_ms: float,
+    backend: str | None,
+) -> HostNetwork | None:
     if hosts is not None:
         if backend == "nccl":
             raise SettingError("backend is 'nccl'; between hosts that are namespaces only gloo runs.")
-        return Shape(hosts, rate_Mbits, delay_ms)
+        return HostNetwork(hosts, rate_Mbits, delay_ms)
     if rate_Mbits is not None or delay_ms:
         raise SettingError("rate_Mbits and delay_ms shape the network between hosts: give --hosts, too.")
     return None
@@ -185,7 +190,7 @@ def _show(report: Report, out: Path | None, plot: Path | None, json: bool) -> No
     if out is not None:
         write_results(out, results)
     if plot is not None:
-        from distlab.bench.plots import plot_collectives
+        from distlab.bench.collectives_plot import plot_collectives
 
         plot_collectives(report, plot)
     print(as_json(results)) if json else print_table(report)

@@ -108,7 +108,7 @@ def plot_sizes(report: Report, path: Path) -> None:
 
 
 def _panel(axes: Axes, rows: Sequence[Row]) -> None:
-    from distlab.bench.plots import COLOURS, MARKERS
+    from distlab.bench.collectives_plot import COLOURS, MARKERS
 
     products = rows[0].part == "product"
     for i, name in enumerate(dict.fromkeys(row.name for row in rows)):

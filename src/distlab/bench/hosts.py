@@ -35,7 +35,7 @@ CLOSED = re.compile("closed|reset|broken pipe|timed out", re.I)
 
 
 @dataclass(frozen=True)
-class Shape:
+class HostNetwork:
     """The network between hosts. SettingError for one that cannot be."""
 
     hosts: int
@@ -58,19 +58,19 @@ class Shape:
         return f"{self.hosts} network namespaces of one machine on a switch, cables {rate}{delay}"
 
 
-def sweep_between_hosts(shape: Shape, wanted: Sweep, journal: str) -> None:
+def sweep_between_hosts(layout: HostNetwork, wanted: Sweep, journal: str) -> None:
     """Run `sweep` with a rank on each host; what it finds is in the journal.
 
     SettingError where the network cannot be made here, LaunchError where a rank failed.
     """
-    Path(journal, JOB).write_bytes(pickle.dumps((replace(wanted, network=str(shape)), journal)))
-    env = {"OMP_NUM_THREADS": str(max(1, cores() // shape.hosts)), "PYTHONUNBUFFERED": "1"}
+    Path(journal, JOB).write_bytes(pickle.dumps((replace(wanted, network=str(layout)), journal)))
+    env = {"OMP_NUM_THREADS": str(max(1, cores() // layout.hosts)), "PYTHONUNBUFFERED": "1"}
     command = [sys.executable, "-m", "distlab.bench.hosts", str(Path(journal, JOB))]
-    with Network(shape.hosts, shape.delay_ms) as network, ThreadPoolExecutor(shape.hosts) as pool:
-        for rank in range(shape.hosts):
-            if shape.rate_Mbits is not None:
-                network.slow(rank, shape.rate_Mbits)
-        ranks = [network.start(rank, command, env) for rank in range(shape.hosts)]
+    with Network(layout.hosts, layout.delay_ms) as network, ThreadPoolExecutor(layout.hosts) as pool:
+        for rank in range(layout.hosts):
+            if layout.rate_Mbits is not None:
+                network.slow(rank, layout.rate_Mbits)
+        ranks = [network.start(rank, command, env) for rank in range(layout.hosts)]
         try:
             ends = {pool.submit(_output, process): rank for rank, process in enumerate(ranks)}
             for ended in as_completed(ends):
