@@ -70,6 +70,19 @@ def test_what_the_main_thread_sends_is_no_thread_of_gloos() -> None:
     }
 
 
+def test_waiting_that_is_named_is_communication() -> None:
+    wait = event("distlab::communication", "user_annotation", 50, 80)
+    (times,) = broken_down([step(0, 0, 100), op("aten::mm", 0, 50), wait, op("aten::add_", 70, 80)])
+    assert parts(times) == {
+        "step": 100,
+        "compute": 60,
+        "communication": 30,
+        "exposed": 20,
+        "data": 0,
+        "idle": 20,
+    }
+
+
 def test_a_step_on_a_gpu_is_that_of_the_device() -> None:
     (times,) = broken_down(
         [

@@ -23,9 +23,9 @@ from distlab.observe.profile.description import Description, read_description, w
 from distlab.observe.profile.holistic import compare_with_hta
 from distlab.observe.profile.memory import memory_lines, write_memory
 from distlab.observe.profile.merge import merge
-from distlab.observe.profile.operators import collectives, is_collective, top_operators
+from distlab.observe.profile.operators import collectives, top_operators
 from distlab.observe.profile.stragglers import find_stragglers, keep_pace, last_arrivals
-from distlab.observe.profile.traces import MOST_RANK, Trace, rank_files, read_trace
+from distlab.observe.profile.traces import MOST_RANK, WAIT, Trace, rank_files, read_trace
 
 
 def main(folder: Positional[Path], json: bool = False) -> int:
@@ -227,11 +227,12 @@ def _shortcomings(traces: Sequence[Trace], reports: dict[int, RankReport], timel
                 f"Rank {rank} recorded {report.steps_profiled} of {report.options.steps} steps: the run had "
                 f"{report.steps_seen}, and {report.options.needed} are needed."
             )
-    silent = [t.rank for t in traces if t.world_size > 1 and not any(is_collective(s) for s in t.spans)]
+    silent = [t.rank for t in traces if t.world_size > 1 and not any(s.kind == "transfer" for s in t.spans)]
     if silent:
+        some = ", ".join(map(str, silent[:8]))
         said.append(
-            f"No communication shows in the trace of rank {', '.join(map(str, silent[:8]))} (torch's profiler does not "
-            "see Horovod's, for one): waiting for other ranks counts as idle there."
+            f"No communication shows in the trace of rank {some} (torch's profiler sees no other library's, unless "
+            f"`record_function({WAIT!r})` is around the wait): waiting for other ranks counts as idle there."
         )
     said += [f"Clock of rank {clock.rank}: {clock.how}." for clock in timeline.clocks if _doubtful(clock.how)]
     return said

@@ -34,7 +34,7 @@ def sentences(analysis: Analysis, folder: Path) -> list[str]:
     for straggler in sorted(behind, key=lambda straggler: -straggler.excess_s):
         late = (
             f" It came last, and late, to {straggler.last_arrivals} of {straggler.collectives_compared} collectives."
-            if straggler.verdict == "persistent" and straggler.collectives_compared
+            if straggler.verdict == "persistent" and straggler.last_arrivals
             else ""
         )
         said.append(straggler.sentence + late)

@@ -39,6 +39,9 @@ DATA = "distlab::data"
 DATALOADER = "enumerate(DataLoader)"
 """What torch's DataLoader wraps each of its batches in."""
 
+WAIT = "distlab::communication"
+"""The annotation around waiting for other ranks where torch's profiler sees no transfer, as of Horovod."""
+
 _STEP = re.compile(r"ProfilerStep#(\d{1,12})")
 _TRANSFER = re.compile(r"(gloo|mpi|ucc|xccl|ccl):")
 _CALL = re.compile(r"_?c10d(_functional)?::")
@@ -222,7 +225,7 @@ def _kind(name: str, category: Any, on_transfer_thread: bool) -> Kind | None:
             return "transfer"
         return "call" if _CALL.match(name) else "op"
     if category == "user_annotation":
-        if _TRANSFER.match(name):
+        if _TRANSFER.match(name) or name == WAIT:
             return "transfer"
         return "data" if name == DATA or name.startswith(DATALOADER) else "other"
     if category == "kernel":

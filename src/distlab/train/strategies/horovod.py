@@ -40,9 +40,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.profiler import record_function
 
 from distlab.bench.stamp import Stamp
 from distlab.errors import SettingError
+from distlab.observe.profile.traces import WAIT
 from distlab.train.config import TrainConfig
 from distlab.train.optimizer import set_learning_rate
 from distlab.train.strategies.base import Batch, Strategy, Update
@@ -112,7 +114,8 @@ class Horovod(Strategy):
         if self.device.type == "cuda":
             torch.cuda.current_stream().synchronize()  # the end of the backward pass
         started = time.perf_counter()
-        (self.exchange.step if self.adasum else self.exchange.synchronize)()
+        with record_function(WAIT):
+            (self.exchange.step if self.adasum else self.exchange.synchronize)()
         self.wait_s = time.perf_counter() - started
         if self.adasum:
             self.optimizer.zero_grad()
