@@ -320,7 +320,7 @@ def test_the_command_and_the_exporter_agree(demo: Path, capsys: pytest.CaptureFi
 
 def test_a_price_of_the_runs_own_or_of_the_command(demo: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(
-        SettingError, match=r"demo ran on A processor, which has no price; give --price_per_hour"
+        SettingError, match=r"demo ran on A processor, which has no price; give --price-per-hour"
     ):
         show((str(demo),))
     info = json.loads((demo / "log/run.json").read_text())

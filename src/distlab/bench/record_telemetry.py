@@ -51,15 +51,12 @@ class Telemetry:
 
     def _record(self) -> None:
         try:
-            source: Source = (
+            with (
                 open_source("simulated", follow=str(self.follow), gpus=1)
                 if self.follow
                 else open_source("nvml")
-            )
-            try:
+            ) as source:
                 self._write(source)
-            finally:
-                source.close()
         except Exception as error:  # whatever it is, it is said, and the part goes on
             expected = isinstance(error, SettingError | WorkError)
             self.problem = str(error) if expected else f"{type(error).__name__}: {error}"

@@ -190,7 +190,7 @@ def show(
         name, hardware = str(info.config["name"]), str(info.stamp["hardware"])
         if rate is None:
             raise SettingError(
-                f"{name} ran on {hardware}, which has no price; give --price_per_hour, or an --accelerator such as "
+                f"{name} ran on {hardware}, which has no price; give --price-per-hour, or an --accelerator such as "
                 '"H100 80GB" to price it as if it had run there.'
             )
         one = cost(name, account, rate.per_hour, table.currency, budget=budgets.of(name))
@@ -210,7 +210,7 @@ def _fixed_price(table: PriceTable, accelerator: str | None, per_hour: float | N
     if per_hour is not None:
         if not 0 < per_hour < math.inf:
             raise SettingError(f"price_per_hour is {per_hour:g}; it must be above 0.")
-        return Rate(per_hour, "--price_per_hour")
+        return Rate(per_hour, "--price-per-hour")
     if accelerator is None:
         return None
     found = table.find(accelerator)

@@ -97,9 +97,9 @@ def export(
     with listen(bind, port, exporter.page) as server, exporter:
         host, taken = server.server_address[:2]
         print(
-            f"Serving {opened.tier} GPUs and {runs} at http://{_shown(str(host))}:{taken}/metrics; Ctrl-C ends it."
+            f"Serving {opened.tier} GPUs and {runs} at http://{_shown(str(host))}:{taken}/metrics; Ctrl-C ends it.",
+            flush=True,
         )
-        print(end="", flush=True)
         with suppress(KeyboardInterrupt):
             server.serve_forever(poll_interval=0.5)
     return 0

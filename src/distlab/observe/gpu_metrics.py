@@ -13,8 +13,8 @@ from distlab.observe.exposition import Page, label_text
 from distlab.observe.prices import PriceTable
 from distlab.observe.sample import GpuSample, MigInstance, Reading, SampleTier, Xid
 from distlab.observe.throttle import THROTTLE_BITS, throttle_mask
+from distlab.predict.units import MIB
 
-MIB = 2**20
 MOST_PROCESSES = 32
 """Of a GPU."""
 

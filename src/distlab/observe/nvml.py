@@ -16,12 +16,11 @@ import time
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import replace
-from types import TracebackType
 from typing import Any
 
 from distlab.errors import SettingError, printable
 from distlab.observe.nvml_device import Device, Lost
-from distlab.observe.sample import GpuSample, Problem, Reading, SampleTier, Xid
+from distlab.observe.sample import GpuSample, Problem, Reading, SampleTier, Source, Xid
 
 XID_EVENT = 0x8
 """nvmlEventTypeXidCriticalError."""
@@ -52,7 +51,7 @@ def driver_is_installed() -> bool:
     return True
 
 
-class NvmlSource:
+class NvmlSource(Source):
     """This machine's GPUs. Where nothing can be read, each reading says why, and tries again."""
 
     tier: SampleTier = "gpu"
@@ -72,14 +71,6 @@ class NvmlSource:
         self._events: Any = None
         self._started = 0.0
         self._complaints: list[str] = []
-
-    def __enter__(self) -> NvmlSource:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Shut NVML down. Another reading would start it again."""

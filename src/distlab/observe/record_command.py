@@ -57,9 +57,8 @@ def record(
         )
     if source == "recorded":
         raise SettingError("A recording is recorded already: copy the file.")
-    opened = open_source(source, scenario=scenario, gpus=gpus, seed=seed, follow=follow, speed=speed)
-    pause_s = every / (speed if opened.tier == "simulated" else 1.0)
-    try:
+    with open_source(source, scenario=scenario, gpus=gpus, seed=seed, follow=follow, speed=speed) as opened:
+        pause_s = every / (speed if opened.tier == "simulated" else 1.0)
         first = opened.read()
         if not first.samples:
             raise WorkError(
@@ -83,8 +82,6 @@ def record(
                     samples += len(reading.samples)
                     recorder.write(reading)
                     progress.advance(task)
-    finally:
-        opened.close()
     if json:
         facts = {"file": str(out), "tier": origin.tier, "readings": recorder.readings, "samples": samples}
         print(jsonlib.dumps(facts | {"bytes": out.stat().st_size}))

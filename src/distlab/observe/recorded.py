@@ -14,18 +14,17 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import TracebackType
 
 from distlab.errors import SettingError
 from distlab.observe.encoding import Damage
 from distlab.observe.recording import RecordingFile
-from distlab.observe.sample import GpuSample, Problem, Reading, SampleTier, Xid
+from distlab.observe.sample import GpuSample, Problem, Reading, SampleTier, Source, Xid
 
 GAP_INTERVALS = 2.5
 """A reading stands for the time until the next one, and for no longer than so many intervals."""
 
 
-class RecordedSource:
+class RecordedSource(Source):
     """A recording as a Source. Its clock starts with the source.
 
     Samples keep the time at which they were taken. Their tier is `recorded`, but what a simulator made stays
@@ -52,14 +51,6 @@ class RecordedSource:
         self._origin = clock() - at_s / speed
         self._rewind()
         self.tier: SampleTier = "simulated" if self.provenance.tier == "simulated" else "recorded"
-
-    def __enter__(self) -> RecordedSource:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         self._file.close()

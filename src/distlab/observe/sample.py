@@ -11,7 +11,7 @@ in `Reading.problems`. Nothing is ever filled in with zero or with the last valu
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, Self
 
 SampleTier = Literal["gpu", "recorded", "simulated"]
 """`gpu`: read from a driver now. `recorded`: read from a driver once. `simulated`: computed by a model."""
@@ -161,3 +161,9 @@ class Source(Protocol):
     def close(self) -> None:
         """Give back what the source holds."""
         ...
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

@@ -61,7 +61,7 @@ def sample(
     if count is not None and count < 1:
         raise SettingError(f"--count is {count}; choose 1 or more.")
     single = not watch and count in (None, 1)
-    opened = open_source(
+    with open_source(
         source,
         scenario=scenario,
         gpus=gpus,
@@ -71,11 +71,8 @@ def sample(
         loop=loop,
         speed=speed,
         at_s=(SHOWN_AT_S if single else 0.0) if at is None else at,
-    )
-    try:
+    ) as opened:
         return _once(opened, json) if single else _repeat(opened, every, count, json)
-    finally:
-        opened.close()
 
 
 def _once(source: Source, json: bool) -> int:

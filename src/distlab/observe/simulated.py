@@ -15,10 +15,18 @@ import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from types import TracebackType
 
 from distlab.errors import SettingError
-from distlab.observe.sample import GpuProcess, GpuSample, MigInstance, Problem, Reading, SampleTier, Xid
+from distlab.observe.sample import (
+    GpuProcess,
+    GpuSample,
+    MigInstance,
+    Problem,
+    Reading,
+    SampleTier,
+    Source,
+    Xid,
+)
 from distlab.observe.thermal import (
     CLOCK_MAX_MHZ,
     DRAM_K,
@@ -72,7 +80,7 @@ class _Gpu:
         self.single_bit = self.double_bit = 0
 
 
-class SimulatedSource:
+class SimulatedSource(Source):
     """A scenario (or `follow`, a job that really runs) on `gpus` GPUs, as a Source."""
 
     tier: SampleTier = "simulated"
@@ -107,14 +115,6 @@ class SimulatedSource:
         self._done = self._skipped = 0
         self._gpus = [_Gpu(random.Random(f"{seed} {gpu}")) for gpu in range(gpus)]
         self._events = sorted(self.scenario.events, key=lambda event: event.time_s)
-
-    def __enter__(self) -> SimulatedSource:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Nothing is held."""
