@@ -309,15 +309,6 @@ def test_link_traffic_follows_the_steps() -> None:
     assert rate("idle", 2) == 0
 
 
-def test_random_xids_come_at_their_rate() -> None:
-    clock = Clock()
-    source = SimulatedSource("training", gpus=8, xids_per_hour=20, clock=clock)
-    clock.now += 1800
-    told = [xid for sample in source.read().samples for xid in sample.xids]
-    assert len(told) == pytest.approx(80, abs=35)  # 4 standard deviations
-    assert all(1000 <= xid.time <= 2800 for xid in told)
-
-
 def test_time_lapse_and_a_later_start() -> None:
     clock = Clock()
     fast = SimulatedSource("training", gpus=1, speed=60, clock=clock)

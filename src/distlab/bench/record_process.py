@@ -24,7 +24,6 @@ from distlab.errors import SettingError, WorkError, printable
 PRELOADED = ("torch", "distlab.bench.gpu", "distlab.bench.record_runs")
 PATIENCE_S = 15.0
 """After an interrupt, until it is killed: time to write down what was measured."""
-POLL_S = 0.2
 LOG_BYTES_MOST = 2**16
 
 
@@ -64,7 +63,6 @@ def run_call(call: Call, log: Path, box_s: float) -> Ended:
     """Run it for `box_s` seconds at the most. On Ctrl-C it is interrupted, too, and KeyboardInterrupt goes on."""
     started = time.monotonic()
     child = context().Process(target=_child, args=(call, str(log)))
-    # The server that forks, too, is to have the ordinary answer to Ctrl-C, whatever this process inherited.
     child.start()
     assert child.pid is not None
     code: int | None = None

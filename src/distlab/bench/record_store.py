@@ -10,7 +10,6 @@ import datetime
 import gzip
 import hashlib
 import json
-import os
 import platform
 import re
 import sys
@@ -164,9 +163,3 @@ def folder_name(stamp: Mapping[str, Any], count: int) -> str:
     """Of a machine's recording: `nvidia-h200-x1`."""
     bare = re.sub(r"[^a-z0-9]+", "-", str(stamp["hardware"]).lower()).strip("-") or "unknown"
     return f"{bare}-x{count}"
-
-
-def environment() -> dict[str, str]:
-    """For the processes of a recording: unbuffered words, and no settings that would change what they measure."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("DISTLAB_PROFILE")}
-    return {**kept, "PYTHONUNBUFFERED": "1"}

@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from distlab.observe.sample import GpuSample, Reading, SampleTier
+from distlab.observe.sample import GpuSample, Reading, SampleTier, Xid
 from distlab.predict.units import GB, GIB
 
 HOT_C = 5
@@ -129,8 +129,8 @@ def _gib(value: float | None) -> float | None:
     return None if value is None else value / GIB
 
 
-def _told(xids: tuple[object, ...]) -> str:
-    return f" XID {', '.join(str(getattr(xid, 'code', '')) for xid in xids)}." if xids else ""
+def _told(xids: tuple[Xid, ...]) -> str:
+    return f" XID {', '.join(str(xid.code) for xid in xids)}." if xids else ""
 
 
 _COLUMNS = (

@@ -53,7 +53,6 @@ FIRST_PID = 2**22
 ROWS_PER_BANK = 8
 """Rows that can be remapped after uncorrected errors until remapping fails (NVIDIA, GPU memory error management)."""
 CORRECTABLE_PER_REMAP = 100
-RANDOM_XIDS = (13, 31, 43, 94, 119)
 
 
 @dataclass
@@ -93,13 +92,10 @@ class SimulatedSource(Source):
         seed: int = 0,
         speed: float = 1.0,
         at_s: float = 0.0,
-        xids_per_hour: float = 0.0,
         clock: Callable[[], float] = time.time,
     ) -> None:
         """script: a scenario's name, or one of your own. speed: simulated seconds for each of the clock's.
-        at_s: how much of the scenario has passed already.
-
-        xids_per_hour: of each GPU, at random moments. SettingError for what cannot be simulated.
+        at_s: how much of the scenario has passed already. SettingError for what cannot be simulated.
         """
         if not 1 <= gpus <= MOST_GPUS:
             raise SettingError(f"{gpus} GPUs cannot be simulated; choose 1 to {MOST_GPUS}.")
@@ -107,7 +103,6 @@ class SimulatedSource(Source):
             raise SettingError(f"A speed of {speed:g} cannot be simulated; choose more than 0, 3600 at most.")
         self.scenario = scenario(script, gpus) if isinstance(script, str) else script
         self.speed = speed
-        self.xids_per_hour = xids_per_hour
         self.step_s: float | None = None
         """Of the simulated job, now; None while there is none."""
         self._clock = clock
@@ -182,8 +177,6 @@ class SimulatedSource(Source):
             gpu.xids += [
                 Xid(time=time_s, code=code) for code in (48, 63 if gpu.remapped < ROWS_PER_BANK else 64)
             ]
-        if self.xids_per_hour and gpu.random.random() < self.xids_per_hour * STEP_S / 3600:
-            gpu.xids.append(Xid(time=time_s, code=gpu.random.choice(RANDOM_XIDS)))
 
 
 def _load(gpu: _Gpu, work: Work, compute: float, data: float, step_s: float, world_size: int) -> None:
