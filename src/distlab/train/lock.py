@@ -23,8 +23,9 @@ from typing import IO, Any
 import torch.distributed as dist
 
 from distlab.errors import SettingError, printable
+from distlab.files import open_regular
 from distlab.train.config import TrainConfig
-from distlab.train.logs import is_resumed, local_folder, open_regular
+from distlab.train.logs import is_resumed, local_folder
 from distlab.train.records import LOCK
 
 GLANCE_S = 0.2

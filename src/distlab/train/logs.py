@@ -16,19 +16,19 @@ import json
 import mmap
 import os
 import platform
-import stat
 import sys
 import time
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any
+from typing import Any
 
 import torch
 import torch.distributed as dist
 
 from distlab.errors import SettingError, printable
+from distlab.files import open_regular
 from distlab.train.checkpoint.folder import Damage, Folder
 from distlab.train.config import TrainConfig
 from distlab.train.dashboards import build_dashboards, check_dashboards
@@ -246,22 +246,6 @@ def cut(path: Path, first_step: int) -> dict[str, Any] | None:
                 end = start
         file.truncate(end)
     return last
-
-
-def open_regular(path: Path, mode: str, **options: Any) -> IO[Any]:
-    """Open a log. OSError for a link, whose target would be cut and written over, a pipe or a device."""
-
-    def opener(name: str, flags: int) -> int:
-        # O_NONBLOCK: opening a pipe must not wait for its reader.
-        descriptor = os.open(name, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            os.close(descriptor)
-            raise OSError(f"{name} is not a regular file")
-        return descriptor
-
-    if path.is_symlink():
-        raise OSError(f"{path} is a link, not a regular file")
-    return open(path, mode, opener=opener, **options)
 
 
 def _parse(line: bytes) -> dict[str, Any] | None:
