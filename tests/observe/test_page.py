@@ -54,7 +54,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 
 @pytest.fixture(scope="module")
 def url(stack: Stack) -> Iterator[str]:
-    with served("--prometheus-url", stack.addresses.prometheus, "--book-url", "/book") as made:
+    with served("--folder", str(stack.folder), "--book-url", "/book") as made:
         yield made
 
 

@@ -145,7 +145,9 @@ def _say(addresses: Addresses, folder: Path, json: bool) -> None:
     print(f"Prometheus     {addresses.prometheus}  (alerts: {addresses.prometheus}/alerts)")
     print(f"Exporter       {addresses.exporter}/metrics")
     print(f"Alertmanager   {addresses.alertmanager}")
+    option = "" if folder == FOLDER else f" --folder {folder}"
     print(
-        f"Logs and time series are in {folder}. `distlab observe validate` checks all; Ctrl-C ends all.",
+        f"Logs and time series are in {folder}. `distlab observe page{option}` shows all live, `distlab observe "
+        f"validate{option}` checks it; Ctrl-C ends it.",
         flush=True,
     )

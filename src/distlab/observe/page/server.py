@@ -28,6 +28,7 @@ from distlab.observe.panels import DASHBOARDS
 from distlab.observe.panels.fleet import ALERTS
 from distlab.observe.panels.panel import Dashboard, Panel
 from distlab.observe.rules import BOOK_URL
+from distlab.observe.stack import FOLDER, addresses_in
 
 PORT = 9480
 PROMETHEUS = "http://127.0.0.1:9090"
@@ -182,7 +183,8 @@ def handlers(
 
 
 def page(
-    prometheus_url: str = PROMETHEUS,
+    prometheus_url: str | None = None,
+    folder: Path = FOLDER,
     port: int = PORT,
     socket: Path | None = None,
     book_url: str | None = None,
@@ -190,11 +192,14 @@ def page(
     """Show the panels on a live page until Ctrl-C.
 
     Args:
-        prometheus_url: Where Prometheus answers (`distlab observe up` starts one).
+        prometheus_url: Where Prometheus answers; without it, that of the stack in the folder, else port 9090 here.
+        folder: Of `distlab observe up`.
         port: Of the loopback.
         socket: A Unix socket to answer on in place of a port.
         book_url: The course's book, which holds the runbooks.
     """
+    stack = addresses_in(folder)
+    prometheus_url = prometheus_url or (stack.prometheus if stack else PROMETHEUS)
     if not prometheus_url.startswith(("http://", "https://")):
         raise SettingError(
             f"--prometheus-url is {prometheus_url!r}; it must begin with http://, as {PROMETHEUS}."
