@@ -184,7 +184,7 @@ def test_what_was_measured_outlives_the_ranks(
     printed, errors = process.communicate(timeout=WAIT_S)
     assert process.returncode == code, errors
     assert said in errors
-    assert "Traceback" not in errors.replace('Traceback (most recent call last):\n  File "<', "")
+    assert "Traceback" not in errors
     kept = read_results(out)
     assert 1 <= len(kept.rows) < 96
     assert kept.notes[-1].startswith("Cut short (")
