@@ -113,6 +113,7 @@ def _drop_source(row: dict[str, Any]) -> None:
         (lambda row: row.update(per_hour="3"), "row 1 has the price '3'"),
         (lambda row: row.update(per_hour=True), "row 1 has the price True"),
         (lambda row: row.update(date="last week"), "row 1 has the date 'last week'"),
+        (lambda row: row.update(date=["2026-11-29"]), r"row 1 has the date \['2026-11-29'\]"),
         (lambda row: row.update(confidence="certain"), "row 1 has the confidence 'certain'"),
         (lambda row: row.update(matches="H100"), "row 1 has a text"),
         (lambda row: row.update(unit=""), "row 1 has a text"),

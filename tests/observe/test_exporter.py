@@ -247,6 +247,15 @@ def test_mig_instances_have_memory_of_their_own() -> None:
     assert "DCGM_FI_DEV_GPU_UTIL" not in families
 
 
+def test_no_series_comes_twice_where_compute_instances_share_a_gpu_instance() -> None:
+    both = _instance(1), replace(_instance(1), compute_instance=1, uuid="MIG-1b")
+    process = GpuProcess(pid=7, name="python", memory_bytes=2**20)
+    mig = replace(FULL, mig=both, utilization_percent=None, processes=(process, process))
+    families = parse(of_gpus(Reading((mig,)), runs={"MIG-1": {"run": "demo", "job_name": "team"}}))
+    assert [(s.labels["run"], s.value) for s in families["DCGM_FI_DEV_FB_USED"].samples] == [("demo", 1024)]
+    assert [s.value for s in families["distlab_gpu_process_memory_bytes"].samples] == [2**21]
+
+
 def test_what_is_not_known_is_a_gap() -> None:
     names = set(samples(of_gpus(Reading((NOTHING,)))))
     assert names == {"DCGM_FI_DEV_XID_ERRORS", "distlab_gpu_price_per_hour"}

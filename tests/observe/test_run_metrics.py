@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -298,6 +299,7 @@ def test_forged_lines_are_left_out_and_counted(demo: Path) -> None:
         json.dumps(line | {"run_s": 1e299}),
         json.dumps(line | {"time": 1e12}),
         json.dumps(line | {"step_s": float("inf")}),
+        json.dumps(line | {"step": 8, "step_s": 10**299, "samples_per_s": 10**299}),
         json.dumps({}),
         "\xff\x00",
     ]
@@ -307,6 +309,24 @@ def test_forged_lines_are_left_out_and_counted(demo: Path) -> None:
     run.poll(time.time())
     assert run.files.problems == len(forged)
     assert value(run, "steps_total", rank="1") == 8
+
+
+def test_a_run_that_cannot_be_read_leaves_the_others_alone(
+    demo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a", "z"):
+        shutil.copytree(demo, demo.parent / name)
+    whole = Run.poll
+
+    def poll(self: Run, now: float, until: float) -> None:
+        if self.name == "demo":
+            raise OverflowError("int too large to convert to float")
+        whole(self, now, until)
+
+    monkeypatch.setattr(Run, "poll", poll)
+    followed = Runs(demo.parent)
+    followed.poll()
+    assert {run.name: run.newest.step for run in followed.followed() if run.newest} == {"a": 7, "z": 7}
 
 
 def test_an_endless_line_is_not_read_again_and_again(demo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -329,11 +349,13 @@ def test_a_long_log_is_caught_up_on_in_parts(tmp_path: Path) -> None:
     run = Run(tmp_path / "long")
     run.poll(time.time())
     assert not run.files.caught_up
+    assert not run.caught_up, "what a restarted exporter shows of it would be less than before"
     polls = 1
     while not run.files.caught_up:
         run.poll(time.time())
         polls += 1
         assert polls < 20
+    assert run.caught_up
     assert run.account.paid_s == pytest.approx(account_of(str(tmp_path / "long")).paid_s)
     assert run.spent_s == pytest.approx(run.account.paid_s)
 

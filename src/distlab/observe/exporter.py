@@ -96,7 +96,7 @@ class Exporter:
             if reading is not None and up:
                 self.gpus.write(page, reading, labels_of(find_owners(reading.samples, runs, self.follow)))
                 self.gpus.write_lost(page, reading)
-            shown = shown_here(runs, self.gpus.known.values())
+            shown = [run for run in shown_here(runs, self.gpus.known.values()) if run.caught_up]
             for run in shown:
                 run.write(page)
             self.bill.write(page, shown)

@@ -135,10 +135,12 @@ class GpuMetrics:
                     int(reason in gpu.throttle_reasons),
                 )
         self._write_xids(page, gpu.uuid, text)
+        memory: dict[int, int] = {}  # in MIG mode a process comes once for each instance that it uses
         for process in (gpu.processes or ())[:MOST_PROCESSES]:
-            page.add(
-                "distlab_gpu_process_memory_bytes", f'{text},pid="{process.pid}"}}', process.memory_bytes
-            )
+            if process.memory_bytes is not None:
+                memory[process.pid] = memory.get(process.pid, 0) + process.memory_bytes
+        for pid, held_bytes in memory.items():
+            page.add("distlab_gpu_process_memory_bytes", f'{text},pid="{pid}"}}', held_bytes)
         if owner["run"] or gpu.processes is not None:
             page.add("distlab_gpu_allocated", text + "}", int(bool(owner["run"] or gpu.processes)))
         price = self.prices.find(gpu.name)
@@ -151,7 +153,11 @@ class GpuMetrics:
     def _write_instances(
         self, page: Page, instances: tuple[MigInstance, ...], labels: dict[str, str], owners: dict[str, Owner]
     ) -> None:
-        for instance in instances:
+        # Compute instances share the memory of their GPU instance: one of them, a run's if any is, stands for all.
+        by_gpu_instance = {
+            one.gpu_instance: one for one in sorted(instances, key=lambda one: one.uuid in owners)
+        }
+        for instance in by_gpu_instance.values():
             own = labels | owners.get(instance.uuid, NOBODY)
             own |= {"GPU_I_PROFILE": instance.profile, "GPU_I_ID": str(instance.gpu_instance)}
             text = label_text(own)

@@ -103,6 +103,8 @@ _NAMES = {field.name for field in fields(Price)}
 def _price(row: Any, number: int) -> Price:
     if not isinstance(row, dict) or set(row) != _NAMES:
         raise ValueError(f"row {number} has not exactly {', '.join(sorted(_NAMES))}")
+    if not isinstance(row["date"], str | datetime.date):
+        raise ValueError(f"row {number} has the date {reprlib.repr(row['date'])}, not such as 2026-11-29")
     values = row | {"date": str(row["date"])}
     texts = [values[name] for name in ("accelerator", "provider", "unit", "source")]
     matches = values["matches"]

@@ -72,6 +72,8 @@ class Run:
         self.account = Account()
         self.ranks: dict[int, RankTotals] = {}
         self.restarts = 0
+        self.caught_up = False
+        """Has all been read that was there at first? Before that, counters would seem to fall and rise again."""
         self.spent_s = 0.0
         """Rank-seconds, those included that no line accounts for yet, or ever: of a run that hangs."""
         self.wasted_s = self.account.wasted_s
@@ -134,6 +136,7 @@ class Run:
             rank.add(line)
             self.restarts = max(self.restarts, line.attempt)
         if self.files.caught_up:
+            self.caught_up = True
             self._look_beyond_the_log(now)
 
     def _look_beyond_the_log(self, now: float) -> None:
@@ -228,7 +231,9 @@ class Runs:
         for run in waiting:
             try:
                 run.poll(now, until)
-            except OSError:  # deleted, or another run of that name has begun: found at the next scan
+            except Exception:
+                # Deleted, or another run of that name has begun; or what nobody foresaw in a folder that anybody may
+                # have filled. It is looked for at the next scan, and the others go on.
                 del self._runs[run.name]
             run.polled_at = time.perf_counter()
             if run.polled_at > until:

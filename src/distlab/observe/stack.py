@@ -186,7 +186,7 @@ class Stack:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,  # Ctrl-C is for us, who stop them in order
-                preexec_fn=_ends_with(os.getpid()),
+                preexec_fn=ends_with(os.getpid()),
             )
 
     def _await(self, name: str, look: Callable[[], object]) -> None:
@@ -282,7 +282,7 @@ def _claim(name: str, port: int) -> None:
             ) from None
 
 
-def _ends_with(parent: int) -> Callable[[], None] | None:
+def ends_with(parent: int) -> Callable[[], None] | None:
     """For a child before it becomes another program: end when the parent does, however it ends (Linux only)."""
     if sys.platform != "linux":
         return None

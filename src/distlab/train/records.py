@@ -179,6 +179,8 @@ def _fits(name: str, value: Any) -> bool:
         return isinstance(value, list)
     if name in _COUNTS:
         return type(value) is int and 0 <= value < 2**63
+    if type(value) is int and abs(value) >= 2**63:  # products of longer ones fit no float
+        return False
     return type(value) in (int, float) and abs(value) < MOST_VALUE and (name != "step_s" or value > 0)
 
 

@@ -118,6 +118,13 @@ def test_reads_what_nccl_dumps(tmp_path: Path) -> None:
     assert judge(records)[0].kind == "stuck"
 
 
+def _many_times(what: Any, times: int) -> Any:
+    """10**times of it, in a pickle of some hundred bytes."""
+    for _ in range(times):
+        what = [what] * 10
+    return what
+
+
 class _Evil:
     def __reduce__(self) -> Any:
         return Path.touch, (Path("owned"),)
@@ -131,6 +138,9 @@ class _Evil:
         pickle.dumps(_flight(process_group=[])),
         pickle.dumps(_flight(input_sizes=[["x"]])),
         pickle.dumps(_flight())[:-20],
+        pickle.dumps(_flight(process_group=[_many_times("l", 9)])),
+        pickle.dumps(_flight(time_created_ns=10**400)),
+        b"\x80\x04]r" + (2**31 - 2).to_bytes(4, "little") + b".",
         b"",
     ],
 )

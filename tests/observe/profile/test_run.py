@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import yaml
 
@@ -199,6 +200,29 @@ def test_a_command_without_a_loop(tmp_path: Path, capfd: pytest.CaptureFixture[s
     # The folder is taken, then.
     assert profile_run("--out", str(tmp_path / "p"), "--", "true") == 2
     assert "is not empty" in capfd.readouterr().err
+
+
+def test_a_profile_that_is_killed_takes_its_command_along(tmp_path: Path) -> None:
+    words = [
+        "profile",
+        "run",
+        "--out",
+        str(tmp_path / "p"),
+        "--",
+        "sh",
+        "-c",
+        f"echo $$ > {tmp_path}/pid; exec sleep 300",
+    ]
+    with subprocess.Popen([sys.executable, "-m", "distlab.cli", *words]) as profile:
+        deadline = time.monotonic() + 60
+        while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text().strip():
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        started = int((tmp_path / "pid").read_text())
+        profile.kill()
+    while psutil.pid_exists(started) and psutil.Process(started).status() != psutil.STATUS_ZOMBIE:
+        assert time.monotonic() < deadline, "it trains on, and nobody knows of it"
+        time.sleep(0.05)
 
 
 def test_bad_input_is_refused_and_nothing_is_written(

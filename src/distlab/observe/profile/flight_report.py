@@ -13,6 +13,7 @@ import dataclasses
 import io
 import json as jsonlib
 import pickle
+import pickletools
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ from distlab.errors import SettingError, printable
 
 MOST_BYTES = 2**26
 """Of one rank's record: 2,000 collectives with their stacks take about 4 MB."""
+MOST_ITEMS = 2**23
+"""Of one rank's record, however small its file."""
 MOST_SHOWN = 16
 """Ranks that a sentence names."""
 _NAME = re.compile(r"(?:.*rank_)([0-9]{1,6})(\.flight\.json)?")
@@ -104,7 +107,8 @@ def _read(path: Path, rank: int, is_json: bool) -> Record:
         if path.stat().st_size > MOST_BYTES:
             raise ValueError(f"it is larger than {MOST_BYTES // 2**20} MiB")
         content = path.read_bytes()
-        whole = jsonlib.loads(content) if is_json else {"flight": _PlainData(io.BytesIO(content)).load()}
+        whole = jsonlib.loads(content) if is_json else {"flight": _unpickled(content)}
+        _check_extent(whole)
         return _record(rank, whole)
     except (
         OSError,
@@ -112,6 +116,7 @@ def _read(path: Path, rank: int, is_json: bool) -> Record:
         TypeError,
         KeyError,
         LookupError,
+        ArithmeticError,
         AttributeError,
         EOFError,
         RecursionError,
@@ -130,6 +135,33 @@ class _PlainData(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         raise pickle.UnpicklingError(f"it names {module}.{name}, and a record is plain data")
+
+
+def _unpickled(content: bytes) -> Any:
+    for opcode, place, _ in pickletools.genops(content):
+        # An unpickler makes room for all places below the one that is named.
+        if "PUT" in opcode.name and isinstance(place, int) and place > len(content):
+            raise ValueError(f"it asks for {place} places")
+    return _PlainData(io.BytesIO(content)).load()
+
+
+def _check_extent(whole: Any) -> None:
+    """ValueError for what is far larger written out than packed: a pickle may hold one list a billion times."""
+    left, todo = MOST_ITEMS, [whole]
+    while todo:
+        item = todo.pop()
+        if type(item) is int and abs(item) >= 2**512:  # no float either
+            raise ValueError("it holds a number of more than 512 bits")
+        left -= len(item) if isinstance(item, list | tuple | dict) else 1
+        left -= len(item) // 16 if isinstance(item, str | bytes | bytearray) else 0
+        if left < 0:
+            raise ValueError(f"it holds more than {MOST_ITEMS} items")
+        if isinstance(item, dict):
+            todo += [*item, *item.values()]
+        elif isinstance(item, list | tuple):
+            todo += item
+        elif item is not None and not isinstance(item, str | int | float | bytes | bytearray):
+            raise ValueError(f"it holds a {type(item).__name__}")
 
 
 def _record(rank: int, whole: dict[str, Any]) -> Record:

@@ -30,6 +30,7 @@ from distlab.observe.profile.breakdown import break_down
 from distlab.observe.profile.capture import CaptureOptions
 from distlab.observe.profile.description import Description, claim, write_description
 from distlab.observe.profile.pyspy import Sampled, sample
+from distlab.observe.stack import ends_with
 
 POLL_S = 0.1
 MOST_PYSPY_S = 60
@@ -133,6 +134,7 @@ def _run(
             env=os.environ | options.environment(out),
             stdout=sys.stderr if aside else None,
             process_group=0,
+            preexec_fn=ends_with(os.getpid()),  # killed outright, this passes no signal on
         )
     except OSError as error:
         raise WorkError(f"{program[0]} could not be started: {error.strerror}.") from None
