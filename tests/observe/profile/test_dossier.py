@@ -14,6 +14,7 @@ from distlab.errors import SettingError
 from distlab.observe.profile.analysis import (
     Analysis,
     Collective,
+    FlameGraph,
     MemoryLine,
     Operator,
     RankProfile,
@@ -161,6 +162,17 @@ def test_the_dossier_is_one_page_that_loads_nothing_and_obeys_nobody(
         "Where a step's time goes",
     ]
     assert all(figure.svg["aria-label"] for figure in page.find_all("figure"))
+
+
+@pytest.mark.parametrize("name", ["https:example.org", "javascript:alert(1)", "other.svg"])
+def test_the_dossier_links_to_no_flame_graph_but_py_spy_s(tmp_path: Path, name: str) -> None:
+    for svg, links in ((name, 0), ("pyspy_rank_0.svg", 1)):
+        graph = FlameGraph(rank=0, svg=svg, speedscope=None, seconds=1.0)
+        folder = _write(tmp_path / f"p{links}", _analysis(_rank(0), _rank(1), flame_graph=graph))
+        (folder / svg).touch()
+        report(folder, json=True)
+        page = BeautifulSoup((folder / "dossier.html").read_text(), "html.parser")
+        assert len(page.find_all("a", href=svg)) == links
 
 
 def test_the_dossier_reads_what_other_tools_left(tmp_path: Path) -> None:

@@ -117,6 +117,12 @@ def test_an_event_that_does_not_fit_harms_no_other(number: int, tmp_path: Path) 
     )
 
 
+def test_no_time_goes_into_shapes_that_no_tensor_has() -> None:
+    shapes = [[1] * 1000, [10**300, 1], [True, 2], [3, 5]]
+    [found] = digest(trace([step(0, 0, 1000), op("aten::mm", 1, 2, **{"Input Dims": shapes})]), 0).spans
+    assert found.elements == 15
+
+
 def test_other_files_of_a_folder_are_none_of_ours(tmp_path: Path) -> None:
     write(tmp_path, WHOLE, 0)
     write(tmp_path, WHOLE, 12)

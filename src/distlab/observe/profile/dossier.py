@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import json as jsonlib
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -199,10 +200,14 @@ def memory_figure(rank: RankProfile, tier: str) -> Figure:
         return finished(canvas, alt, caption)
 
 
+_FLAME = re.compile(r"pyspy_rank_[0-9]{1,6}\.svg")
+"""A file's name may be another site's address, too: `https:example.org`."""
+
+
 def _flame(analysis: Analysis, folder: Path) -> str | None:
     """The flame graph's file, where it is in the folder."""
     graph = analysis.flame_graph
-    if graph is None or graph.svg is None or Path(graph.svg).name != graph.svg:
+    if graph is None or graph.svg is None or not _FLAME.fullmatch(graph.svg):
         return None
     return graph.svg if (folder / graph.svg).is_file() else None
 

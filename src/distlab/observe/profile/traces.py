@@ -27,6 +27,8 @@ MOST_JSON_BYTES = 512 * 2**20
 """Uncompressed. What Python makes of it takes some ten times as much memory."""
 MOST_NAME = 200
 MOST_SHAPES = 120
+MOST_DIMS = 64
+"""Of a tensor: torch's own limit. The product of longer lists could take hours."""
 MOST_RANK = 2**16
 LATEST_NS = 2**62
 
@@ -264,9 +266,9 @@ def _dims(args: dict[str, Any]) -> tuple[str, int]:
     dims = args.get("Input Dims")
     if not isinstance(dims, list):
         return "", 0
-    known = [dim for dim in dims if isinstance(dim, list) and dim]
+    known = [dim for dim in dims if isinstance(dim, list) and 0 < len(dim) <= MOST_DIMS]
     try:
-        elements = sum(math.prod(dim) for dim in known if all(type(size) is int for size in dim))
+        elements = sum(math.prod(dim) for dim in known if dim == [_whole(size) for size in dim])
     except (TypeError, OverflowError):
         elements = 0
     text = ", ".join(str(dim) for dim in known[:8])
