@@ -49,7 +49,7 @@ gpu:
 	@scripts/setup dev
 	@$(VENV)/distlab doctor --require-gpu
 	@$(VENV)/distlab course book --force
-	@$(VENV)/python -m pytest tests/labs tests/train tests/bench
+	@$(VENV)/python -m pytest tests/labs tests/train tests/bench tests/record
 
 lock:
 	@scripts/setup dev

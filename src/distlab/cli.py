@@ -28,7 +28,7 @@ COMMANDS = {
     "bench compare": ("distlab.bench.compare:compare", "Is a second result file slower beyond noise?"),
     "bench gpu": ("distlab.bench.gpu:main", "What a GPU reaches, or a CPU: products, copies, latency"),
     "bench roofline": ("distlab.bench.roofline:main", "Draw the roofline of such results"),
-    "bench recordings": ("distlab.bench.recordings:main", "What was recorded on GPUs"),
+    "bench recordings": ("distlab.record.recordings:main", "What was recorded on GPUs"),
     "profile run": ("distlab.observe.profile.run:main", "Profile a command's training on every rank"),
     "profile analyze": ("distlab.observe.profile.analyze:main", "Analyse a profile's traces again"),
     "profile report": ("distlab.observe.profile.dossier:report", "One page: what to change first, and why"),

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from distlab.bench.recordings import FOLDER, FORMAT, MANIFEST, TELLING, VERSION
 from distlab.errors import SettingError
 from distlab.observe.follow import MOST_POLL_BYTES, SILENT_S, follow_run, ranks_of
 from distlab.observe.nvml import NvmlSource
@@ -20,6 +19,7 @@ from distlab.observe.recorded import RecordedSource
 from distlab.observe.recording import Recorder, provenance
 from distlab.observe.sample import GpuSample, Reading
 from distlab.observe.simulated import SimulatedSource, simulate
+from distlab.record.recordings import FOLDER, FORMAT, MANIFEST, TELLING, VERSION
 from distlab.train.records import LogLine
 from tests.observe.nvml_rig import build_driver
 

@@ -86,7 +86,7 @@ def recordings() -> dict[str, Path]:
 
     By their names, and by `<folder>/<name>` where another machine recorded the same.
     """
-    from distlab.bench.recordings import recordings as made
+    from distlab.record.recordings import recordings as made
 
     found: dict[str, Path] = {}
     for recording in made():

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from distlab.errors import SettingError, WorkError, printable
 
-PRELOADED = ("torch", "distlab.bench.gpu", "distlab.bench.record_runs")
+PRELOADED = ("torch", "distlab.bench.gpu", "distlab.record.runs")
 PATIENCE_S = 15.0
 """After an interrupt, until it is killed: time to write down what was measured."""
 LOG_BYTES_MOST = 2**16

@@ -17,16 +17,16 @@ from typing import Any
 
 import pytest
 
-from distlab.bench import record, record_oom
-from distlab.bench.record_plan import Mode, PartPlan, parts
-from distlab.bench.record_process import Call, run_call
-from distlab.bench.record_store import Store, folder_name, scrubbed, scrubbed_text
-from distlab.bench.record_telemetry import Telemetry, in_words, seen, simulated_by
-from distlab.bench.recordings import read_recording, recordings, unpack_run
 from distlab.bench.results import read_results
 from distlab.errors import SettingError, WorkError
 from distlab.observe.recording import Recorder, RecordingFile, provenance
 from distlab.observe.sample import GpuSample, Reading
+from distlab.record import command, oom
+from distlab.record.plan import Mode, PartPlan, parts
+from distlab.record.process import Call, run_call
+from distlab.record.recordings import read_recording, recordings, unpack_run
+from distlab.record.store import Store, folder_name, scrubbed, scrubbed_text
+from distlab.record.telemetry import Telemetry, in_words, seen, simulated_by
 from distlab.train.records import read_info, read_log
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -120,10 +120,10 @@ def test_ctrl_c_keeps_what_there_is(tmp_path: Path) -> None:
 def test_without_a_gpu_it_refuses_in_one_sentence(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(record, "gpus", lambda: ())
+    monkeypatch.setattr(command, "gpus", lambda: ())
     monkeypatch.setattr(sys, "argv", ["record_gpu", "--out", str(tmp_path)])
     with pytest.raises(SystemExit) as ended:
-        record.start()
+        command.start()
     assert ended.value.code == 2
     error = capsys.readouterr().err
     assert error.startswith("record_gpu: There is no NVIDIA GPU here")
@@ -133,11 +133,11 @@ def test_without_a_gpu_it_refuses_in_one_sentence(
 
 def test_settings_that_go_together(tmp_path: Path) -> None:
     with pytest.raises(SettingError, match="not both"):
-        record.main(out=tmp_path, rehearse=tmp_path)
+        command.main(out=tmp_path, rehearse=tmp_path)
     with pytest.raises(SettingError, match="--short goes with --rehearse"):
-        record.main(short=True)
+        command.main(short=True)
     with pytest.raises(SettingError, match=r"There is no part 'benhc'; there are bench, "):
-        record.main(parts=("benhc",), rehearse=tmp_path)
+        command.main(parts=("benhc",), rehearse=tmp_path)
 
 
 # --- parts, one by one ---
@@ -145,13 +145,13 @@ def test_settings_that_go_together(tmp_path: Path) -> None:
 
 def plan(tmp_path: Path, name: str, *arguments: str, box_s: float = 60.0) -> PartPlan:
     return PartPlan(
-        name, "A part", box_s, Call("tests.bench.record_calls", arguments), False, tmp_path / "s" / name
+        name, "A part", box_s, Call("tests.record.calls", arguments), False, tmp_path / "s" / name
     )
 
 
 def record_plans(store: Store, tmp_path: Path, plans: list[PartPlan]) -> list[str]:
     (tmp_path / "s").mkdir()
-    return record._record(store, plans, Mode("cpu", 0), again=False)
+    return command._record(store, plans, Mode("cpu", 0), again=False)
 
 
 def test_a_part_that_fails_or_hangs_is_said_and_the_others_are_recorded(
@@ -193,8 +193,8 @@ def test_what_is_done_is_not_done_again(tmp_path: Path, capsys: pytest.CaptureFi
 def test_what_a_part_started_ends_with_it(
     what: str, code: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("distlab.bench.record_process.PATIENCE_S", 0.5)
-    ended = run_call(Call("tests.bench.record_calls", (what, str(tmp_path / "pid"))), tmp_path / "log", 6.0)
+    monkeypatch.setattr("distlab.record.process.PATIENCE_S", 0.5)
+    ended = run_call(Call("tests.record.calls", (what, str(tmp_path / "pid"))), tmp_path / "log", 6.0)
     assert ended.code == code, ended.said
     pid = int((tmp_path / "pid").read_text())
     deadline = time.monotonic() + 20
@@ -245,9 +245,9 @@ def test_the_largest_blocks_are_found_in_a_snapshot() -> None:
     snapshot = {
         "segments": [{"blocks": [block, block, {"size": 2048, "state": "inactive", "frames": frames}]}]
     }
-    clean = record_oom.without_paths(snapshot)
+    clean = oom.without_paths(snapshot)
     assert str(REPOSITORY).encode() not in pickle.dumps(clean)
-    assert record_oom.largest_blocks(clean) == [
+    assert oom.largest_blocks(clean) == [
         {"bytes": 1024, "blocks": 2, "frames": ["<repository>/src/distlab/train/gpt.py:7 forward"]}
     ]
 
@@ -261,7 +261,7 @@ def test_telemetry_that_fails_is_said_and_costs_nothing(
     def fails(*_: object, **__: object) -> None:
         raise LookupError("no such device")
 
-    monkeypatch.setattr("distlab.bench.record_telemetry.open_source", fails)
+    monkeypatch.setattr("distlab.record.telemetry.open_source", fails)
     with Telemetry(tmp_path / "x.telemetry.jsonl.gz", "command", "about", None, lead_s=0.01) as telemetry:
         pass
     assert telemetry.problem == "LookupError: no such device"
@@ -289,7 +289,7 @@ import importlib, torch
 def asked(*_, **__): raise AssertionError("the GPU was asked for")
 for name in ("is_available", "device_count", "init", "get_device_properties", "current_device"):
     setattr(torch.cuda, name, asked)
-from distlab.bench.record_process import PRELOADED
-for name in (*PRELOADED, "distlab.bench.record"): importlib.import_module(name)
+from distlab.record.process import PRELOADED
+for name in (*PRELOADED, "distlab.record.command"): importlib.import_module(name)
 """
     subprocess.run([sys.executable, "-c", program], check=True, timeout=120)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from distlab.bench.record_process import Call
+from distlab.record.process import Call
 
 LIMIT_S = 470.0
 """Of all parts together: a command on the course's GPU machine may take 10 minutes, and has to start, too."""
@@ -111,13 +111,13 @@ def parts(mode: Mode, scratch: Path) -> list[PartPlan]:
         more = ("--seconds", f"{mode.train_s:g}")
         about = f"Training with {about}"
         return plan(
-            name, about, mode.train_s + 40, "distlab.bench.record_runs", name, "{}", *more, *device, run=name
+            name, about, mode.train_s + 40, "distlab.record.runs", name, "{}", *more, *device, run=name
         )
 
     def profiled(case: str) -> PartPlan:
         about = f"Profile of the {case} run"
         return plan(
-            f"profile_{case}", about, 60, "distlab.bench.record_profile", case, "{}/profile", *device,
+            f"profile_{case}", about, 60, "distlab.record.profile", case, "{}/profile", *device,
             telemetry=False,
         )  # fmt: skip
 
@@ -140,10 +140,10 @@ def parts(mode: Mode, scratch: Path) -> list[PartPlan]:
         training("small_batch", "one sample a step"),
         profiled("good"),
         profiled("starved"),
-        plan("oom", "Out of memory, with its post-mortem", 45, "distlab.bench.record_oom", "{}", "--limit-gib", limit,
+        plan("oom", "Out of memory, with its post-mortem", 45, "distlab.record.oom", "{}", "--limit-gib", limit,
              *device),
         plan("hot", "Products without a pause: as warm as it gets by itself", float(heat) + 30,
-             "distlab.bench.record_runs", "hot", "{}", "--seconds", heat, *device),
+             "distlab.record.runs", "hot", "{}", "--seconds", heat, *device),
         plan("zeros", "Products of zeros, whose clock no real data reaches", 60, "distlab.cli", *zeros),
     ]  # fmt: skip
     if mode.ranks > 1:

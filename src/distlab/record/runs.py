@@ -1,6 +1,6 @@
 """What runs on the device while its telemetry is recorded: training that is good, small-batched or starved, and heat.
 
-    python -m distlab.bench.record_runs good FOLDER --seconds 20
+    python -m distlab.record.runs good FOLDER --seconds 20
 
 It trains for so many seconds on the GPU (a CPU with --device cpu, with a smaller model) and leaves `FOLDER/<case>`, a
 run's folder. It changes no setting of the device.

@@ -22,13 +22,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from distlab.bench.record_plan import LIMIT_S, Found, Mode, PartPlan, parts
-from distlab.bench.record_process import Call, Ended, run_call
-from distlab.bench.record_store import Store, folder_name, scrubbed_text
-from distlab.bench.record_telemetry import Telemetry, in_words, seen, simulated_by
-from distlab.bench.recordings import MOST_BYTES, recordings_folder
 from distlab.errors import SettingError, WorkError
 from distlab.machine import gpus
+from distlab.record.plan import LIMIT_S, Found, Mode, PartPlan, parts
+from distlab.record.process import Call, Ended, run_call
+from distlab.record.recordings import MOST_BYTES, recordings_folder
+from distlab.record.store import Store, folder_name, scrubbed_text
+from distlab.record.telemetry import Telemetry, in_words, seen, simulated_by
 
 LEAST_S = 20.0
 """A part for which less is left is not begun."""

@@ -1,6 +1,6 @@
 """An out-of-memory error with its post-mortem: training with ever larger batches until an allocation really fails.
 
-    python -m distlab.bench.record_oom FOLDER --limit-gib 16
+    python -m distlab.record.oom FOLDER --limit-gib 16
 
 Leaves `oom.json` (the error, the batches tried, the allocator's numbers and the largest live blocks with the lines
 that made them) and on a GPU `oom.snapshot.pickle`, the allocator's snapshot, which torch's memory viewer shows. The
@@ -25,8 +25,8 @@ import psutil
 import torch
 
 from distlab.bench.device import choose_device, is_out_of_memory
-from distlab.bench.record_runs import config_of
-from distlab.bench.record_store import scrubbed_text
+from distlab.record.runs import config_of
+from distlab.record.store import scrubbed_text
 from distlab.train.config import TrainConfig
 from distlab.train.data import load_data
 from distlab.train.models import build_model, loss_sum

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from distlab.bench.record_store import Store
-from distlab.bench.recordings import (
+from distlab.cli import main
+from distlab.errors import SettingError
+from distlab.record.recordings import (
     FOLDER,
     MANIFEST,
     read_recording,
@@ -19,8 +20,7 @@ from distlab.bench.recordings import (
     recordings_folder,
     unpacked,
 )
-from distlab.cli import main
-from distlab.errors import SettingError
+from distlab.record.store import Store
 
 STAMP = {
     "tier": "gpu",
@@ -124,6 +124,6 @@ def test_packed_files_that_are_cut_off_or_bombs(tmp_path: Path, monkeypatch: pyt
     with pytest.raises(SettingError, match="it is cut off"):
         unpacked(file)
     file.write_bytes(whole)
-    monkeypatch.setattr("distlab.bench.recordings.MOST_UNPACKED_BYTES", 1000)
+    monkeypatch.setattr("distlab.record.recordings.MOST_UNPACKED_BYTES", 1000)
     with pytest.raises(SettingError, match="it unpacks to too much"):
         unpacked(file)

@@ -1,6 +1,6 @@
 """A short training run under torch's profiler, as a profile's folder that `distlab profile` reads.
 
-python -m distlab.bench.record_profile starved FOLDER --device gpu
+python -m distlab.record.profile starved FOLDER --device gpu
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from distlab.bench.device import choose_device
-from distlab.bench.record_runs import CASES, train_for
 from distlab.observe.profile.analyze import analyze
 from distlab.observe.profile.capture import CaptureOptions
 from distlab.observe.profile.description import Description, claim, write_description
+from distlab.record.runs import CASES, train_for
 
 OPTIONS = CaptureOptions(steps=3, warmup=2, wait=4)
 """Few steps: a trace grows by a megabyte or more with each."""
@@ -29,9 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--device", choices=("gpu", "cpu"), default="gpu")
     asked: Any = parser.parse_args(arguments)
-    command = shlex.join(
-        ["python", "-m", "distlab.bench.record_profile", asked.case, "--device", asked.device]
-    )
+    command = shlex.join(["python", "-m", "distlab.record.profile", asked.case, "--device", asked.device])
     device = choose_device(asked.device)
     description = Description(command, OPTIONS)
     claim(asked.folder, description)

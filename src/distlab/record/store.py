@@ -18,9 +18,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from distlab.bench.recordings import FORMAT, MANIFEST, MOST_BYTES, VERSION, read_recording
 from distlab.bench.results import write_whole
 from distlab.errors import SettingError, WorkError
+from distlab.record.recordings import FORMAT, MANIFEST, MOST_BYTES, VERSION, read_recording
 
 
 @dataclass
@@ -96,7 +96,7 @@ class Store:
         """
         if content.startswith(b"\x1f\x8b"):
             content = gzip.decompress(content)
-        if ".pickle" not in name:  # which counts its letters, and holds no path (record_oom.py)
+        if ".pickle" not in name:  # which counts its letters, and holds no path (oom.py)
             content = scrubbed(content.replace(str(scratch).encode(), b"<folder>"))
         if name.endswith(".gz"):
             content = gzip.compress(content, 9, mtime=0)
