@@ -12,10 +12,12 @@ import time
 from pathlib import Path
 
 import pytest
+import tyro
 from rich.console import Console
 
 from distlab.cli import main
 from distlab.observe.gpu_table import gpu_table
+from distlab.observe.open import SourceOptions
 from distlab.observe.recording import RecordingFile
 from distlab.observe.sample import GpuSample, MigInstance, Problem, Reading, Xid
 from distlab.observe.simulated import simulate
@@ -25,6 +27,26 @@ def run(*args: str) -> int:
     with pytest.raises(SystemExit) as ended:
         main(["observe", *args])
     return int(ended.value.code or 0)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        SourceOptions(),
+        SourceOptions("recorded", recording="-odd name", loop=True, speed=2.5),
+        SourceOptions("simulated", scenario="xid-79", gpus=3, seed=7, follow="runs/a b"),
+    ],
+)
+def test_the_words_for_another_command_say_the_same(options: SourceOptions) -> None:
+    assert tyro.cli(SourceOptions, args=options.words()) == options
+
+
+@pytest.mark.parametrize("command", ["sample", "record", "export", "up"])
+def test_all_commands_name_a_source_alike(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(command, "--help") == 0
+    shown = capsys.readouterr().out
+    for name in vars(SourceOptions()):
+        assert f" --{name}" in shown
 
 
 def table(reading: Reading, before: Reading | None = None, width: int = 80) -> str:
@@ -124,6 +146,7 @@ def test_without_a_driver_the_next_step_is_named(
         (["sample", "--source", "simulated", "--speed", "nan"], "3600 at most"),
         (["record", "x", "--seconds", "nan"], "every <= seconds"),
         (["record", "x", "--source", "recorded"], "copy the file"),
+        (["record", "x", "--recording", "y"], "copy the file"),
     ],
 )
 def test_bad_input_is_one_sentence(

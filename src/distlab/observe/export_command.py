@@ -12,7 +12,6 @@ import socketserver
 import sys
 from collections.abc import Callable
 from contextlib import suppress
-from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from distlab.machine import LOOPBACK
 from distlab.observe.cost import read_budgets
 from distlab.observe.exporter import Exporter
 from distlab.observe.exposition import CONTENT_TYPE
-from distlab.observe.open import SourceKind, open_source
+from distlab.observe.open import SourceArgs
 from distlab.observe.prices import read_prices
 from distlab.observe.runs import Runs
 from distlab.observe.sample import Source
@@ -39,7 +38,7 @@ _HOME = (
 
 
 def export(
-    source: SourceKind = "auto",
+    source: SourceArgs,
     port: int = PORT,
     bind: str = LOOPBACK,
     runs: Path | None = None,
@@ -47,18 +46,11 @@ def export(
     provider: str | None = None,
     budget: tuple[str, ...] = (),
     every: float = 1.0,
-    follow: Path | None = None,
-    scenario: str = "training",
-    gpus: int | None = None,
-    seed: int = 0,
-    recording: str | None = None,
-    loop: bool = False,
-    speed: float = 1.0,
 ) -> int:
     """Serve what GPUs do, what runs make and what they cost to Prometheus, until Ctrl-C.
 
     Args:
-        source: nvml is the driver of this machine, auto the same where one is installed and simulated GPUs elsewhere.
+        source: where GPUs are read.
         port: where to serve; 0 takes one that is free.
         bind: address to serve at. Any other than the loopback shows names of runs and jobs to whoever reaches it.
         runs: folder whose runs are followed; it need not exist yet. That of --follow, else runs/. Machines with GPUs
@@ -67,32 +59,15 @@ def export(
         provider: whose prices are taken; the first of the table's rows that fits, without one.
         budget: what each run may cost: 50, or NAME=50 for one of them.
         every: seconds between two readings.
-        follow: folder of a run whose load simulated GPUs show, and whose they are.
-        scenario: what simulated GPUs do (see distlab observe sample).
-        gpus: how many to simulate.
-        seed: of the simulated chances.
-        recording: what to replay: a file, or the name of a recording that comes with distlab.
-        loop: start a recording again at its end.
-        speed: of simulated and recorded time.
     """
     if not 0.1 <= every <= 60:
         raise SettingError(f"--every is {every:g}; choose 0.1 to 60 seconds.")
     table, budgets = read_prices(prices).of(provider), read_budgets(budget)
-    opener = partial(
-        open_source,
-        source,
-        scenario=scenario,
-        gpus=gpus,
-        seed=seed,
-        speed=speed,
-        recording=recording,
-        loop=loop,
-        follow=None if follow is None else str(follow),
-    )
-    opened = opener()
+    opened = source.open()
+    follow = None if source.follow is None else Path(source.follow)
     runs = runs or (follow.parent if follow else Path("runs"))
     exporter = Exporter(
-        _first(opened, opener), opened.tier, Runs(runs), table, budgets, period_s=every, follow=follow
+        _first(opened, source.open), opened.tier, Runs(runs), table, budgets, period_s=every, follow=follow
     )
     with listen(bind, port, exporter.page) as server, exporter:
         host, taken = server.server_address[:2]

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+
+import tyro
 
 from distlab.errors import SettingError
 from distlab.observe.sample import Source
@@ -18,6 +21,44 @@ SourceKind = Literal["auto", "nvml", "recorded", "simulated"]
 
 DEFAULT_GPUS, DEFAULT_RANKS = 8, 2
 SUFFIX = ".telemetry.jsonl.gz"
+
+
+@dataclass(frozen=True)
+class SourceOptions:
+    """A source as the commands' options name it. All of them take it as `SourceArgs`."""
+
+    source: SourceKind = "auto"
+    """nvml is the driver of this machine, auto the same where one is installed and simulated GPUs elsewhere."""
+    scenario: str = "training"
+    """What simulated GPUs do: idle, training, small-batch, data-starved, straggler, overheating, memory-leak,
+    ecc-storm, xid-79, mig."""
+    gpus: int | None = None
+    """How many to simulate; 8 without it, or one for each rank of a run that is followed."""
+    seed: int = 0
+    """Of the simulated chances."""
+    follow: str | None = None
+    """Folder of a run whose load simulated GPUs show, and whose they are."""
+    recording: str | None = None
+    """What to replay: a file, or the name of a recording that comes with distlab."""
+    loop: bool = False
+    """Start a recording again at its end."""
+    speed: float = 1.0
+    """Of simulated and recorded time."""
+
+    def open(self, at_s: float = 0.0) -> Source:
+        """The source; at_s and errors as of `open_source`."""
+        options = dict(vars(self))
+        return open_source(options.pop("source"), at_s=at_s, **options)
+
+    def words(self) -> list[str]:
+        """The same as words on the command line of another command."""
+        switch = ["--loop"] if self.loop else []
+        values = {name: value for name, value in vars(self).items() if name != "loop" and value is not None}
+        return [f"--{name}={value}" for name, value in values.items()] + switch
+
+
+SourceArgs = Annotated[SourceOptions, tyro.conf.OmitArgPrefixes]
+"""For a command's parameter: the options have their own names alone."""
 
 
 def open_source(

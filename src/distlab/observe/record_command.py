@@ -19,46 +19,36 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from tyro.conf import Positional
 
 from distlab.errors import SettingError, WorkError
-from distlab.observe.open import SourceKind, open_source
+from distlab.observe.open import SourceArgs
 from distlab.observe.recording import Recorder, provenance
 
 
 def record(
     out: Positional[Path],
+    source: SourceArgs,
     seconds: float = 60.0,
     every: float = 1.0,
-    source: SourceKind = "auto",
     about: str = "",
-    scenario: str = "training",
-    gpus: int | None = None,
-    seed: int = 0,
-    follow: str | None = None,
-    speed: float = 1.0,
     json: bool = False,
 ) -> int:
     """Record telemetry into a file, to be replayed with the source recorded. Ctrl-C ends it and keeps what there is.
 
     Args:
         out: the file to make; `NAME.telemetry.jsonl.gz` is found by its name in recordings/.
+        source: where GPUs are read; what is a recording already is none.
         seconds: how long, in the source's time.
         every: seconds between two readings, in the source's time.
-        source: nvml is the driver of this machine, auto the same where one is installed and simulated GPUs elsewhere.
         about: what ran on the GPUs meanwhile, in a sentence.
-        scenario: what simulated GPUs do (see distlab observe sample).
-        gpus: how many to simulate.
-        seed: of the simulated chances.
-        follow: folder of a run whose load simulated GPUs show.
-        speed: of simulated time.
         json: print what was recorded as JSON.
     """
     if not 0.05 <= every <= seconds <= 86400:
         raise SettingError(
             f"--every is {every:g} and --seconds {seconds:g}; choose 0.05 <= every <= seconds <= 86400."
         )
-    if source == "recorded":
+    if source.source == "recorded" or source.recording is not None:
         raise SettingError("A recording is recorded already: copy the file.")
-    with open_source(source, scenario=scenario, gpus=gpus, seed=seed, follow=follow, speed=speed) as opened:
-        pause_s = every / (speed if opened.tier == "simulated" else 1.0)
+    with source.open() as opened:
+        pause_s = every / (source.speed if opened.tier == "simulated" else 1.0)
         first = opened.read()
         if not first.samples:
             raise WorkError(

@@ -11,7 +11,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from distlab.errors import SettingError, WorkError
-from distlab.observe.open import SourceKind, open_source
+from distlab.observe.open import SourceArgs
 from distlab.observe.sample import Reading, Source
 
 if TYPE_CHECKING:
@@ -24,36 +24,21 @@ SHOWN_AT_S = 60.0
 
 
 def sample(
-    source: SourceKind = "auto",
+    source: SourceArgs,
     watch: bool = False,
     every: float = 1.0,
     count: int | None = None,
     json: bool = False,
-    scenario: str = "training",
-    gpus: int | None = None,
-    seed: int = 0,
-    follow: str | None = None,
-    recording: str | None = None,
-    loop: bool = False,
-    speed: float = 1.0,
     at: float | None = None,
 ) -> int:
     """Show each GPU: utilization, memory, power, temperature, clock and what holds it down, errors, traffic.
 
     Args:
-        source: nvml is the driver of this machine, auto the same where one is installed and simulated GPUs elsewhere.
+        source: where GPUs are read.
         watch: go on until Ctrl-C.
         every: seconds between two readings.
         count: end after so many readings.
         json: print each reading as a line of JSON.
-        scenario: what simulated GPUs do: idle, training, small-batch, data-starved, straggler, overheating,
-            memory-leak, ecc-storm, xid-79, mig.
-        gpus: how many to simulate.
-        seed: of the simulated chances.
-        follow: folder of a run whose load simulated GPUs show.
-        recording: what to replay: a file, or the name of a recording that comes with distlab.
-        loop: start a recording again at its end.
-        speed: of simulated and recorded time.
         at: seconds into the scenario or recording; 60 for a single look, else 0.
     """
     if not 0.05 <= every <= 3600:
@@ -61,17 +46,7 @@ def sample(
     if count is not None and count < 1:
         raise SettingError(f"--count is {count}; choose 1 or more.")
     single = not watch and count in (None, 1)
-    with open_source(
-        source,
-        scenario=scenario,
-        gpus=gpus,
-        seed=seed,
-        follow=follow,
-        recording=recording,
-        loop=loop,
-        speed=speed,
-        at_s=(SHOWN_AT_S if single else 0.0) if at is None else at,
-    ) as opened:
+    with source.open((SHOWN_AT_S if single else 0.0) if at is None else at) as opened:
         return _once(opened, json) if single else _repeat(opened, every, count, json)
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from rich.console import Console
 
 from distlab.machine import LOOPBACK
-from distlab.observe.open import SourceKind
+from distlab.observe.open import SourceArgs
 from distlab.observe.rules import BOOK_URL, SHORTEST_WINDOW_S, Receivers
 from distlab.observe.stack import FOLDER, Addresses, Stack
 
@@ -27,22 +27,15 @@ USUAL_PORTS = {"exporter": 9400, "prometheus": 9090, "alertmanager": 9093}
 
 
 def up(
+    source: SourceArgs,
     folder: Path = FOLDER,
     port: int | None = None,
     prometheus_port: int | None = None,
     alertmanager_port: int | None = None,
-    source: SourceKind = "auto",
     runs: Path | None = None,
-    follow: Path | None = None,
     prices: Path | None = None,
     provider: str | None = None,
     budget: tuple[str, ...] = (),
-    scenario: str = "training",
-    gpus: int | None = None,
-    seed: int = 0,
-    recording: str | None = None,
-    loop: bool = False,
-    speed: float = 1.0,
     page_url: str | None = None,
     ticket_url: str | None = None,
     log_url: str | None = None,
@@ -54,22 +47,15 @@ def up(
     """Run the exporter, Prometheus with the rules, and Alertmanager on the loopback until Ctrl-C.
 
     Args:
+        source: where GPUs are read.
         folder: keeps the time series and the logs; made where it is not there.
         port: of the exporter; without one 9400, or a free one where that is taken.
         prometheus_port: without one 9090, or a free one.
         alertmanager_port: without one 9093, or a free one.
-        source: where GPUs are read; this and the next ten as in distlab observe export.
-        runs: folder whose runs are followed.
-        follow: folder of a run whose load simulated GPUs show.
+        runs: folder whose runs are followed; this and the next three as in distlab observe export.
         prices: a table of prices in place of distlab's.
         provider: whose prices are taken.
         budget: what each run may cost: 50, or NAME=50 for one of them.
-        scenario: what simulated GPUs do.
-        gpus: how many to simulate.
-        seed: of the simulated chances.
-        recording: what to replay.
-        loop: start a recording again at its end.
-        speed: of simulated and recorded time.
         page_url: webhook for critical alerts; without one they are seen in Prometheus alone.
         ticket_url: webhook for warnings.
         log_url: webhook for the rest.
@@ -79,25 +65,10 @@ def up(
         time_scale: what every window and wait of the rules is multiplied by: at 0.0167 a minute is a second.
         json: print the addresses as JSON once all answer.
     """
-    options = {
-        "source": source,
-        "runs": runs,
-        "follow": follow,
-        "prices": prices,
-        "provider": provider,
-        "scenario": scenario,
-        "gpus": gpus,
-        "seed": seed,
-        "recording": recording,
-        "speed": speed,
-    }
-    given = [
-        word for name, value in options.items() if value is not None for word in (f"--{name}", str(value))
-    ]
+    named = {"runs": runs, "prices": prices, "provider": provider}
+    given = source.words() + [f"--{name}={value}" for name, value in named.items() if value is not None]
     if budget:
         given += ["--budget", *budget]
-    if loop:
-        given.append("--loop")
     stack = Stack(
         folder,
         given,
