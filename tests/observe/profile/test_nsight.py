@@ -81,6 +81,11 @@ def test_an_export_without_kernels_says_what_lacked(tmp_path: Path) -> None:
 
 
 HOSTILE = {
+    "a column without end": """
+        DROP TABLE StringIds;
+        CREATE TABLE StringIds (id INTEGER, value GENERATED ALWAYS AS (hex(zeroblob(20000000))) VIRTUAL);
+        INSERT INTO StringIds (id) VALUES (1);
+    """,
     "text for a number": "INSERT INTO CUPTI_ACTIVITY_KIND_KERNEL VALUES ('x', 1, 0, 1)",
     "a huge number": "INSERT INTO CUPTI_ACTIVITY_KIND_KERNEL VALUES (-9223372036854775807, 1, 0, 1)",
     "a column less": "ALTER TABLE CUPTI_ACTIVITY_KIND_MEMCPY DROP COLUMN bytes",

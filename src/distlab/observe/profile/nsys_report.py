@@ -26,6 +26,8 @@ from distlab.errors import SettingError, printable
 from distlab.observe.profile.intervals import Times, length, subtract, union
 
 MOST_ROWS = 5_000_000
+MOST_ROW_BYTES = 2**24
+"""Of a row, and of each of its texts."""
 TOP_KERNELS = 20
 
 COPY_KINDS = {1: "host to device", 2: "device to host", 8: "device to device", 10: "peer to peer"}
@@ -118,6 +120,8 @@ def read_nsys(path: Path) -> NsysReport:
 
 def _read(base: sqlite3.Connection) -> NsysReport:
     base.execute("PRAGMA trusted_schema = OFF")
+    # A column may be computed, from nothing and as long as it likes.
+    base.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, MOST_ROW_BYTES)
     # A view, which may be made never to end, is no table.
     tables = {name for (name,) in base.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
     if "CUPTI_ACTIVITY_KIND_KERNEL" not in tables:
