@@ -24,12 +24,13 @@ from distlab.cli import main
 from distlab.errors import SettingError
 from distlab.machine import LOOPBACK
 from distlab.observe import exporter as exporter_module
-from distlab.observe.export_command import PORT, listen
+from distlab.observe.export_command import listen
 from distlab.observe.exporter import Exporter, is_up
 from distlab.observe.exposition import CONTENT_TYPE, Page
 from distlab.observe.gpu_metrics import FIELDS, GpuMetrics
 from distlab.observe.metrics import DCGM, GPU_LABELS, METRICS, MIG_LABELS, OUR_LABELS
 from distlab.observe.owners import find_owners, labels_of, shown_here
+from distlab.observe.ports import EXPORTER_PORT
 from distlab.observe.prices import read_prices
 from distlab.observe.runs import Run, Runs
 from distlab.observe.sample import (
@@ -662,4 +663,4 @@ def test_one_connection_serves_many_scrapes() -> None:
 
 
 def test_the_default_port_is_dcgm_exporter_s() -> None:
-    assert PORT == 9400
+    assert EXPORTER_PORT == 9400

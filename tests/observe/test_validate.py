@@ -327,14 +327,14 @@ def test_without_anything_it_fails_and_says_what_to_start(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     nobody = "http://127.0.0.1:1"
-    assert validate(exporter=nobody, prometheus=nobody, folder=tmp_path, json=True) == 1
+    assert validate(exporter_url=nobody, prometheus_url=nobody, folder=tmp_path, json=True) == 1
     report = json.loads(capsys.readouterr().out)
     assert [check["state"] for check in report["checks"]] == ["fail", "fail"]
     assert "distlab observe export" in report["checks"][0]["fix"]
     assert "distlab observe up" in report["checks"][1]["fix"]
 
 
-@pytest.mark.parametrize("options", [{"seconds": 0}, {"seconds": 1e9}, {"exporter": "node1:9400"}])
+@pytest.mark.parametrize("options", [{"seconds": 0}, {"seconds": 1e9}, {"exporter_url": "node1:9400"}])
 def test_settings_that_are_none_are_refused(options: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(SettingError, match="give"):
         validate(folder=tmp_path, **options)
@@ -353,6 +353,6 @@ def test_without_prometheus_the_exporter_alone_is_checked(
         return left.pop(0)
 
     monkeypatch.setattr("distlab.observe.validate.scrape", next_page)
-    assert validate(exporter="http://x", exporter_only=True, folder=tmp_path, seconds=0.01) == 0
+    assert validate(exporter_url="http://x", exporter_only=True, folder=tmp_path, seconds=0.01) == 0
     assert "The monitoring is valid." in capsys.readouterr().out
     assert until(lambda: not left, "both scrapes")

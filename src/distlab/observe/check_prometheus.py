@@ -30,7 +30,7 @@ def check_prometheus(url: str, exporter_url: str, gpus: int) -> list[Check]:
         version = fetch_json(f"{url}/api/v1/status/buildinfo")["data"]["version"]
         checks = [Check("Prometheus", "ok", f"version {printable(str(version))} at {url}")]
     except (NoAnswerError, *MALFORMED) as error:
-        fix = "start it (`distlab observe up` starts all), or name it with --prometheus"
+        fix = "start it (`distlab observe up` starts all), or name it with --prometheus-url"
         return [Check("Prometheus", "fail", str(error), fix)]
     looks: tuple[Callable[[], Check], ...] = (
         lambda: target_up(_data(url, "targets?state=active"), exporter_url),
@@ -68,7 +68,7 @@ def target_up(targets: Mapping[str, Any], exporter_url: str) -> Check:
         return Check(name, "fail", some(down), fix)
     if not any(_same_place(one["scrapeUrl"], exporter_url) for one in ours):
         found = f"{some(one['scrapeUrl'] for one in ours)}, not {exporter_url}"
-        return Check(name, "fail", found, "validate the exporter that is scraped, with --exporter")
+        return Check(name, "fail", found, "validate the exporter that is scraped, with --exporter-url")
     return Check(name, "ok", f"{some(one['scrapeUrl'] for one in ours)}: up")
 
 

@@ -23,6 +23,7 @@ from grafana_foundation_sdk.models import common, dashboard
 from distlab.errors import WorkError
 from distlab.observe.panels import DASHBOARDS
 from distlab.observe.panels.panel import Dashboard, Panel, Query, Variable
+from distlab.observe.ports import PROMETHEUS_URL
 from distlab.observe.rules import BOOK_URL
 
 DATASOURCE_UID = "distlab-prometheus"
@@ -59,7 +60,7 @@ Chart = timeseries.Panel | stat.Panel | bargauge.Panel | table.Panel
 
 def dashboards(
     out: Path,
-    prometheus_url: str = "http://127.0.0.1:9090",
+    prometheus_url: str = PROMETHEUS_URL,
     book_url: str = BOOK_URL,
     grafana_folder: str = "/var/lib/grafana/dashboards",
 ) -> int:

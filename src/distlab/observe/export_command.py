@@ -22,12 +22,11 @@ from distlab.observe.cost import read_budgets
 from distlab.observe.exporter import Exporter
 from distlab.observe.exposition import CONTENT_TYPE
 from distlab.observe.open import SourceArgs
+from distlab.observe.ports import EXPORTER_PORT
 from distlab.observe.prices import read_prices
 from distlab.observe.runs import Runs
 from distlab.observe.sample import Source
 
-PORT = 9400
-"""dcgm-exporter's."""
 IDLE_S = 60
 """After which a connection that asks nothing is closed."""
 
@@ -39,7 +38,7 @@ _HOME = (
 
 def export(
     source: SourceArgs,
-    port: int = PORT,
+    port: int = EXPORTER_PORT,
     bind: str = LOOPBACK,
     runs: Path | None = None,
     prices: Path | None = None,

@@ -22,13 +22,12 @@ import tyro
 import yaml
 
 from distlab.errors import SettingError, printable
+from distlab.observe.ports import ALERTMANAGER, EXPORTER
 
 FOLDER = Path(__file__).with_name("prometheus")
 BOOK_URL = "http://localhost:8000/hub/book"
 """Where `make up` serves the course's book: the links to the runbooks lead there."""
 RUNBOOKS = "/resources/runbooks.html"
-EXPORTER = "127.0.0.1:9400"
-ALERTMANAGER = "127.0.0.1:9093"
 
 SHORTEST_WINDOW_S = 60
 """Of the rules: it has to hold a sample."""

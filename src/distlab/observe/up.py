@@ -19,11 +19,12 @@ from rich.console import Console
 
 from distlab.machine import LOOPBACK
 from distlab.observe.open import SourceArgs
+from distlab.observe.ports import ALERTMANAGER_PORT, EXPORTER_PORT, PROMETHEUS_PORT
 from distlab.observe.rules import BOOK_URL, SHORTEST_WINDOW_S, Receivers
 from distlab.observe.stack import FOLDER, Addresses, Stack
 
 INTERVAL_S = 5.0
-USUAL_PORTS = {"exporter": 9400, "prometheus": 9090, "alertmanager": 9093}
+USUAL_PORTS = {"exporter": EXPORTER_PORT, "prometheus": PROMETHEUS_PORT, "alertmanager": ALERTMANAGER_PORT}
 
 
 def up(

@@ -1,7 +1,7 @@
 """Is the monitoring right? The validation script of MOD-107, Lab 1.
 
     distlab observe validate                                          # after `distlab observe up`
-    distlab observe validate --exporter http://node1:9400/metrics --prometheus http://prometheus:9090
+    distlab observe validate --exporter-url http://node1:9400 --prometheus-url http://prometheus:9090
     distlab observe validate --exporter-only --require-tier gpu
 
 It scrapes the exporter twice, asks Prometheus for its target, samples and rules and Alertmanager for its routes, and
@@ -23,17 +23,15 @@ from rich.table import Table
 from distlab.errors import SettingError
 from distlab.observe.check_exporter import Check, check_exporter, uuids
 from distlab.observe.check_prometheus import check_prometheus
+from distlab.observe.ports import EXPORTER_URL, PROMETHEUS_URL
 from distlab.observe.sample import SampleTier
 from distlab.observe.scrape import NoAnswerError, scrape
 from distlab.observe.stack import FOLDER, addresses_in
 
-EXPORTER = "http://127.0.0.1:9400"
-PROMETHEUS = "http://127.0.0.1:9090"
-
 
 def validate(
-    exporter: str | None = None,
-    prometheus: str | None = None,
+    exporter_url: str | None = None,
+    prometheus_url: str | None = None,
     folder: Path = FOLDER,
     exporter_only: bool = False,
     require_tier: SampleTier | None = None,
@@ -43,8 +41,8 @@ def validate(
     """Check the exporter's metrics, Prometheus' scrapes and rules, and where alerts go; exits with 1 on a failure.
 
     Args:
-        exporter: its address; without one, that of the stack in the folder, else port 9400 of this machine.
-        prometheus: its address; without one, that of the stack in the folder, else port 9090 of this machine.
+        exporter_url: with or without /metrics; without it, that of the stack in the folder, else port 9400 here.
+        prometheus_url: where Prometheus answers; without it, that of the stack in the folder, else port 9090 here.
         folder: of `distlab observe up`.
         exporter_only: ask no Prometheus.
         require_tier: fail unless all data is of this tier, such as gpu.
@@ -54,13 +52,13 @@ def validate(
     if not 0 < seconds <= 600:
         raise SettingError(f"--seconds is {seconds:g}; give more than 0 and at most 600.")
     stack = addresses_in(folder)
-    exporter = exporter or (stack.exporter if stack else EXPORTER)
-    prometheus = prometheus or (stack.prometheus if stack else PROMETHEUS)
-    for name, url in (("exporter", exporter), ("prometheus", prometheus)):
+    exporter_url = exporter_url or (stack.exporter if stack else EXPORTER_URL)
+    prometheus_url = prometheus_url or (stack.prometheus if stack else PROMETHEUS_URL)
+    for name, url in (("exporter-url", exporter_url), ("prometheus-url", prometheus_url)):
         if not url.startswith(("http://", "https://")):
             raise SettingError(f"--{name} is {url!r}; give an address that begins with http:// or https://.")
     with Console(stderr=True).status("Scraping twice"):
-        checks = examine(exporter, None if exporter_only else prometheus, seconds, require_tier)
+        checks = examine(exporter_url, None if exporter_only else prometheus_url, seconds, require_tier)
     failed = [check for check in checks if check.state == "fail"]
     if json:
         report = {"ok": not failed, "checks": [dataclasses.asdict(check) for check in checks]}
@@ -82,7 +80,7 @@ def examine(
         time.sleep(seconds)
         second = scrape(page)
     except NoAnswerError as error:
-        fix = "start it (`distlab observe export`), or name it with --exporter"
+        fix = "start it (`distlab observe export`), or name it with --exporter-url"
         checks.append(Check("Exporter", "fail", str(error), fix))
     else:
         checks.append(Check("Exporter", "ok", f"{len(second.series)} series at {page}"))

@@ -27,11 +27,11 @@ from distlab.observe.page.answers import RANGES_S, Prometheus, board_now
 from distlab.observe.panels import DASHBOARDS
 from distlab.observe.panels.fleet import ALERTS
 from distlab.observe.panels.panel import Dashboard, Panel
+from distlab.observe.ports import PROMETHEUS_URL
 from distlab.observe.rules import BOOK_URL
 from distlab.observe.stack import FOLDER, addresses_in
 
 PORT = 9480
-PROMETHEUS = "http://127.0.0.1:9090"
 REFRESH_S = 5
 STATIC = Path(__file__).with_name("static")
 FILES = {
@@ -199,10 +199,10 @@ def page(
         book_url: The course's book, which holds the runbooks.
     """
     stack = addresses_in(folder)
-    prometheus_url = prometheus_url or (stack.prometheus if stack else PROMETHEUS)
+    prometheus_url = prometheus_url or (stack.prometheus if stack else PROMETHEUS_URL)
     if not prometheus_url.startswith(("http://", "https://")):
         raise SettingError(
-            f"--prometheus-url is {prometheus_url!r}; it must begin with http://, as {PROMETHEUS}."
+            f"--prometheus-url is {prometheus_url!r}; it must begin with http://, as {PROMETHEUS_URL}."
         )
     if not 0 <= port < 2**16:
         raise SettingError(f"--port is {port}; it must be from 1 to 65535, or 0 for a free one.")
