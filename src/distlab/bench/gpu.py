@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from distlab.bench.clock import LEAST, MOST, Clock
-from distlab.bench.copies import CPU_PAYLOADS, GPU_PAYLOADS, check_payloads, measure_copies, names
+from distlab.bench.copies import CPU_PAYLOADS, GPU_PAYLOADS, check_payloads, measure_copies
 from distlab.bench.device import DeviceName, choose_device, reason
 from distlab.bench.kernels import Sizes, measure_kernels
 from distlab.bench.latency import measure_latency, measure_small_operations
@@ -95,18 +95,6 @@ class Plan:
     @property
     def payloads(self) -> Sequence[int]:
         return self.payload_bytes or (GPU_PAYLOADS if self.on_gpu else CPU_PAYLOADS)
-
-    @property
-    def most_items(self) -> int:
-        """No more than so many are measured; fewer where the device does not know a type."""
-        counts: dict[Part, int] = {
-            "product": len(self.dtypes) * len(self.product_shapes),
-            "copy": len(names(self.device)) * len(self.payloads),
-            "latency": 6 if self.on_gpu else 2,
-            "small operations": 4 if self.on_gpu else 2,
-            "kernel": 6,
-        }
-        return sum(counts[part] for part in self.parts)
 
 
 @dataclass
@@ -289,7 +277,7 @@ def _gather(session: Session) -> BaseException | None:
 
 @contextmanager
 def _progress(session: Session) -> Iterator[Callable[[Item], None]]:
-    """On standard error: a bar on a terminal, else a line for each part."""
+    """On standard error: a bar over the parts on a terminal, else a line for each."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -298,15 +286,16 @@ def _progress(session: Session) -> Iterator[Callable[[Item], None]]:
     console.print(f"Measuring {stamp.hardware} ({stamp.tier} tier) ...", highlight=False, markup=False)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("heating", total=session.plan.most_items)
-        last: list[Part] = []
+        task = bar.add_task("heating", total=len(session.plan.parts))
+        begun: list[Part] = []
 
         def shown(item: Item) -> None:
+            if item.part not in begun:
+                begun.append(item.part)
+                if not console.is_terminal:
+                    console.print(f"  {item.part} ...", highlight=False)
             what = item.what if isinstance(item, Skipped) else f"{item.name} {item.size}"
-            bar.update(task, advance=1, description=f"{item.part}: {what}"[:60])
-            if not console.is_terminal and last != [item.part]:
-                last[:] = [item.part]
-                console.print(f"  {item.part} ...", highlight=False)
+            bar.update(task, completed=len(begun) - 1, description=f"{item.part}: {what}"[:60])
 
         yield shown
 

@@ -15,6 +15,9 @@ LIMIT_S = 470.0
 MERGED = "merged.trace.json.gz"
 """Of one rank it is that rank's trace again."""
 
+QUICK = ("--sizes", "64", "128", "--budget-s", "0.01", "--heat-s", "0.1")
+"""Of `distlab bench gpu`, where it is as short as can be."""
+
 
 @dataclass(frozen=True)
 class Mode:
@@ -29,6 +32,16 @@ class Mode:
     def train_s(self) -> float:
         """Seconds of each training run whose telemetry is recorded."""
         return 0.5 if self.short else 20.0 if self.device == "gpu" else 8.0
+
+    @property
+    def heat_s(self) -> float:
+        """Seconds of products without a pause."""
+        return 0.5 if self.short else 40.0 if self.device == "gpu" else 8.0
+
+    @property
+    def oom_limit_gib(self) -> float:
+        """Memory in GiB that the part which runs out of it may have."""
+        return 16.0 if self.device == "gpu" else 0.25 if self.short else 0.5
 
     @property
     def ranks(self) -> int:
@@ -92,7 +105,7 @@ class PartPlan:
 
 def parts(mode: Mode, scratch: Path) -> list[PartPlan]:
     """In the order in which they are recorded: what matters most comes first."""
-    device = ("--device", mode.device)
+    device, runs = ("--device", mode.device), "distlab.record.runs"
 
     def plan(
         name: str,
@@ -108,45 +121,48 @@ def parts(mode: Mode, scratch: Path) -> list[PartPlan]:
         return PartPlan(name, about, box_s, Call(module, filled), telemetry, own, run)
 
     def training(name: str, about: str) -> PartPlan:
-        more = ("--seconds", f"{mode.train_s:g}")
-        about = f"Training with {about}"
-        return plan(
-            name, about, mode.train_s + 40, "distlab.record.runs", name, "{}", *more, *device, run=name
-        )
+        asked = (name, "{}", "--seconds", f"{mode.train_s:g}", *device)
+        return plan(name, f"Training with {about}", mode.train_s + 40, runs, *asked, run=name)
 
     def profiled(case: str) -> PartPlan:
+        asked = (case, "{}/profile", *device)
         about = f"Profile of the {case} run"
-        return plan(
-            f"profile_{case}", about, 60, "distlab.record.profile", case, "{}/profile", *device,
-            telemetry=False,
-        )  # fmt: skip
+        return plan(f"profile_{case}", about, 60, "distlab.record.profile", *asked, telemetry=False)
 
-    bench = ["bench", "gpu", *device, "--out", "{}/bench.json"]
-    zeros = ["bench", "gpu", *device, "--parts", "product", "--data", "zeros", "--out", "{}/zeros.json"]
-    zeros += ["--dtypes", "bf16"] if mode.device == "gpu" else ["--dtypes", "fp32"]
-    collectives = ["bench", "collectives", "--world-size", str(mode.ranks), "--out", "{}/collectives.json"]
-    collectives += ["--budget-s", "0.01" if mode.short else "0.1"]
-    if mode.short:
-        quick = ["--sizes", "64", "128", "--budget-s", "0.01", "--heat-s", "0.1"]
-        bench += [*quick, "--payload-bytes", "1048576"]
-        zeros += quick
-        collectives += ["--sizes-bytes", "1024", "--operations", "all_reduce", "--iterations", "8"]
-    limit = "16" if mode.device == "gpu" else "0.25" if mode.short else "0.5"
-    heat = "0.5" if mode.short else "40" if mode.device == "gpu" else "8"
+    bench = "What the device reaches: products, copies, latency, kernels"
+    collectives = f"Collectives between {mode.ranks} ranks"
+    zeros = "Products of zeros, whose clock no real data reaches"
+    hot = ("hot", "{}", "--seconds", f"{mode.heat_s:g}", *device)
+    oom = ("{}", "--limit-gib", f"{mode.oom_limit_gib:g}", *device)
     listed = [
-        plan("bench", "What the device reaches: products, copies, latency, kernels", 120, "distlab.cli", *bench),
+        plan("bench", bench, 120, "distlab.cli", *_bench(mode)),
+        plan("collectives", collectives, 90, "distlab.cli", *_collectives(mode)),
         training("good", "a batch that fills the device"),
         training("starved", "a loader that is slower than the device"),
         training("small_batch", "one sample a step"),
         profiled("good"),
         profiled("starved"),
-        plan("oom", "Out of memory, with its post-mortem", 45, "distlab.record.oom", "{}", "--limit-gib", limit,
-             *device),
-        plan("hot", "Products without a pause: as warm as it gets by itself", float(heat) + 30,
-             "distlab.record.runs", "hot", "{}", "--seconds", heat, *device),
-        plan("zeros", "Products of zeros, whose clock no real data reaches", 60, "distlab.cli", *zeros),
-    ]  # fmt: skip
-    if mode.ranks > 1:
-        about = f"Collectives between {mode.ranks} ranks"
-        listed.insert(1, plan("collectives", about, 90, "distlab.cli", *collectives))
-    return listed
+        plan("oom", "Out of memory, with its post-mortem", 45, "distlab.record.oom", *oom),
+        plan("hot", "Products without a pause: as warm as it gets by itself", mode.heat_s + 30, runs, *hot),
+        plan("zeros", zeros, 60, "distlab.cli", *_zeros(mode)),
+    ]
+    return [one for one in listed if one.name != "collectives" or mode.ranks > 1]
+
+
+def _bench(mode: Mode) -> list[str]:
+    words = ["bench", "gpu", "--device", mode.device, "--out", "{}/bench.json"]
+    return [*words, *QUICK, "--payload-bytes", "1048576"] if mode.short else words
+
+
+def _zeros(mode: Mode) -> list[str]:
+    words = ["bench", "gpu", "--device", mode.device, "--parts", "product", "--data", "zeros"]
+    words += ["--out", "{}/zeros.json", "--dtypes", "bf16" if mode.device == "gpu" else "fp32"]
+    return [*words, *QUICK] if mode.short else words
+
+
+def _collectives(mode: Mode) -> list[str]:
+    words = ["bench", "collectives", "--world-size", str(mode.ranks), "--out", "{}/collectives.json"]
+    if not mode.short:
+        return [*words, "--budget-s", "0.1"]
+    few = ["--sizes-bytes", "1024", "--operations", "all_reduce", "--iterations", "8"]
+    return [*words, "--budget-s", "0.01", *few]
