@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import resource
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,12 @@ import pytest
 from distlab.errors import SettingError
 from distlab.faults.config import Fault
 from distlab.faults.inject import InjectedError, Injector, exhaust_memory
+from distlab.observe.runs import Run
 from distlab.train.config import TrainConfig, from_dict
+from distlab.train.launch import launch
+from distlab.train.loop import train
+from distlab.train.records import read_log
+from distlab.train.runs import summarise
 
 
 def _config(folder: Path | None, *faults: dict[str, Any], resume: str | None = None) -> TrainConfig:
@@ -91,8 +97,26 @@ def test_a_slowed_rank_stays_slow(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(time, "sleep", slept.append)
     injector = Injector(_config(tmp_path, {"kind": "slow", "step": 3, "seconds": 0.25}), rank=0, first=0)
     for steps in range(1, 7):
+        injector.within()
         injector.after(steps)
-    assert slept == [0.25] * 4
+    assert slept == [0.25] * 3  # in the steps that follow
+
+
+def test_a_slowed_rank_is_the_one_that_its_log_its_metrics_and_the_cost_blame(tmp_path: Path) -> None:
+    slow = {"kind": "slow", "step": 2, "rank": 1, "seconds": 0.2}
+    launch(train, 2, replace(_config(tmp_path, slow), steps=6), threads_per_rank=1)
+    lines = read_log(str(tmp_path / "run"))
+    for line in lines:
+        assert line.step_s == pytest.approx(line.data_s + line.compute_s + line.communication_s)
+        if line.step >= 2:
+            assert line.step_s > 0.15, "the step lasts as long as its slowest rank, for all of them"
+            assert (line.compute_s > 0.2) == (line.rank == 1)
+            assert (line.communication_s > 0.15) == (line.rank == 0)
+    assert summarise(str(tmp_path / "run")).step_s > 0.15
+    followed = Run(tmp_path / "run")
+    followed.poll(time.time())
+    assert followed.ranks[1].compute_s > 2 * followed.ranks[0].compute_s
+    assert followed.account.straggler_s > 0.15 * 4
 
 
 def test_a_shortage_of_memory_is_real_and_passes() -> None:

@@ -16,8 +16,8 @@ class Fault:
     """One fault of a training run. It strikes once: a run that resumes after it is spared.
 
     kill: the rank gets SIGKILL. raise: it raises `InjectedError`. hang: it never returns. slow: every following
-    step takes `seconds` longer. out_of_memory: an allocation fails. fill_disk: no space is left for the run's
-    files. damage_checkpoint, truncate_checkpoint: the newest complete checkpoint loses a bit, or half a file.
+    step takes `seconds` longer, in its compute_s. out_of_memory: an allocation fails. fill_disk: no space is left for
+    the run's files. damage_checkpoint, truncate_checkpoint: the newest complete checkpoint loses a bit, or half a file.
     slow_network: the rank's cable has `rate_Mbits` from then on. drop_network: for `seconds`, every packet from and
     to the rank vanishes. These two need ranks in a network of namespaces (see faults/network.py).
     """

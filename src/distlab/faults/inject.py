@@ -40,7 +40,7 @@ class InjectedError(RuntimeError):
 
 
 class Injector:
-    """The faults of one rank; the training loop calls `after` behind every optimizer step."""
+    """The faults of one rank; the training loop calls `within` in every optimizer step and `after` behind it."""
 
     def __init__(self, config: TrainConfig, rank: int, first: int) -> None:
         """first: optimizer steps that lie behind a resumed run.
@@ -63,14 +63,17 @@ class Injector:
             elif self._has_struck(i):
                 del self.faults[i]
 
+    def within(self) -> None:
+        """Hold a slowed rank back. Called while the step is timed: a slow device computes longer."""
+        if self.delay_s:
+            time.sleep(self.delay_s)
+
     def after(self, steps: int) -> None:
-        """Strike if a fault is due after `steps` optimizer steps; hold a slowed rank back."""
+        """Strike if a fault is due after `steps` optimizer steps."""
         for i, fault in self.faults.items():
             if fault.step == steps:
                 self._remember(i, fault)
                 self._strike(fault)
-        if self.delay_s:
-            time.sleep(self.delay_s)
 
     def _strike(self, fault: Fault) -> None:
         print(f"Fault: {fault.kind} after step {fault.step} on rank {fault.rank}.", flush=True)

@@ -95,6 +95,7 @@ class Trainer:
         with self.profiler.data():
             batch, ids = self._batch(step)
         data_s = time.perf_counter() - started
+        self.faults.within()
 
         part = strategy.gradients(batch)
         update = strategy.update(batch.learning_rate)

@@ -33,10 +33,12 @@ class StepRecord:
     tokens: int
     """Targets among them that count; for images, one a sample."""
     step_s: float
+    """From choosing the samples to the end of the update. What lies between two steps (logging, saving, a fault that
+    strikes) is in no step's time; the log's `run_s` goes on through it, and cost counts it as idle."""
     data_s: float
     """Choosing the rank's samples and bringing them to the device."""
     compute_s: float
-    """The rest: forward, backward, optimizer."""
+    """The rest: forward, backward, optimizer; and the delay of an injected fault `slow`."""
     communication_s: float
     """Time in which the rank did nothing but wait for others (see the strategy's `communication_s`)."""
     gradient_norm: float | None = None
