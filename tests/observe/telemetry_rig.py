@@ -18,6 +18,7 @@ from typing import Any
 from urllib.parse import quote
 
 from distlab.machine import LOOPBACK, free_port
+from distlab.observe.panels.panel import VARIABLE
 from distlab.observe.rules import write_config
 from distlab.observe.scrape import NoAnswerError, fetch, fetch_json
 from distlab.observe.stack import _program
@@ -32,6 +33,11 @@ TRAIN = (
 )  # fmt: skip
 FAST = ("--every", "0.2", "--gpus", "2")
 BUDGET = ("--budget", f"{RUN}=0.5", "on_gpus=5")
+
+
+def variables_of(expr: str) -> set[str]:
+    """The names of the variables in PromQL or in a selector."""
+    return {a or b for a, b in VARIABLE.findall(expr)}
 
 
 @dataclass

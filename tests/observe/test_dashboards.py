@@ -17,7 +17,8 @@ from grafana_foundation_sdk.models import dashboard as grafana
 from distlab import cli
 from distlab.observe import dashboards as module
 from distlab.observe.panels import DASHBOARDS
-from distlab.observe.panels.panel import Dashboard, variables_of
+from distlab.observe.panels.panel import Dashboard
+from tests.observe.telemetry_rig import variables_of
 
 register_default_plugins()
 

@@ -370,7 +370,7 @@ def test_simulated_gpus_belong_to_the_run_that_they_follow(tmp_path: Path) -> No
 # --- The exporter while things fail ---
 
 
-class Script:
+class Script(Source):
     """A source that does as it is told: a reading, or an error to raise."""
 
     tier: SampleTier = "gpu"

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 import yaml
 
-from distlab.observe.panels import DASHBOARDS, PANELS
-from distlab.observe.panels.panel import Dashboard, Panel, Query, Threshold, exactly, filled, variables_of
+from distlab.observe.panels import DASHBOARDS
+from distlab.observe.panels.panel import Dashboard, Panel, Query, Threshold, exactly, filled
 from distlab.observe.rules import rule_files
 from tests.observe.stack_rig import until
-from tests.observe.telemetry_rig import RUN, Fleet, fleet
+from tests.observe.telemetry_rig import RUN, Fleet, fleet, variables_of
 
 ALL = [(board, panel, query) for board in DASHBOARDS for panel in board.panels for query in panel.queries]
 WINDOW = {"__rate_interval": "5s"}
@@ -83,7 +83,9 @@ def exactly_written(value: str) -> str:
 
 
 def test_panels_have_names_titles_and_words_for_their_silence() -> None:
-    assert len(PANELS) == sum(len(board.panels) for board in DASHBOARDS)
+    assert len({panel.id for _, panel, _ in ALL}) == sum(len(board.panels) for board in DASHBOARDS), (
+        "no name twice"
+    )
     for board in DASHBOARDS:
         for panel in board.panels:
             assert re.fullmatch("[a-z0-9-]+", panel.id)
@@ -103,7 +105,7 @@ RULES = {
     for rule in group["rules"]
     if "alert" in rule
 }
-MARKS = [(panel, mark) for panel in PANELS.values() for mark in panel.thresholds]
+MARKS = [(panel, mark) for board in DASHBOARDS for panel in board.panels for mark in panel.thresholds]
 
 
 def numbers_in(expr: str) -> set[float]:
@@ -134,4 +136,4 @@ def test_a_threshold_says_what_to_do_and_is_that_of_its_alert(panel: Panel, mark
 def test_each_runbook_is_in_the_book() -> None:
     page = (Path(__file__).parents[2] / "book/resources/runbooks.md").read_text()
     anchors = set(re.findall(r"^\(([a-z0-9-]+)\)=$", page, re.MULTILINE))
-    assert {panel.runbook for panel in PANELS.values() if panel.runbook} <= anchors
+    assert {panel.runbook for _, panel, _ in ALL if panel.runbook} <= anchors

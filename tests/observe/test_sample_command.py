@@ -77,13 +77,22 @@ def test_the_table_says_what_nvidia_smi_does_not() -> None:
 def test_what_is_not_known_is_a_dash_or_no_column() -> None:
     bare = GpuSample(time=1, gpu=0, uuid="a", name="GPU [bold]one[/]", tier="gpu")
     known = GpuSample(
-        time=1, gpu=1, uuid="b", name="other", tier="gpu", power_W=300, xids=(Xid(time=1, code=79),)
+        time=1,
+        gpu=1,
+        uuid="b",
+        name="other",
+        tier="gpu",
+        power_W=300,
+        xids=(Xid(time=1, code=31), Xid(time=1, code=79)),
     )
-    text = table(Reading((bare, known), (Problem("GPU 2 is lost.", 2, (Xid(time=1, code=79),)),)))
+    text = table(
+        Reading((bare, known), (Problem("GPU 2 is lost.", 2, (Xid(time=1, code=79), Xid(time=1, code=999))),))
+    )
     assert "tensor" not in text
     assert "300/-" in text
     assert "[bold]one[/]" in text, "a name is no markup"
-    assert "! GPU 2 is lost. XID 79." in text
+    assert "! GPU 2 is lost. XID 79 (GPU has fallen off the bus), 999." in text
+    assert "! GPU 1: XID 79 (GPU has fallen off the bus)." in text
     instance = MigInstance(
         gpu_instance=7,
         compute_instance=0,

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from distlab.observe.sample import GpuSample, Reading, SampleTier, Xid
+from distlab.observe.xids import named
 from distlab.predict.units import GB, GIB
 
 HOT_C = 5
@@ -46,8 +47,9 @@ def gpu_table(tier: SampleTier, reading: Reading, before: Reading | None = None,
         table.add_column(column.head, justify="left" if column.words else "right", no_wrap=True)
     for i in range(len(reading.samples)):
         table.add_row(*(cells[i] or NONE for _, cells in fitting))
-    problems = [Text(f"! {problem.what}{_told(problem.xids)}", style="red") for problem in reading.problems]
-    return Group(Text.from_markup(title), table, *problems)
+    told = [Text(f"! GPU {s.gpu}:{_told(s.xids[-1:])}", style="red") for s in reading.samples if s.xids]
+    told += [Text(f"! {problem.what}{_told(problem.xids)}", style="red") for problem in reading.problems]
+    return Group(Text.from_markup(title), table, *told)
 
 
 @dataclass(frozen=True)
@@ -130,7 +132,7 @@ def _gib(value: float | None) -> float | None:
 
 
 def _told(xids: tuple[Xid, ...]) -> str:
-    return f" XID {', '.join(str(xid.code) for xid in xids)}." if xids else ""
+    return f" XID {', '.join(named(xid.code) for xid in xids)}." if xids else ""
 
 
 _COLUMNS = (

@@ -18,7 +18,7 @@ Severity = Literal["critical", "warning", "info"]
 
 @dataclass(frozen=True)
 class XidEntry:
-    """One code. `action` and `investigation` are the catalogue's resolution buckets."""
+    """One code. `action` and `investigation` are the catalogue's resolution buckets, for who reads this table."""
 
     code: int
     name: str
@@ -70,6 +70,6 @@ _TABLE: tuple[tuple[int, str, Severity, str, str], ...] = (
 XIDS = {entry.code: entry for entry in (XidEntry(*row) for row in _TABLE)}
 
 
-def codes(severity: Severity) -> tuple[int, ...]:
-    """The codes of a severity, in order."""
-    return tuple(code for code, entry in XIDS.items() if entry.severity == severity)
+def named(code: int) -> str:
+    """The code with its meaning: `79 (GPU has fallen off the bus)`; the code alone where the table lacks it."""
+    return f"{code} ({XIDS[code].name})" if code in XIDS else str(code)

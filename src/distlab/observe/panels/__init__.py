@@ -8,5 +8,3 @@ from distlab.observe.panels.health import HEALTH
 from distlab.observe.panels.training import TRAINING
 
 DASHBOARDS = (FLEET, TRAINING, COST, HEALTH)
-
-PANELS = {panel.id: panel for dashboard in DASHBOARDS for panel in dashboard.panels}

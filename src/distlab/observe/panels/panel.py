@@ -133,11 +133,6 @@ class Dashboard:
         return f"distlab-{self.id}"
 
 
-def variables_of(expr: str) -> set[str]:
-    """The names of the variables in PromQL or in a selector."""
-    return {a or b for a, b in VARIABLE.findall(expr)}
-
-
 def filled(expr: str, values: Mapping[str, str]) -> str:
     """PromQL with `values` in place of its variables. KeyError for a variable without a value."""
     return VARIABLE.sub(lambda match: values[match[1] or match[2]], expr)

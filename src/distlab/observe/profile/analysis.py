@@ -14,10 +14,8 @@ import json
 import math
 import os
 import stat
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from statistics import median
 from typing import Any, ClassVar, Literal
 
 from distlab.errors import SettingError, printable
@@ -282,12 +280,6 @@ class Analysis:
     def to_json(self) -> str:
         """JSON text that `from_json` reads."""
         return json.dumps(asdict(self), allow_nan=False)
-
-
-def median_of(values: Iterable[float]) -> float:
-    """The median; 0 of nothing."""
-    ordered = list(values)
-    return median(ordered) if ordered else 0.0
 
 
 def from_json(text: str | bytes, where: str = "analysis") -> Analysis:

@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from distlab.observe.profile.analysis import StepTimes
-from distlab.observe.profile.intervals import Times, clip, intersect, length, subtract, union
+from distlab.observe.profile.intervals import Times, clip, length, subtract, union
 from distlab.observe.profile.traces import Trace
 
 NS = 1e-9
@@ -80,12 +80,3 @@ def _step(whole: Activity, number: int, start: int, end: int, origin: int) -> St
 def in_steps(trace: Trace) -> Times:
     """When a step is under way."""
     return union((start, end) for _, start, end in trace.steps)
-
-
-def overlap_share(trace: Trace, within: Times) -> float | None:
-    """Share of the communication time that computation hides; None without communication."""
-    whole = activity(trace)
-    communication = intersect(whole.communication, within)
-    if not communication:
-        return None
-    return length(intersect(communication, whole.compute)) / length(communication)
