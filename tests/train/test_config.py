@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import pytest
+import yaml
 
 from distlab.errors import SettingError
+from distlab.faults.config import EXAMPLE, Fault
 from distlab.train.config import TrainConfig, from_dict, from_yaml
 from distlab.train.run import parse
 from distlab.train.strategies.options import OPTIONAL, TAKES, check_options, setting
@@ -20,6 +22,11 @@ from distlab.train.strategies.options import OPTIONAL, TAKES, check_options, set
         ({"model": {"widht": 3}}, r"no setting model.widht; did you mean model.width\?"),
         ({"xyz": 1}, "no setting xyz; known there: name, folder"),
         ({"faults": [{"kind": "kill", "step": 1, "when": 2}]}, "faults.0.when"),
+        (
+            {"faults": "slow"},
+            r"faults is 'slow': input should be a valid list; faults is a list such as \[\{kind: slow, step: 2, rank",
+        ),
+        ({"faults": [{"kind": "slow"}]}, r"faults\.0\.step .*: field required; faults is a list such as"),
         ({"model": {"width": "wide"}}, "model.width is 'wide': input should be a valid integer"),
         ({"model": 3}, "model is 3"),
         ({"strategy": "dpp"}, "strategy is 'dpp': input should be 'single', 'ddp'"),
@@ -40,6 +47,18 @@ from distlab.train.strategies.options import OPTIONAL, TAKES, check_options, set
 def test_wrong_values_are_named(values: dict[str, Any], message: str) -> None:
     with pytest.raises(SettingError, match=message):
         from_dict(values)
+
+
+def test_the_example_of_a_fault_is_one(capsys: pytest.CaptureFixture[str]) -> None:
+    [fault] = from_dict({"faults": [yaml.safe_load(EXAMPLE)]}).faults
+    assert (fault.kind, fault.rank) == ("slow", 1)
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    assert f"faults:\n  - {EXAMPLE}" in readme
+    with pytest.raises(SystemExit):
+        parse(["--help"])
+    said = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert EXAMPLE in said
+    assert all(kind in said for kind in get_args(get_type_hints(Fault)["kind"]))
 
 
 def test_a_configuration_survives_the_way_through_plain_data() -> None:

@@ -9,6 +9,8 @@ from distlab.errors import SettingError
 
 MOST = 2**31
 """Above every number that a setting could mean; it keeps out infinity, and NaN is in no range."""
+EXAMPLE = "{kind: slow, step: 2, rank: 1, seconds: 0.2}"
+"""A fault in a run's YAML file."""
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from distlab.errors import SettingError
-from distlab.faults.config import MOST, Fault
+from distlab.faults.config import EXAMPLE, MOST, Fault
 
 StrategyName = Literal[
     "single",
@@ -191,6 +191,7 @@ class TrainConfig:
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     log: LogConfig = field(default_factory=LogConfig)
     faults: tuple[Fault, ...] = ()
+    """What goes wrong on purpose, such as [{kind: slow, step: 2, rank: 1, seconds: 0.2}] (see faults/config.py)."""
 
     def __post_init__(self) -> None:
         for name, least in _LEAST.items():
@@ -298,7 +299,10 @@ def from_dict(values: dict[str, Any]) -> TrainConfig:
         where = ".".join(str(part) for part in first["loc"])
         if isinstance(cause := first.get("ctx", {}).get("error"), SettingError):
             raise cause from None
-        raise SettingError(f"{where} is {reprlib.repr(first['input'])}: {_lower(first['msg'])}.") from None
+        wrong = f"{where} is {reprlib.repr(first['input'])}: {_lower(first['msg']).replace('tuple', 'list')}"
+        if where.startswith("faults"):
+            wrong += f"; faults is a list such as [{EXAMPLE}]"
+        raise SettingError(f"{wrong}.") from None
 
 
 def from_yaml(path: Path) -> TrainConfig:
