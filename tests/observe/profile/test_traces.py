@@ -73,6 +73,20 @@ def test_a_bomb_a_giant_a_link_and_a_pipe_are_refused(
     assert "not a regular file" in refused(path)
 
 
+def test_many_small_values_are_refused_before_they_take_memory(tmp_path: Path) -> None:
+    path = tmp_path / "rank_0.trace.json.gz"
+    path.write_bytes(gzip.compress(b'{"traceEvents":[' + b"[]," * (traces.MOST_VALUES // 2) + b"[]]}", 1))
+    said = refused(path)
+    assert "more than 12000000 values" in said
+    assert "profile fewer steps" in said
+
+
+def test_the_limits_leave_room_for_50_steps_of_the_largest_run() -> None:
+    # Measured of tensor parallelism: 2 447 613 bytes and 210 129 values a step.
+    assert traces.MOST_JSON_BYTES > 50 * 2_447_613
+    assert traces.MOST_VALUES > 50 * 210_129
+
+
 HOSTILE: list[Any] = [
     None,
     7,

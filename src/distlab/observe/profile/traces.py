@@ -20,11 +20,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from distlab.errors import SettingError, printable
-from distlab.observe.profile.analysis import read_limited
+from distlab.files import read_limited
 
-MOST_FILE_BYTES = 256 * 2**20
-MOST_JSON_BYTES = 512 * 2**20
-"""Uncompressed. What Python makes of it takes some ten times as much memory."""
+MOST_FILE_BYTES = 128 * 2**20
+MOST_JSON_BYTES = 128 * 2**20
+"""Uncompressed. The largest of the course's runs (tensor parallelism) writes 2.5 MB a step and rank, so 50 steps."""
+MOST_VALUES = 12_000_000
+"""In lists and objects. A real trace has one in 11 bytes or more and takes 4 times its size in memory; nothing but
+empty lists would take 27 times as much."""
 MOST_NAME = 200
 MOST_SHAPES = 120
 MOST_DIMS = 64
@@ -112,7 +115,9 @@ def rank_files(folder: Path) -> dict[int, Path]:
 def load(path: Path) -> dict[str, Any]:
     """The JSON object in a trace, compressed or not. SettingError in one sentence for anything else."""
     try:
-        content = _expand(read_limited(path, MOST_FILE_BYTES), path)
+        content = _expand(read_limited(path, MOST_FILE_BYTES))
+        if sum(content.count(mark) for mark in (b"[", b"{", b",")) > MOST_VALUES:
+            raise OSError(f"it has more than {MOST_VALUES} values")
         values = json.loads(content)
     except OSError as error:
         raise SettingError(f"Cannot read {path.name}: {error}; profile fewer steps, or again.") from None
@@ -125,7 +130,7 @@ def load(path: Path) -> dict[str, Any]:
     return values
 
 
-def _expand(content: bytes, path: Path) -> bytes:
+def _expand(content: bytes) -> bytes:
     if content[:2] != b"\x1f\x8b":
         return content
     expander = zlib.decompressobj(wbits=31)
