@@ -131,7 +131,7 @@ def test_files_of_the_site_and_of_others_are_not_there(home, tmp_path):
 def test_only_home_and_temporary_folders_can_be_written(home):
     package = Path(sandbox_module.__file__).parent
     places = ["/", "/etc", "/usr", "/run", "/home", "/proc/sys/kernel", "/sys/devices/system/cpu"]
-    places += [sys.prefix, str(package), str(package.parents[1])]
+    places += [sys.prefix, str(package), str(package.parents[1]), str(package.parents[2] / "recordings")]
     writable = ["/home/alice", "/tmp", "/dev/shm"]
     seen = probe({"write": [f"{place}/probe" for place in places + writable]}, home=home)["write"]
     assert {place: seen[f"{place}/probe"] for place in writable} == dict.fromkeys(writable, "ok")
@@ -403,8 +403,46 @@ def test_a_python_in_someones_home_brings_no_more_than_itself(tmp_path, monkeypa
     monkeypatch.setattr(sys, "prefix", str(tmp_path))
     monkeypatch.setattr(sys, "base_prefix", str(tmp_path))
     monkeypatch.setattr(sys, "executable", str(tmp_path / "bin/python3"))
-    package = str(Path(sandbox_module.__file__).parents[1])
-    assert {mount.target for mount in python_mounts()} == {f"{tmp_path}/bin", f"{tmp_path}/lib", package}
+    package = Path(sandbox_module.__file__).parents[1]
+    assert {mount.target for mount in python_mounts()} == {
+        f"{tmp_path}/bin",
+        f"{tmp_path}/lib",
+        str(package),
+        str(package.parents[1] / "recordings"),
+    }
+
+
+def test_recordings_are_mounted_only_where_a_repository_has_them(tmp_path, monkeypatch):
+    package = tmp_path / "src/distlab"
+    package.mkdir(parents=True)
+    (tmp_path / "solutions").mkdir()
+    monkeypatch.setattr(sandbox_module.distlab, "__file__", str(package / "__init__.py"))
+
+    def mounted() -> set[Mount]:
+        return {mount for mount in python_mounts() if mount.target.startswith(f"{tmp_path}/")}
+
+    assert mounted() == {Mount(str(package), str(package))}
+    recordings = tmp_path / "recordings"
+    recordings.mkdir()
+    assert mounted() == {Mount(str(package), str(package)), Mount(str(recordings), str(recordings))}
+
+
+def test_recordings_of_gpu_machines_can_be_read_and_not_written(home):
+    code = """
+from distlab.record.recordings import recorded_tier, recordings_folder
+folder = recordings_folder()
+assert "recorded tier" in recorded_tier()
+print((folder / "README.md").read_text())
+print(sorted(path.name for path in folder.parent.iterdir()))
+(folder / "probe").touch()
+"""
+    result = run_python(code, home=home)
+    repository = Path(sandbox_module.__file__).parents[3]
+    readme, beside = result.stdout.rstrip().rsplit("\n", 1)
+    assert readme.rstrip() == (repository / "recordings/README.md").read_text().rstrip()
+    own = [name for name in (".venv",) if Path(sys.prefix) == repository / name]
+    assert beside == str([*own, "recordings", "src"]), "and nothing else of the repository"
+    assert "Read-only file system" in result.stderr
 
 
 def test_a_missing_program_is_named_with_its_package(monkeypatch):

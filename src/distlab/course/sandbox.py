@@ -1,10 +1,11 @@
 """A bubblewrap sandbox: what a program of a learner's sees, and what it runs as.
 
 Nothing of the host is there unless `mounts` names it: the system's libraries and programs, the Python
-environment, the installed package, read-only; one writable home; fresh /proc, /dev, /tmp and /dev/shm. The
-network is always a private loopback, so that no port and no abstract socket of the host can be reached; a
-Unix socket can be reached only through a mounted folder. Started by root, the program runs as `uid` of the
-host, without any capability; started by a normal user, as that user in a user namespace of its own.
+environment, the installed package, recordings of GPU machines, read-only; one writable home; fresh /proc,
+/dev, /tmp and /dev/shm. The network is always a private loopback, so that no port and no abstract socket of
+the host can be reached; a Unix socket can be reached only through a mounted folder. Started by root, the
+program runs as `uid` of the host, without any capability; started by a normal user, as that user in a user
+namespace of its own.
 
     Sandbox(argv=("/usr/bin/id",), user="alice", uid=FIRST_UID + 7).popen().wait()
 """
@@ -234,15 +235,17 @@ def system_mounts() -> tuple[Mount, ...]:
 
 
 def python_mounts() -> tuple[Mount, ...]:
-    """The running Python's environment, the Python below it, and the installed package: nothing else.
+    """The running Python's environment, the Python below it, the installed package, recordings: nothing else.
 
     Paths inside equal those outside, as a virtual environment's do not move; what is reached through a link
     is mounted under its real path too. A prefix that is no virtual environment may be someone's home
-    (`--prefix=$HOME`), so that only Python's own folders of it are taken.
+    (`--prefix=$HOME`), so that only Python's own folders of it are taken. Of a package in its repository the
+    recordings of GPU machines come along, where `distlab.record.recordings` finds them.
     """
     paths = [os.path.join(sys.base_prefix, part) for part in PREFIX_PARTS]
     paths += [sys.prefix] if sys.prefix != sys.base_prefix else []
-    paths.append(str(Path(distlab.__file__).parent))
+    package = Path(distlab.__file__).parent
+    paths += [str(package), str(package.parents[1] / "recordings")]
     interpreter = Path(sys.executable)
     while interpreter.is_symlink():
         interpreter = Path(os.path.normpath(interpreter.parent / os.readlink(interpreter)))
