@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pytest
 from bs4 import BeautifulSoup
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from distlab.errors import SettingError
 from distlab.observe.profile.analysis import (
@@ -19,6 +22,7 @@ from distlab.observe.profile.analysis import (
     Operator,
     RankProfile,
     StepTimes,
+    Straggler,
     write_analysis,
 )
 from distlab.observe.profile.bottlenecks import find_bottlenecks
@@ -117,6 +121,48 @@ def test_waiting_for_a_straggler_is_not_charged_to_communication() -> None:
     assert found[0].title == "Rank 1 holds the others back"
     assert found[0].cost_s == pytest.approx(0.020, rel=0.05)
     assert any("throttles" in line for line in found[0].remedies)
+
+
+def test_a_possible_straggler_comes_before_the_python_between_operators() -> None:
+    # 5 ms of Python on each rank, and rank 1 sleeps for 10 to 30 ms, in three steps: chance is not ruled out.
+    fast, slow = _rank(0, idle=0.005), _rank(1, idle=0.005)
+    sleeps = (0.010, 0.030, 0.020)
+    waits: tuple[StepTimes, ...] = ()
+    late: tuple[StepTimes, ...] = ()
+    for step, other, sleep_s in zip(fast.steps, slow.steps, sleeps, strict=False):
+        waits += (replace(step, step_s=step.step_s + sleep_s, exposed_s=sleep_s, communication_s=sleep_s),)
+        late += (replace(other, step_s=other.step_s + sleep_s, idle_s=other.idle_s + sleep_s),)
+    analysis = _analysis(replace(fast, steps=waits), replace(slow, steps=late))
+    assert [one.verdict for one in analysis.stragglers] == ["even", "noise"]
+    first, second = find_bottlenecks(analysis)[:2]
+    assert (first.kind, first.title) == ("straggler", "Rank 1 may hold the others back")
+    assert first.remedies[0].startswith("Profile more steps: 3 of them do not rule out chance")
+    assert second.kind == "idle"
+    assert second.cost_s == pytest.approx(0.005)  # not the straggler's sleep
+
+
+TIME_S = st.floats(0, 10) | st.floats(0, 1e-3)
+STEP = st.tuples(TIME_S, TIME_S, TIME_S, TIME_S)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.lists(STEP, min_size=1, max_size=6), min_size=1, max_size=3), st.booleans())
+def test_no_bottleneck_costs_more_than_the_step(ranks: list[list[tuple[float, ...]]], named: bool) -> None:
+    made = []
+    for number, times in enumerate(ranks):
+        steps = [
+            StepTimes(k, float(k), sum(parts), parts[0], parts[1], parts[1], parts[2], parts[3])
+            for k, parts in enumerate(times)
+        ]
+        made.append(replace(_rank(number), steps=tuple(steps), memory=()))
+    analysis = _analysis(*made)
+    if named:  # also where the rule would not, as in an analysis that somebody wrote
+        slow = Straggler(0, "persistent", 1.0, 7.0, 9.0, 2, 2, 0, 0, "idle", "")
+        analysis = replace(analysis, stragglers=(slow,))
+    step_s = fmean(rank.mean()["step_s"] for rank in made)
+    for one in find_bottlenecks(analysis):
+        assert one.cost_s is None or one.cost_s <= step_s
+        assert one.share is None or 0 <= one.share <= 1
 
 
 @pytest.mark.parametrize(("elements", "advice"), [(100, "larger buckets"), (10**7, "Overlap")])

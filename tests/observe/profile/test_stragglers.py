@@ -65,10 +65,33 @@ def test_noise_is_no_straggler() -> None:
 
 
 def test_too_few_steps_prove_nothing() -> None:
-    assert [straggler.verdict for straggler in verdicts([[1.0] * 4, [1.5] * 4])] == ["even", "noise"]
-    assert "that may be chance; profile more steps" in verdicts([[1.0] * 4, [1.5] * 4])[1].sentence
+    uneven = [[1.0] * 4, [1.2, 1.5, 1.3, 1.6]]
+    assert [straggler.verdict for straggler in verdicts(uneven)] == ["even", "noise"]
+    assert "that may be chance; profile more steps" in verdicts(uneven)[1].sentence
     assert verdicts([[1.0], [2.0]]) == []
     assert verdicts([[1.0] * 10]) == []
+
+
+def test_an_excess_far_beyond_the_noise_is_no_chance_however_few_the_steps() -> None:
+    for count in (2, 4):
+        own = noisy(6, count, 2, spread=0.002)
+        own[1] = [mine + 1 for mine in own[1]]
+        found = verdicts(own, "idle_s")
+        assert [one.verdict for one in found] == ["even", "persistent"]
+        assert found[1].robust_z > 100
+        assert f"Rank 1 holds the others back in {count} of {count} steps" in found[1].sentence
+
+
+@pytest.mark.parametrize("count", [2, 3, 4])
+def test_few_steps_of_even_ranks_name_nobody_but_by_chance(count: int) -> None:
+    """One rank in 90 at the most (two steps), by the docstring of the rule."""
+    named = [
+        straggler
+        for seed in range(1000)
+        for straggler in verdicts(noisy(seed, count, 2, spread=0.2))
+        if straggler.verdict == "persistent"
+    ]
+    assert len(named) <= 2000 / 90 + 3 * 5
 
 
 def test_ranks_that_do_not_wait_for_each_other_hold_nobody_back() -> None:

@@ -6,9 +6,10 @@
 A bottleneck's cost is what a step would be shorter by without it, at best. The costs of two may overlap: mend one, and
 profile again.
 
-- straggler: the excess of the rank's own time over the others', who wait for it.
+- straggler: the excess of the rank's own time over the others', who wait for it; a possible one, where chance is not
+  ruled out and the excess is a fifth of the step or more.
 - communication: what even the rank that waits least is exposed to; the rest of the others' waiting is the straggler's.
-- data and idle: the mean over the ranks other than a persistent straggler, whose own are counted with it.
+- data and idle: the mean over the ranks other than the straggler, whose own are counted with it.
 - work: what remains is the computation itself. Its cost is not known; it comes last, with the operators that lead.
 """
 
@@ -16,7 +17,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Literal
 
@@ -56,12 +57,12 @@ class Bottleneck:
 
 
 def find_bottlenecks(analysis: Analysis) -> list[Bottleneck]:
-    """The dearest first; those whose cost is not known come last. Empty where no step was profiled."""
+    """The dearest first; those whose cost is not known come last. Empty where no step was profiled, or took no time."""
     ranks = [rank for rank in analysis.ranks if rank.steps]
-    if not ranks:
+    step_s = fmean(rank.mean()["step_s"] for rank in ranks) if ranks else 0.0
+    if step_s <= 0:
         return []
-    step_s = fmean(rank.mean()["step_s"] for rank in ranks)
-    slowest = analysis.slowest
+    slowest = straggler(analysis)
     usual = [rank for rank in ranks if slowest is None or rank.rank != slowest.rank] or ranks
     found = [
         *([_straggler(slowest, step_s)] if slowest is not None else []),
@@ -69,13 +70,30 @@ def find_bottlenecks(analysis: Analysis) -> list[Bottleneck]:
         _data(usual, step_s),
         _idle(usual, step_s, analysis.tier),
     ]
-    costly = [one for one in found if (one.share or 0.0) >= NOTABLE]
+    costly = [_within(one, step_s) for one in found if (one.share or 0.0) >= NOTABLE]
     costly.sort(key=lambda one: -(one.cost_s or 0.0))
     return [*costly, *_memory(ranks), _work(usual, step_s)]
 
 
+def straggler(analysis: Analysis) -> Straggler | None:
+    """The rank that holds the others back, or else the one that may, by a large part of the step."""
+    if analysis.slowest is not None:
+        return analysis.slowest
+    step_s = fmean([rank.mean()["step_s"] for rank in analysis.ranks if rank.steps] or [0.0])
+    possible = [
+        one for one in analysis.stragglers if one.verdict == "noise" and one.excess_s >= HIGH * step_s
+    ]
+    return max(possible, key=lambda one: one.excess_s, default=None)
+
+
+def _within(one: Bottleneck, step_s: float) -> Bottleneck:
+    """Costs are medians and means of some ranks or steps: of uneven ones they may come out above the mean step."""
+    cost_s = min(one.cost_s or 0.0, step_s)
+    return replace(one, cost_s=cost_s, share=cost_s / step_s)
+
+
 def _straggler(slowest: Straggler, step_s: float) -> Bottleneck:
-    remedies = {
+    remedies: tuple[str, ...] = {
         "compute": (
             "Look at the flame graph and at what else runs on that machine; compare clocks and temperatures "
             "(distlab observe sample): a GPU that throttles computes slowly.",
@@ -88,11 +106,18 @@ def _straggler(slowest: Straggler, step_s: float) -> Bottleneck:
         "idle": (
             "Look at that rank's Python: logging, checkpoints, garbage collection, another process's load.",
         ),
-        "none": ("Profile more steps: no part of its time stands out.",),
+        "none": ("Look at its flame graph: no part of its time stands out.",),
     }[slowest.cause]
+    title = f"Rank {slowest.rank} holds the others back"
+    if slowest.verdict == "noise":
+        title = f"Rank {slowest.rank} may hold the others back"
+        remedies = (
+            f"Profile more steps: {slowest.steps_compared} of them do not rule out chance (--steps).",
+            *remedies,
+        )
     return Bottleneck(
         kind="straggler",
-        title=f"Rank {slowest.rank} holds the others back",
+        title=title,
         cost_s=slowest.excess_s,
         share=slowest.excess_s / step_s,
         evidence=(slowest.sentence,),
@@ -214,7 +239,7 @@ def _growth(line: MemoryLine, ends: Sequence[float]) -> int:
 def _work(ranks: Sequence[RankProfile], step_s: float) -> Bottleneck:
     compute_s = fmean(rank.mean()["compute_s"] for rank in ranks)
     first = ranks[0]
-    evidence = [f"{_ms(compute_s)} of each step of {_ms(step_s)} are computation."]
+    evidence = [f"{_ms(compute_s)} of each step of {_ms(step_s)} are computation; of rank {first.rank}:"]
     transfers = {call.name for call in first.collectives}
     own = [o for o in first.operators if o.name not in transfers and not o.name.startswith("c10d::")]
     evidence += [

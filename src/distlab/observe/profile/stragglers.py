@@ -7,10 +7,16 @@ The rule. For each step, a rank's excess is its own time less the median of the 
 the excesses (the standard deviation, where they are normal). A rank is *behind* in a step in which its own time is the
 longest. If all ranks were alike, each would be behind in one of n steps by chance; so
 
-- persistent: the median excess is over 5% of the others' own time, and the rank is behind in so many steps that
-  chance gives as many with a probability of at most 2% (binomial);
+- persistent: the median excess is over 5% of the others' own time, and chance is ruled out, by one of two:
+  by counting: the rank is behind in so many steps that chance gives as many with a probability of at most 2%
+  (binomial), whatever the steps' noise is like;
+  by size: it is behind in all steps, and the median excess is over 20 times the noise. Counting alone cannot tell in
+  a few steps. Normal excesses about 0 come to that with a probability of 1.1% in two steps, 0.8% in three, and less
+  than 0.05% in four or more (drawn a million times each; the noise of few steps is itself little known);
 - noise: the median excess or some single step's is that large, but chance is not ruled out;
 - even: neither.
+
+Both take the steps as independent: what slows a rank for just as long as it is profiled looks like a straggler.
 
 Where ranks do not wait for each other (an asynchronous parameter server), none holds another back: no verdict.
 """
@@ -30,6 +36,8 @@ from distlab.observe.profile.traces import Trace
 
 NOTABLE = 0.05
 CHANCE = 0.02
+CLEAR = 20.0
+"""So many times the noise, in all steps, is more than chance."""
 OUTLIER = 5.0
 """A single step so many times the noise, and NOTABLE, beyond the others is told."""
 LEAST_STEPS = 2
@@ -72,21 +80,22 @@ def _verdict(
     )
     threshold = NOTABLE * median(usual)
     outliers = sum(value > max(threshold, excess + OUTLIER * noise) for value in excesses)
-    proven = chance(behind, len(common), len(steps)) <= CHANCE
+    # MAD of equal excesses is 0; a thousandth of the step is what the clock and the profiler leave uncertain.
+    robust_z = excess / max(noise, 1e-3 * median(own), 1e-9)
+    by_size = behind == len(common) and robust_z > CLEAR
+    proven = by_size or chance(behind, len(common), len(steps)) <= CHANCE
     verdict: Literal["even", "noise", "persistent"] = "even"
     if excess > threshold and proven:
         verdict = "persistent"
     elif excess > threshold or outliers:
         verdict = "noise"
     cause = _cause(rank, others, steps, common) if verdict != "even" else "none"
-    # MAD of equal excesses is 0; a thousandth of the step is what the clock and the profiler leave uncertain.
-    floor = 1e-3 * median(own)
     straggler = Straggler(
         rank=rank,
         verdict=verdict,
         own_s=median(own),
         excess_s=excess,
-        robust_z=excess / max(noise, floor, 1e-9),
+        robust_z=robust_z,
         steps_behind=behind,
         steps_compared=len(common),
         last_arrivals=arrived[0],
