@@ -20,7 +20,7 @@ from rich.table import Table
 
 from distlab.bench import device as devices
 from distlab.bench import gpu
-from distlab.bench.clock import LEAST, Clock, cpu_cache_bytes
+from distlab.bench.clock import DEVICE_CALLS_LEAST, Clock, cpu_cache_bytes
 from distlab.bench.copies import names
 from distlab.bench.gpu_tables import table_of
 from distlab.bench.kernels import Sizes, kernels
@@ -74,7 +74,7 @@ def test_figures_are_what_the_times_make_of_the_work(items: list[Row | Skipped])
     assert first.value == pytest.approx(first.flop / first.median_s / 1e9)
     assert first.best == pytest.approx(first.flop / first.min_s / 1e9)
     assert first.best >= first.value
-    assert first.iterations >= LEAST
+    assert first.iterations >= DEVICE_CALLS_LEAST
     assert len(first.samples_s) == first.iterations
 
 

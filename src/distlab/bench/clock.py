@@ -19,9 +19,9 @@ import torch
 
 from distlab.bench.timing import no_garbage_collection
 
-LEAST = 5
+DEVICE_CALLS_LEAST = 5
 """Timed calls, however long they take..."""
-MOST = 200
+DEVICE_CALLS_MOST = 200
 """... and however short they are."""
 WARM = 3
 
@@ -71,7 +71,7 @@ class Clock:
         return time.perf_counter() - start
 
     def samples(self, call: Callable[[], object]) -> list[float]:
-        """Seconds of each call, LEAST to MOST of them: as many as fit in the budget.
+        """Seconds of each call, DEVICE_CALLS_LEAST to DEVICE_CALLS_MOST of them: as many as fit in the budget.
 
         The first call, which may load libraries and choose algorithms, is not among them; nor are two more, unless
         the first took as long as the whole budget.
@@ -85,7 +85,7 @@ class Clock:
         clock = time.perf_counter
         samples: list[float] = []
         end = clock() + self.budget_s
-        while len(samples) < MOST and (len(samples) < LEAST or clock() < end):
+        while len(samples) < DEVICE_CALLS_MOST and (len(samples) < DEVICE_CALLS_LEAST or clock() < end):
             self.wipe()
             start = clock()
             call()
@@ -94,7 +94,7 @@ class Clock:
 
     def _by_events(self, call: Callable[[], object], warm_s: float) -> list[float]:
         wipe_s = min(self.seconds(self.wipe) for _ in range(2))
-        count = min(MOST, max(LEAST, int(self.budget_s / (warm_s + wipe_s))))
+        count = min(DEVICE_CALLS_MOST, max(DEVICE_CALLS_LEAST, int(self.budget_s / (warm_s + wipe_s))))
         pairs = [(_event(), _event()) for _ in range(count)]
         for start, end in pairs:
             self.wipe()
@@ -115,7 +115,9 @@ class Clock:
         samples: list[float] = []
         end = time.perf_counter() + self.budget_s
         with no_garbage_collection():
-            while len(samples) < MOST and (len(samples) < LEAST or time.perf_counter() < end):
+            while len(samples) < DEVICE_CALLS_MOST and (
+                len(samples) < DEVICE_CALLS_LEAST or time.perf_counter() < end
+            ):
                 samples.append(self._batch(call, calls, waited=waited) / calls)
         return samples
 

@@ -20,14 +20,14 @@ from distlab.bench.journal import Journal
 from distlab.bench.operations import OPERATIONS, DtypeName, Redop
 from distlab.bench.results import SAMPLES_MOST, Results, as_json, check_figure, check_writable, write_results
 from distlab.bench.stamp import Stamp, command, stamp
-from distlab.bench.timing import LEAST, Policy
+from distlab.bench.timing import COLLECTIVE_CALLS_LEAST, Policy
 from distlab.bench.watch import Watch
 from distlab.errors import SettingError, WorkError
 from distlab.predict.collectives import Op
 from distlab.train.launch import backend_for, launch
 
 IDENTITY = ("operation", "place", "payload_bytes", "dtype", "redop", "root", "world_size")
-LAUNCHES_MOST = SAMPLES_MOST // LEAST
+LAUNCHES_MOST = SAMPLES_MOST // COLLECTIVE_CALLS_LEAST
 
 
 def main(

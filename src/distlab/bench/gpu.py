@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from distlab.bench.clock import LEAST, MOST, Clock
+from distlab.bench.clock import DEVICE_CALLS_LEAST, DEVICE_CALLS_MOST, Clock
 from distlab.bench.copies import CPU_PAYLOADS, GPU_PAYLOADS, check_payloads, measure_copies
 from distlab.bench.device import DeviceName, choose_device, reason
 from distlab.bench.kernels import Sizes, measure_kernels
@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 
 HEAT_S = {"cuda": 3.0, "cpu": 0.5}
 BUDGET_MOST_S = 600.0
-LAUNCHES_MOST = SAMPLES_MOST // LEAST
+LAUNCHES_MOST = SAMPLES_MOST // DEVICE_CALLS_LEAST
 CUT_SHORT = "Cut short: "
 BUSY = 0.5
 """Processes that wait for each core."""
@@ -136,8 +136,8 @@ class Session:
         heat_s = HEAT_S[plan.device.type] if plan.heat_s is None else plan.heat_s
         what = "GPU" if plan.on_gpu else "CPU (no GPU was measured)"
         notes = [
-            f"The {what} was kept busy for {heat_s:g} s first; each figure is of {LEAST} to {MOST} calls within "
-            f"{plan.budget_s:g} s, with caches wiped in between, timed by "
+            f"The {what} was kept busy for {heat_s:g} s first; each figure is of {DEVICE_CALLS_LEAST} to "
+            f"{DEVICE_CALLS_MOST} calls within {plan.budget_s:g} s, with caches wiped in between, timed by "
             f"{'CUDA events' if plan.on_gpu else 'the clock of the host'}.",
             "Copies inside one memory count bytes read and written, copies over a bus their payload once.",
             *([self.busy] if self.busy else []),

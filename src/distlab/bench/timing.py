@@ -17,9 +17,9 @@ import torch.distributed as dist
 from distlab.errors import SettingError
 from distlab.train.launch import device
 
-LEAST = 8
-MOST = 1000
-"""Timed calls where the policy chooses."""
+COLLECTIVE_CALLS_LEAST = 8
+COLLECTIVE_CALLS_MOST = 1000
+"""Timed calls where the policy chooses. Of one device: `distlab.bench.clock`, whose calls each cost a wipe more."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Policy:
     warmup: int = 5
     """Untimed calls."""
     iterations: int | None = None
-    """Timed calls; None for as many as fit in `budget_s`, but at least LEAST and at most MOST."""
+    """Timed calls; None for as many as fit in `budget_s`, but COLLECTIVE_CALLS_LEAST to COLLECTIVE_CALLS_MOST."""
     budget_s: float = 0.3
 
     def __post_init__(self) -> None:
@@ -45,7 +45,7 @@ class Policy:
             return f"{self.warmup} calls untimed, then {self.iterations} timed back to back"
         return (
             f"up to {max(1, self.warmup)} calls untimed, then those that fit in {self.budget_s:g} s, "
-            f"{LEAST} to {MOST}, timed back to back"
+            f"{COLLECTIVE_CALLS_LEAST} to {COLLECTIVE_CALLS_MOST}, timed back to back"
         )
 
 
@@ -131,7 +131,7 @@ def measured(run: Callable[[], object], policy: Policy) -> list[float]:
         if first_s < policy.budget_s:
             warm += slowest(timed(run, policy.warmup - 1)) if policy.warmup > 1 else []
         # The first call may pay for connections: the fastest says what one costs.
-        iterations = min(MOST, max(LEAST, int(policy.budget_s / min(warm))))
+        iterations = min(COLLECTIVE_CALLS_MOST, max(COLLECTIVE_CALLS_LEAST, int(policy.budget_s / min(warm))))
     dist.barrier()
     return slowest(timed(run, iterations))
 
