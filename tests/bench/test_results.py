@@ -125,7 +125,7 @@ def test_only_plain_files_are_read(tmp_path: Path) -> None:
     for name, said in [
         ("pipe", "not a regular file"),
         ("link", ""),
-        ("huge", "at most"),
+        ("huge", "more than 67108864 bytes"),
         ("none", "No such file"),
     ]:
         with pytest.raises(SettingError, match=f"Cannot read .*{said}"):

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distlab.bench.collectives_report import Report, Row
-from distlab.bench.results import write_whole
+from distlab.bench.results import write_file
 from distlab.predict.collectives import Link, bus_bandwidth_Bps, fit_alpha_beta, ring_s
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def plot_collectives(report: Report, path: Path) -> None:
         canvas.suptitle(_title(report), fontsize=9)
         stream = io.BytesIO()
         canvas.savefig(stream, format=path.suffix[1:], dpi=150)
-    write_whole(path, stream.getvalue())
+    write_file(path, stream.getvalue())
 
 
 def _title(report: Report) -> str:

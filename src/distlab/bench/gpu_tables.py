@@ -13,7 +13,7 @@ from rich.table import Table
 from distlab.bench.gpu import Report
 from distlab.bench.measured import PARTS, Part, Row
 from distlab.bench.printing import print_report
-from distlab.bench.results import write_whole
+from distlab.bench.results import write_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -104,7 +104,7 @@ def plot_sizes(report: Report, path: Path) -> None:
         stamp = report.stamp
         canvas.suptitle(f"{stamp.hardware} ({stamp.tier} tier), {stamp.date[:10]}: medians", fontsize=10)
         canvas.savefig(stream, format=path.suffix[1:], dpi=150, facecolor="white")
-    write_whole(path, stream.getvalue())
+    write_file(path, stream.getvalue())
 
 
 def _panel(axes: Axes, rows: Sequence[Row]) -> None:

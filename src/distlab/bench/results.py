@@ -16,14 +16,13 @@ from __future__ import annotations
 import json
 import math
 import os
-import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from distlab.errors import SettingError, printable
-from distlab.files import open_regular
+from distlab.files import read_limited, write_whole
 
 SAMPLES_MOST = 200
 """Times that a row keeps: enough for a p99, and 60 rows stay under half a megabyte."""
@@ -73,25 +72,16 @@ def as_json(results: Results) -> str:
 
 def write_results(path: str | Path, results: Results) -> None:
     """Write a file whole or not at all; a file that was there is replaced. SettingError where it cannot be."""
-    write_whole(path, as_json(results).encode() + b"\n")
+    write_file(path, as_json(results).encode() + b"\n")
 
 
-def write_whole(path: str | Path, content: bytes) -> None:
-    """Write beside, sync, rename into place. SettingError where the folder is missing or may not be written."""
-    target = Path(path)
-    part = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.part")
+def write_file(path: str | Path, content: bytes) -> None:
+    """`write_whole` for a file that somebody named. SettingError where its folder is missing or may not be written."""
     try:
-        if target.is_dir():
-            raise IsADirectoryError(f"{target} is a folder")
-        with part.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, target)
+        write_whole(path, content)
     except OSError as error:
-        part.unlink(missing_ok=True)
         reason = error.strerror or str(error)
-        raise SettingError(f"Cannot write {target}: {reason}. Name a file in a folder that exists.") from None
+        raise SettingError(f"Cannot write {path}: {reason}. Name a file in a folder that exists.") from None
 
 
 def check_writable(path: str | Path) -> None:
@@ -134,11 +124,7 @@ def read_results(path: str | Path) -> Results:
 
 def _text(path: Path) -> str:
     try:
-        with open_regular(path) as file:
-            size = os.fstat(file.fileno()).st_size
-            if size > BYTES_MOST:
-                raise OSError(f"it has {size:,} bytes, and results have at most {BYTES_MOST:,}")
-            return file.read(BYTES_MOST + 1).decode()
+        return read_limited(path, BYTES_MOST).decode()
     except (OSError, ValueError) as error:
         reason = (error.strerror or str(error)) if isinstance(error, OSError) else printable(str(error))
         raise SettingError(

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from distlab.bench.results import Results, check_figure, read_results, write_whole
+from distlab.bench.results import Results, check_figure, read_results, write_file
 from distlab.errors import SettingError, printable
 from distlab.figures.figure import BLUE, RED
 from distlab.figures.plots import INK
@@ -152,7 +152,7 @@ def save_roofline(found: Roofline, path: Path) -> None:
         canvas.suptitle(f"{found.hardware} ({found.tier} tier), {found.date[:10]}", fontsize=10)
         kind = path.suffix.removeprefix(".")
         canvas.savefig(stream, format=kind, dpi=200, facecolor="white")
-    write_whole(path, stream.getvalue())
+    write_file(path, stream.getvalue())
 
 
 def in_words(found: Roofline) -> str:

@@ -4,7 +4,8 @@
         print(recording.hardware, [file.name for file in recording.files("telemetry")])
     recorded_tier()                        # one sentence; while nothing was recorded it says so
 
-A recording is a folder with `manifest.json`, which says of every file where it comes from. Nothing here imports torch.
+A recording, of a machine, is a folder with `manifest.json`, which says of every file where it comes from; the telemetry
+files in it are read by `distlab.observe.recording`. Nothing here imports torch.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from distlab.errors import SettingError, printable
-from distlab.files import open_regular
+from distlab.files import read_limited
 
 FORMAT, VERSION = "distlab recording", 1
 MANIFEST = "manifest.json"
@@ -57,7 +58,7 @@ class RecordedFile:
 
 @dataclass(frozen=True)
 class Recording:
-    """One folder."""
+    """Of one machine: a folder."""
 
     folder: Path
     tier: str
@@ -117,7 +118,7 @@ def recorded_tier(folder: Path | None = None) -> str:
 def read_recording(folder: Path) -> Recording:
     """SettingError where the manifest is none, or names a file that is missing or of another size."""
     try:
-        content = json.loads(_read(folder / MANIFEST, MOST_MANIFEST_BYTES))
+        content = json.loads(read_limited(folder / MANIFEST, MOST_MANIFEST_BYTES))
         if content["format"] != FORMAT or content["version"] != VERSION:
             raise ValueError(f"it is not of version {VERSION} of the format")
         stamp = content["stamp"]
@@ -169,18 +170,10 @@ def _text(value: Any) -> str:
     return printable(value)
 
 
-def _read(path: Path, most: int) -> bytes:
-    with open_regular(path) as file:
-        content = file.read(most + 1)
-    if len(content) > most:
-        raise ValueError(f"{path.name} has more than {most} bytes")
-    return content
-
-
 def unpacked(path: Path) -> bytes:
     """The content of a recorded file, unpacked if it is gzip. SettingError where it is damaged or a bomb."""
     try:
-        content = _read(path, MOST_BYTES)
+        content = read_limited(path, MOST_BYTES)
         if not content.startswith(b"\x1f\x8b"):
             return content
         unpack = zlib.decompressobj(31)

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from distlab.bench.results import write_whole
+from distlab.bench.results import write_file
 from distlab.errors import SettingError, WorkError
 from distlab.record.recordings import FORMAT, MANIFEST, MOST_BYTES, VERSION, read_recording
 
@@ -110,7 +110,7 @@ class Store:
             )
         target = self.folder / name
         target.parent.mkdir(exist_ok=True)
-        write_whole(target, content)
+        write_file(target, content)
         told = {"date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"), **(measured or {})}
         self.parts[part].files.append(
             {
@@ -128,7 +128,7 @@ class Store:
         """The manifest."""
         parts = {name: vars(part) for name, part in self.parts.items()}
         content = {"format": FORMAT, "version": VERSION, "stamp": self.stamp, "parts": parts}
-        write_whole(self.folder / MANIFEST, json.dumps(content, indent=1).encode() + b"\n")
+        write_file(self.folder / MANIFEST, json.dumps(content, indent=1).encode() + b"\n")
 
 
 def _places() -> list[tuple[str, str]]:

@@ -12,13 +12,12 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import stat
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from distlab.errors import SettingError, printable
+from distlab.files import read_limited, write_whole
 
 FORMAT = 1
 ANALYSIS = "analysis.json"
@@ -331,27 +330,6 @@ def read_analysis(folder: Path) -> Analysis:
 def write_analysis(folder: Path, analysis: Analysis) -> None:
     """Write `analysis.json`, whole or not at all."""
     write_whole(folder / ANALYSIS, analysis.to_json().encode())
-
-
-def read_limited(path: Path, most_bytes: int) -> bytes:
-    """The content of a regular file; OSError for a link, a pipe, a device, or one that is longer."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    with open(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise OSError("it is not a regular file")
-        content = file.read(most_bytes + 1)
-    if len(content) > most_bytes:
-        raise OSError(f"it has more than {most_bytes} bytes")
-    return content
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file, or replace it, whole or not at all; a link in its place is replaced, not followed."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o666)
-    with open(descriptor, "wb") as file:
-        file.write(content)
-    part.replace(path)
 
 
 def _check_identity(rank: int, step: StepTimes) -> None:

@@ -34,7 +34,8 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from distlab.errors import SettingError
-from distlab.observe.profile.analysis import clean_json, read_limited, write_whole
+from distlab.files import read_limited, write_whole
+from distlab.observe.profile.analysis import clean_json
 from distlab.observe.profile.traces import DATA, MOST_RANK
 
 if TYPE_CHECKING:

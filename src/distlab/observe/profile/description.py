@@ -9,14 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from distlab.errors import SettingError
-from distlab.observe.profile.analysis import (
-    FORMAT,
-    PROFILE,
-    FlameGraph,
-    clean_json,
-    read_limited,
-    write_whole,
-)
+from distlab.files import read_limited, write_whole
+from distlab.observe.profile.analysis import FORMAT, PROFILE, FlameGraph, clean_json
 from distlab.observe.profile.capture import CaptureOptions
 
 MOST_BYTES = 4 * 2**20

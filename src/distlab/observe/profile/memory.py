@@ -11,7 +11,8 @@ from collections import defaultdict
 from dataclasses import asdict
 from pathlib import Path
 
-from distlab.observe.profile.analysis import MemoryLine, write_whole
+from distlab.files import write_whole
+from distlab.observe.profile.analysis import MemoryLine
 from distlab.observe.profile.breakdown import NS
 from distlab.observe.profile.traces import MemoryEvent, Trace
 

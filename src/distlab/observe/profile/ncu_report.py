@@ -22,7 +22,7 @@ from typing import Literal
 from tyro.conf import Positional
 
 from distlab.errors import SettingError, printable
-from distlab.observe.profile.analysis import read_limited
+from distlab.files import read_limited
 
 MOST_BYTES = 2**27
 BUSY_PERCENT = 60.0

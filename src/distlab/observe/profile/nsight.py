@@ -19,7 +19,7 @@ from typing import Annotated
 from tyro.conf import Positional, arg
 
 from distlab.errors import SettingError, WorkError
-from distlab.observe.profile.analysis import write_whole
+from distlab.files import write_whole
 from distlab.observe.profile.ncu_report import METRICS, show_ncu
 from distlab.observe.profile.nsys_report import show_nsys
 

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from distlab.errors import printable
-from distlab.observe.profile.analysis import FlameGraph, write_whole
+from distlab.files import write_whole
+from distlab.observe.profile.analysis import FlameGraph
 
 RATE_HZ = 100
 PATIENCE_S = 20
