@@ -247,7 +247,10 @@ def test_the_comparison_says_what_went(tmp_path: Path, capsys: pytest.CaptureFix
     after = _write(tmp_path / "after", _analysis(_rank(0), _rank(1)))
     assert compare(before, after) == 0
     told = " ".join(capsys.readouterr().out.split())
-    assert "A step is 50% shorter: 20.02 ms before, 10.02 ms after; most of it is data (-10.00 ms)." in told
+    assert (
+        "A step is 50% shorter: 20.02 ms before, 10.02 ms after; gone: The step waits for data (10.00 ms a step)."
+        in told
+    )
     assert "No longer a bottleneck: The step waits for data." in told
     page = BeautifulSoup((after / "comparison.html").read_text(), "html.parser")
     assert len(page.find_all("figure")) == 2
@@ -256,6 +259,41 @@ def test_the_comparison_says_what_went(tmp_path: Path, capsys: pytest.CaptureFix
     assert made["low"] < made["ratio"] < made["high"] < 1
     changes = sum(part["after_s"] - part["before_s"] for part in made["parts"])
     assert changes == pytest.approx(made["step"]["after_s"] - made["step"]["before_s"])
+
+
+def test_the_comparison_leads_with_the_straggler_that_went_or_came() -> None:
+    slow = _analysis(_rank(0, exposed=0.020), _rank(1, idle=0.020))
+    even = _analysis(_rank(0), _rank(1))
+    assert slow.slowest is not None
+    for sides, said in (((slow, even), "shorter"), ((even, slow), "longer")):
+        compared = compare_profiles(*sides)
+        assert said in compared.sentence
+        word = "gone" if said == "shorter" else "new"
+        assert f"; {word}: Rank 1 holds the others back (20.0" in compared.sentence
+        assert "exposed communication" not in compared.sentence
+
+
+def test_a_change_that_no_bottleneck_explains_is_told_by_its_part() -> None:
+    sentence = compare_profiles(_analysis(_rank(0)), _analysis(_rank(0, compute=0.020))).sentence
+    assert "most of it is compute (+10.00 ms)" in sentence
+
+
+def test_the_dossier_lists_the_operators_of_the_straggler_too(tmp_path: Path) -> None:
+    own = (Operator("aten::sort", "cpu", 3, 0.5, 0.9, ""),)
+    slow = replace(_rank(2, idle=0.020), operators=own)
+    ranks = (_rank(0, exposed=0.020), _rank(1, exposed=0.020), slow)
+    folder = _write(tmp_path / "p", _analysis(*ranks))
+    report(folder, json=True)
+    page = BeautifulSoup((folder / "dossier.html").read_text(), "html.parser")
+    headings = [heading.get_text() for heading in page.find_all("h2")]
+    assert [one for one in headings if one.startswith(("Operators", "Collectives"))] == [
+        "Operators of rank 0",
+        "Operators of rank 2",
+        "Collectives of rank 0",
+        "Collectives of rank 2",
+    ]
+    assert "aten::sort" in page.get_text()
+    assert "of rank 0:" in find_bottlenecks(_analysis(*ranks))[-1].evidence[0]
 
 
 def test_a_difference_within_the_steps_noise_is_no_change() -> None:

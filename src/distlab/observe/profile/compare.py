@@ -20,12 +20,15 @@ from tyro.conf import Positional
 
 from distlab.bench.significance import difference
 from distlab.errors import SettingError
-from distlab.observe.profile.analysis import Analysis, read_analysis, write_whole
+from distlab.files import write_whole
+from distlab.observe.profile.analysis import Analysis, read_analysis
 from distlab.observe.profile.bottlenecks import Bottleneck, find_bottlenecks
 from distlab.observe.profile.dossier import MOST_BARS, PARTS, breakdown_figure
 
 COMPARISON = "comparison.html"
 TOP = 12
+MOST = 0.5
+"""Of the step's change: bottlenecks that went or came and cost as much are its cause."""
 
 
 @dataclass(frozen=True)
@@ -65,14 +68,17 @@ class Comparison:
 def compare_profiles(before: Analysis, after: Analysis) -> Comparison:
     """SettingError where one of them has no step."""
     for name, analysis in (("first", before), ("second", after)):
-        if not any(rank.steps for rank in analysis.ranks):
+        if not _step_times(analysis):
             raise SettingError(f"The {name} profile has no step; profile a run that takes more steps.")
     step = _change("step", before, after, "step_s")
     parts = tuple(_change(label, before, after, name) for name, (label, _) in PARTS.items())
     logs = [[math.log(t) for t in _step_times(analysis)] for analysis in (before, after)]
     known = difference(*logs)
     low, high = known.interval(0.95) if known else (None, None)
-    titles = [[one.title for one in find_bottlenecks(analysis) if one.share] for analysis in (before, after)]
+    found = [[one for one in find_bottlenecks(analysis) if one.share] for analysis in (before, after)]
+    titles = [[one.title for one in side] for side in found]
+    gone = [one for one in found[0] if one.title not in titles[1]]
+    new = [one for one in found[1] if one.title not in titles[0]]
     return Comparison(
         step=step,
         ratio=step.after_s / step.before_s,
@@ -80,10 +86,10 @@ def compare_profiles(before: Analysis, after: Analysis) -> Comparison:
         high=high,
         parts=parts,
         operators=_operators(before, after),
-        gone=tuple(title for title in titles[0] if title not in titles[1]),
-        new=tuple(title for title in titles[1] if title not in titles[0]),
+        gone=tuple(one.title for one in gone),
+        new=tuple(one.title for one in new),
         warnings=tuple(_warnings(before, after)),
-        sentence=_sentence(step, parts, low, high),
+        sentence=_sentence(step, parts, low, high, _cause(step, gone, new)),
     )
 
 
@@ -132,7 +138,23 @@ def _warnings(before: Analysis, after: Analysis) -> list[str]:
     return found
 
 
-def _sentence(step: Change, parts: Sequence[Change], low: float | None, high: float | None) -> str:
+def _cause(step: Change, gone: Sequence[Bottleneck], new: Sequence[Bottleneck]) -> str:
+    """The bottleneck that went or came, where those explain most of the change; "" where they do not.
+
+    The parts tell where the time shows, and waiting for a straggler shows as communication of the others.
+    """
+    explained_s = sum(one.cost_s or 0.0 for one in new) - sum(one.cost_s or 0.0 for one in gone)
+    longer = step.change_s > 0
+    if (explained_s if longer else -explained_s) < MOST * abs(step.change_s):
+        return ""
+    # The dearest comes first; there is one, as the change is not 0.
+    first = new[0] if longer else gone[0]
+    return f"{'new' if longer else 'gone'}: {first.title} ({(first.cost_s or 0.0) * 1e3:,.2f} ms a step)"
+
+
+def _sentence(
+    step: Change, parts: Sequence[Change], low: float | None, high: float | None, cause: str
+) -> str:
     how = "longer" if step.change_s > 0 else "shorter"
     percent = 100 * abs(step.change_s) / step.before_s
     certain = low is not None and high is not None and not low <= 1 <= high
@@ -141,11 +163,11 @@ def _sentence(step: Change, parts: Sequence[Change], low: float | None, high: fl
             f"A step takes {step.before_s * 1e3:,.2f} ms before and {step.after_s * 1e3:,.2f} ms after: no change "
             "beyond the steps' own noise."
         )
+    took = f"{step.before_s * 1e3:,.2f} ms before, {step.after_s * 1e3:,.2f} ms after"
+    if cause:
+        return f"A step is {percent:.0f}% {how}: {took}; {cause}."
     leading = max(parts, key=lambda part: part.change_s * (1 if step.change_s > 0 else -1))
-    return (
-        f"A step is {percent:.0f}% {how}: {step.before_s * 1e3:,.2f} ms before, {step.after_s * 1e3:,.2f} ms after; "
-        f"most of it is {leading.name} ({leading.change_s * 1e3:+,.2f} ms)."
-    )
+    return f"A step is {percent:.0f}% {how}: {took}; most of it is {leading.name} ({leading.change_s * 1e3:+,.2f} ms)."
 
 
 def compare(

@@ -20,8 +20,9 @@ from tyro.conf import Positional
 
 from distlab.errors import SettingError
 from distlab.figures.figure import BLUE, GREEN, PURPLE, RED, Figure
-from distlab.observe.profile.analysis import MERGED, Analysis, RankProfile, read_analysis, write_whole
-from distlab.observe.profile.bottlenecks import Bottleneck, find_bottlenecks
+from distlab.files import write_whole
+from distlab.observe.profile.analysis import MERGED, Analysis, RankProfile, read_analysis
+from distlab.observe.profile.bottlenecks import Bottleneck, find_bottlenecks, straggler
 from distlab.observe.profile.flight_report import judge, read_flights
 from distlab.observe.profile.ncu_report import read_ncu
 from distlab.observe.profile.nsys_report import read_nsys
@@ -98,9 +99,17 @@ def dossier(analysis: Analysis, bottlenecks: Sequence[Bottleneck], folder: Path)
         parts={name: label for name, (label, _) in PARTS.items()},
         figures=_figures(analysis),
         files=[name for name in (MERGED, "nsys.nsys-rep", "ncu.ncu-rep") if (folder / name).is_file()],
+        shown=_shown(analysis),
         flame=_flame(analysis, folder),
         more=_more(folder),
     )
+
+
+def _shown(analysis: Analysis) -> list[RankProfile]:
+    """The ranks of which operators and collectives are listed: the first, and the one that holds the others back."""
+    ranks = [rank for rank in analysis.ranks if rank.operators or rank.collectives]
+    slowest = straggler(analysis)
+    return [*ranks[:1], *(rank for rank in ranks[1:] if slowest is not None and rank.rank == slowest.rank)]
 
 
 def _figures(analysis: Analysis) -> dict[str, Any]:
@@ -108,7 +117,7 @@ def _figures(analysis: Analysis) -> dict[str, Any]:
     if not ranks:
         return {}
     found: dict[str, Any] = {"breakdown": breakdown_figure(ranks[:MOST_BARS], analysis.tier)}
-    slowest = analysis.slowest
+    slowest = straggler(analysis)
     chosen = next((rank for rank in ranks if slowest is not None and rank.rank == slowest.rank), ranks[0])
     found["steps"] = steps_figure(chosen, analysis.tier)
     lines = [(rank, line) for rank in ranks for line in rank.memory if len(line.points) > 1]

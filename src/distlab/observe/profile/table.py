@@ -10,6 +10,7 @@ from rich.table import Table
 
 from distlab.errors import printable
 from distlab.observe.profile.analysis import MERGED, Analysis, RankProfile
+from distlab.observe.profile.bottlenecks import straggler
 
 TOP = 5
 MOST_RANKS = 32
@@ -20,7 +21,7 @@ def show(analysis: Analysis, folder: Path) -> None:
     """Print it."""
     console = Console()
     console.print(_ranks(analysis))
-    worst = analysis.slowest
+    worst = straggler(analysis)
     shown = next((rank for rank in analysis.ranks if worst and rank.rank == worst.rank), analysis.ranks[0])
     console.print(_operators(shown))
     for line in sentences(analysis, folder):
@@ -30,14 +31,14 @@ def show(analysis: Analysis, folder: Path) -> None:
 def sentences(analysis: Analysis, folder: Path) -> list[str]:
     """What is to be said beside the tables: the verdict first."""
     said = []
-    behind = [straggler for straggler in analysis.stragglers if straggler.verdict != "even"]
-    for straggler in sorted(behind, key=lambda straggler: -straggler.excess_s):
+    behind = [one for one in analysis.stragglers if one.verdict != "even"]
+    for one in sorted(behind, key=lambda one: -one.excess_s):
         late = (
-            f" It came last, and late, to {straggler.last_arrivals} of {straggler.collectives_compared} collectives."
-            if straggler.verdict == "persistent" and straggler.last_arrivals
+            f" It came last, and late, to {one.last_arrivals} of {one.collectives_compared} collectives."
+            if one.verdict == "persistent" and one.last_arrivals
             else ""
         )
-        said.append(straggler.sentence + late)
+        said.append(one.sentence + late)
     if analysis.stragglers and not behind:
         said.append("No straggler: the ranks' own times are even.")
     overheads = [(rank, share) for rank in analysis.ranks if (share := rank.overhead) is not None]
