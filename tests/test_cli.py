@@ -91,3 +91,35 @@ def test_the_learners_copy_is_made_as_the_readme_says(
     (tmp_path / "taken").touch()
     assert run("course", "export-learner", str(tmp_path)) == 2
     assert f"{tmp_path} is not empty" in capsys.readouterr().err
+
+
+SLOW_COMMAND = """
+import os, sys
+from distlab import cli
+
+class Interrupted:
+    # An import that Ctrl-C meets, and that makes another error of it, as some do.
+    def find_spec(self, name, path=None, target=None):
+        if name == "distlab.doctor":
+            try:
+                os.kill(os.getpid(), 2)
+                for _ in range(1000):
+                    pass
+            except KeyboardInterrupt:
+                raise ImportError("it was interrupted")
+
+sys.meta_path.insert(0, Interrupted())
+cli.main(["doctor"])
+"""
+
+
+def test_ctrl_c_while_a_command_is_imported_leaves_no_traceback() -> None:
+    ended = subprocess.run([sys.executable, "-c", SLOW_COMMAND], capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (130, "", "")
+
+
+def test_the_command_alone_imports_no_parser() -> None:
+    """Every module that the entry imports is one that Ctrl-C shows a traceback of."""
+    code = "import sys; import distlab.cli; print({'tyro', 'rich', 'torch'} & sys.modules.keys())"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert ended.stdout == "set()\n"

@@ -9,10 +9,12 @@ from __future__ import annotations
 import difflib
 import importlib
 import os
+import signal
 import sys
-from collections.abc import Callable
-
-import tyro
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
 
 from distlab.errors import SettingError, WorkError
 
@@ -86,7 +88,10 @@ def main(argv: list[str] | None = None) -> None:
     if name is None:
         sys.exit(_usage(args))
     module, function = COMMANDS[name][0].split(":")
-    command: Callable[..., int | None] = getattr(importlib.import_module(module), function)
+    with _interrupts_end_at_once():
+        import tyro
+
+        command: Callable[..., int | None] = getattr(importlib.import_module(module), function)
     rest = args[len(name.split()) :]
     try:
         parses_own = name in PARSE_THEIR_OWN
@@ -104,6 +109,27 @@ def main(argv: list[str] | None = None) -> None:
     except BrokenPipeError:  # who read the output, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
+
+
+@contextmanager
+def _interrupts_end_at_once() -> Iterator[None]:
+    """While modules are imported Ctrl-C ends the process: nothing has begun that would have to be cleaned up.
+
+    An exception would not do: some modules swallow it, or make another of it.
+    """
+
+    def end(number: int, frame: FrameType | None) -> None:
+        os._exit(130)
+
+    kept = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or kept is not signal.default_int_handler:
+        yield  # another handler, or none at all (a job in the background), is somebody's choice
+        return
+    signal.signal(signal.SIGINT, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, kept)
 
 
 def _usage(args: list[str]) -> int:
