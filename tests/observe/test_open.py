@@ -14,7 +14,7 @@ import pytest
 from distlab.errors import SettingError
 from distlab.observe.follow import MOST_POLL_BYTES, SILENT_S, follow_run, ranks_of
 from distlab.observe.nvml import NvmlSource
-from distlab.observe.open import find_recording, open_source, recordings
+from distlab.observe.open import find_telemetry_file, open_source, telemetry_files
 from distlab.observe.recorded import RecordedSource
 from distlab.observe.recording import Recorder, provenance
 from distlab.observe.sample import GpuSample, Reading
@@ -66,7 +66,7 @@ def test_a_kind_is_what_it_says(tmp_path: Path) -> None:
 
 def test_without_a_recording_the_next_step_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(FOLDER, str(tmp_path))
-    assert recordings() == {}
+    assert telemetry_files() == {}
     with pytest.raises(SettingError, match=r"no recording of a GPU yet: .* the source simulated"):
         open_source("recorded")
 
@@ -94,11 +94,11 @@ def test_recordings_are_found_by_name_and_the_newest_without_one(
     monkeypatch.setenv(FOLDER, str(tmp_path))
     made(tmp_path / "a100", "2026-01-01", "training", "starved")
     made(tmp_path / "h200", "2026-11-29", "training")
-    assert list(recordings()) == ["training", "a100/training", "starved"]
-    assert find_recording("training").parent.name == "h200"
-    assert find_recording("a100/training").parent.name == "a100"
-    assert find_recording(None) == find_recording("training")
-    assert find_recording("other/file") == Path("other/file")
+    assert list(telemetry_files()) == ["training", "a100/training", "starved"]
+    assert find_telemetry_file("training").parent.name == "h200"
+    assert find_telemetry_file("a100/training").parent.name == "a100"
+    assert find_telemetry_file(None) == find_telemetry_file("training")
+    assert find_telemetry_file("other/file") == Path("other/file")
     assert open_source("recorded").read().samples
 
 

@@ -21,7 +21,7 @@ from distlab.errors import SettingError, WorkError
 from distlab.observe import recording
 from distlab.observe.encoding import MOST_ITEMS, Damage, decode, encode
 from distlab.observe.recorded import RecordedSource
-from distlab.observe.recording import Provenance, Recorder, RecordingFile, provenance
+from distlab.observe.recording import Provenance, Recorder, TelemetryFile, provenance
 from distlab.observe.sample import (
     GpuProcess,
     GpuSample,
@@ -132,7 +132,7 @@ def test_a_recording_says_where_it_comes_from(tmp_path: Path) -> None:
         first, tier="simulated", interval_s=2.0, command="distlab observe record x", about="a test"
     )
     assert (origin.hardware, origin.driver) == ("8 x SIMULATED H100 80GB", "SIMULATED")
-    with RecordingFile(write(tmp_path / "x", [first], origin)) as file:
+    with TelemetryFile(write(tmp_path / "x", [first], origin)) as file:
         assert file.provenance == origin
         assert [reading for _, reading in file.readings()] == [first]
 
@@ -246,7 +246,7 @@ def test_a_killed_recorder_leaves_every_reading(tmp_path: Path) -> None:
     path = tmp_path / "x"
     done = subprocess.run([sys.executable, "-c", program, str(path)])
     assert done.returncode == -signal.SIGKILL
-    with RecordingFile(path) as file, pytest.raises(Damage, match="cut off"):
+    with TelemetryFile(path) as file, pytest.raises(Damage, match="cut off"):
         list(file.readings())
     replay = Replay(path)
     assert [len(replay.at(t).samples) for t in range(6)] == [2] * 6

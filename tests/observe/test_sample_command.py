@@ -18,7 +18,7 @@ from rich.console import Console
 from distlab.cli import main
 from distlab.observe.gpu_table import gpu_table
 from distlab.observe.open import SourceOptions
-from distlab.observe.recording import RecordingFile
+from distlab.observe.recording import TelemetryFile
 from distlab.observe.sample import GpuSample, MigInstance, Problem, Reading, Xid
 from distlab.observe.simulated import simulate
 
@@ -188,7 +188,7 @@ def test_what_is_recorded_is_replayed(tmp_path: Path, capsys: pytest.CaptureFixt
         "samples": 42,
         "bytes": out.stat().st_size,
     }
-    with RecordingFile(out) as file:
+    with TelemetryFile(out) as file:
         assert file.provenance.hardware == "2 x SIMULATED H100 80GB"
         assert (file.provenance.interval_s, file.provenance.about) == (10.0, "a test")
         assert str(tmp_path) not in file.provenance.command
@@ -215,7 +215,7 @@ def test_ctrl_c_keeps_what_was_recorded(tmp_path: Path) -> None:
     _, error = process.communicate(timeout=30)
     assert process.returncode == 0
     assert "Stopped; what was recorded is kept." in error
-    with RecordingFile(out) as file:
+    with TelemetryFile(out) as file:
         assert len(list(file.readings())) > 3, "whole to its end"
 
 

@@ -19,7 +19,7 @@ import pytest
 
 from distlab.bench.results import read_results
 from distlab.errors import SettingError, WorkError
-from distlab.observe.recording import Recorder, RecordingFile, provenance
+from distlab.observe.recording import Recorder, TelemetryFile, provenance
 from distlab.observe.sample import GpuSample, Reading
 from distlab.record import command, oom
 from distlab.record.plan import Mode, PartPlan, parts
@@ -79,7 +79,7 @@ def test_what_was_recorded_can_be_read(rehearsed: Path, tmp_path: Path) -> None:
         assert len(lines) >= 3
         assert {line.samples for line in lines} == {batch}
         assert read_info(str(run)).config["name"] == case
-    with RecordingFile(rehearsed / "good.telemetry.jsonl.gz") as file:
+    with TelemetryFile(rehearsed / "good.telemetry.jsonl.gz") as file:
         assert len(list(file.readings())) >= 3
     analysis = json.loads((rehearsed / "profile_good" / "analysis.json").read_text())
     assert len(analysis["ranks"]) == 1

@@ -80,15 +80,15 @@ def open_source(
     it became is `Source.tier`.
     scenario, gpus, seed: of the simulated kind. follow: the folder of a run whose load the simulated GPUs show, one
     for each rank.
-    recording, loop: of the recorded kind; a path or the name of one that comes with distlab, and whether it starts
-    again at its end. speed: of simulated and recorded time. at_s: where in it to begin; for a run that is followed,
-    how long its load has been there.
+    recording, loop: of the recorded kind; the path of a telemetry file or the name of one that comes with distlab, and
+    whether it starts again at its end. speed: of simulated and recorded time. at_s: where in it to begin; for a run
+    that is followed, how long its load has been there.
     SettingError where what is asked for is not there.
     """
     if kind == "recorded" or (kind == "auto" and recording is not None):
         from distlab.observe.recorded import RecordedSource
 
-        return RecordedSource(find_recording(recording), speed=speed, loop=loop, at_s=at_s, clock=clock)
+        return RecordedSource(find_telemetry_file(recording), speed=speed, loop=loop, at_s=at_s, clock=clock)
     if recording is not None:
         raise SettingError(f"A recording is replayed by the source recorded, not {kind}; choose that one.")
     if kind in ("auto", "nvml") and follow is None:
@@ -109,9 +109,9 @@ def open_source(
     return SimulatedSource(scenario, gpus=gpus, seed=seed, speed=speed, at_s=at_s, clock=clock)
 
 
-def find_recording(name: str | None) -> Path:
-    """The file of a recording: a path, or the name of one that comes with distlab; the newest one without a name."""
-    known = recordings()
+def find_telemetry_file(name: str | None) -> Path:
+    """A path, or the telemetry file of that name that comes with distlab; the newest one without a name."""
+    known = telemetry_files()
     if name is not None:
         return known.get(name, Path(name))
     if not known:
@@ -122,15 +122,15 @@ def find_recording(name: str | None) -> Path:
     return next(iter(known.values()))
 
 
-def recordings() -> dict[str, Path]:
-    """The recordings of telemetry that come with distlab, the newest first; none until one was made on a GPU.
+def telemetry_files() -> dict[str, Path]:
+    """Those in the recordings of machines that come with distlab, the newest first; none until a GPU was recorded.
 
     By their names, and by `<folder>/<name>` where another machine recorded the same.
     """
-    from distlab.record.recordings import recordings as made
+    from distlab.record.recordings import recordings
 
     found: dict[str, Path] = {}
-    for recording in made():
+    for recording in recordings():
         for file in recording.files("telemetry"):
             name = file.name.removesuffix(SUFFIX)
             found[f"{recording.folder.name}/{name}" if name in found else name] = file.path

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from distlab.errors import SettingError
 from distlab.observe.encoding import Damage
-from distlab.observe.recording import RecordingFile
+from distlab.observe.recording import TelemetryFile
 from distlab.observe.sample import GpuSample, Problem, Reading, SampleTier, Source, Xid
 
 GAP_INTERVALS = 2.5
@@ -25,7 +25,7 @@ GAP_INTERVALS = 2.5
 
 
 class RecordedSource(Source):
-    """A recording as a Source. Its clock starts with the source.
+    """A telemetry file as a Source. Its clock starts with the source.
 
     Samples keep the time at which they were taken. Their tier is `recorded`, but what a simulator made stays
     `simulated`.
@@ -40,9 +40,9 @@ class RecordedSource(Source):
         at_s: float = 0.0,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """speed: recorded seconds for each of the clock's. at_s: where in the recording to begin.
+        """speed: recorded seconds for each of the clock's. at_s: where in the file to begin.
 
-        SettingError where the file is no recording.
+        SettingError where it is no telemetry file.
         """
         if not 0 < speed <= 3600:
             raise SettingError(f"A speed of {speed:g} cannot be replayed; choose more than 0, 3600 at most.")
@@ -56,7 +56,7 @@ class RecordedSource(Source):
         self._file.close()
 
     def _rewind(self) -> None:
-        self._file = RecordingFile(self.path)
+        self._file = TelemetryFile(self.path)
         self.provenance = self._file.provenance
         self._readings: Iterator[tuple[float, Reading]] = self._file.readings()
         self._now: tuple[float, Reading] | None = None

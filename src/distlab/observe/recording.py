@@ -1,9 +1,9 @@
-"""Recordings of telemetry: one gzip file of JSON lines that says where it comes from.
+"""Telemetry files: recorded telemetry, one gzip file of JSON lines that says where it comes from.
 
     with Recorder("idle.jsonl.gz", provenance(source, interval_s=1.0)) as recorder:
         recorder.write(source.read())
 
-    with RecordingFile("idle.jsonl.gz") as file:
+    with TelemetryFile("idle.jsonl.gz") as file:
         print(file.provenance.hardware, sum(1 for _ in file.readings()))
 
 The first line is the provenance, each further one a Reading; a value that was not known is left out. Every reading
@@ -48,7 +48,7 @@ MOST_INTERVAL_S = 3600.0
 
 @dataclass(frozen=True)
 class Provenance:
-    """Where a recording comes from."""
+    """Where a telemetry file comes from."""
 
     tier: SampleTier
     """Of what was recorded: gpu or simulated."""
@@ -95,7 +95,7 @@ def _own_version() -> str:
 
 
 class Recorder:
-    """Writes a recording. SettingError where the file exists or cannot be made, WorkError where the disk is full."""
+    """Writes a telemetry file. SettingError where it exists or cannot be made, WorkError where the disk is full."""
 
     def __init__(self, path: str | Path, origin: Provenance) -> None:
         self.path = Path(path)
@@ -140,8 +140,8 @@ class Recorder:
             ) from None
 
 
-class RecordingFile:
-    """An open recording: its provenance is read, its readings follow one by one.
+class TelemetryFile:
+    """An open telemetry file: its provenance is read, its readings follow one by one.
 
     SettingError where it is not one, or is of a kind or size that is never one.
     """
@@ -168,7 +168,7 @@ class RecordingFile:
                 "`distlab observe record` wrote."
             ) from None
 
-    def __enter__(self) -> RecordingFile:
+    def __enter__(self) -> TelemetryFile:
         return self
 
     def __exit__(self, *_: object) -> None:

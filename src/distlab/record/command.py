@@ -156,10 +156,10 @@ def _telemetry(plan: PartPlan, mode: Mode) -> Telemetry | None:
     # Without a driver simulated GPUs show the load of the run, or none.
     follow = plan.scratch / (plan.run or "none") if mode.device == "cpu" else None
     lead = {"lead_s": 0.1} if mode.short else {}
-    return Telemetry(_recording(plan), scrubbed_text(_typed(plan)), plan.about, follow, **lead)
+    return Telemetry(_telemetry_file(plan), scrubbed_text(_typed(plan)), plan.about, follow, **lead)
 
 
-def _recording(plan: PartPlan) -> Path:
+def _telemetry_file(plan: PartPlan) -> Path:
     return plan.scratch / f"{plan.name}.telemetry.jsonl.gz"
 
 
@@ -174,7 +174,7 @@ def _keep(store: Store, plan: PartPlan, telemetry: Telemetry | None) -> list[str
     listed = list(plan.found())
     simulated: dict[str, str] = {}
     if telemetry is not None:
-        path = _recording(plan)
+        path = _telemetry_file(plan)
         if telemetry.problem:
             problems.append(f"No telemetry: {telemetry.problem}")
         elif path.is_file():

@@ -9,7 +9,7 @@ from typing import Any
 
 from distlab.errors import SettingError, WorkError
 from distlab.observe.open import open_source
-from distlab.observe.recording import Recorder, RecordingFile, provenance
+from distlab.observe.recording import Recorder, TelemetryFile, provenance
 from distlab.observe.sample import Source
 
 INTERVAL_S = 0.25
@@ -76,10 +76,10 @@ class Telemetry:
 
 
 def seen(path: Path) -> dict[str, Any]:
-    """The extremes of a recording, over all its GPUs, and every reason for which a clock was held down."""
+    """The extremes of a telemetry file, over all its GPUs, and every reason for which a clock was held down."""
     most: dict[str, float] = {}
     reasons: set[str] = set()
-    with RecordingFile(path) as file:
+    with TelemetryFile(path) as file:
         count = 0
         for _, reading in file.readings():
             count += 1
@@ -111,8 +111,8 @@ def in_words(facts: dict[str, Any]) -> str:
 
 
 def simulated_by(path: Path) -> dict[str, str]:
-    """Tier, hardware and driver of a recording that no driver made; of one that a driver made, nothing."""
-    with RecordingFile(path) as file:
+    """Tier, hardware and driver of a telemetry file that no driver made; of one that a driver made, nothing."""
+    with TelemetryFile(path) as file:
         origin = file.provenance
     if origin.tier != "simulated":
         return {}
