@@ -198,6 +198,17 @@ def test_what_was_measured_outlives_the_ranks(
     ("setting", "said"),
     [
         ({"iterations": 0}, "iterations is 0"),
+        ({"iterations": 10**17}, "iterations is 10{17}; it must be 1 to 1000000"),
+        ({"warmup": -1}, "warmup is -1; it must be 0 to"),
+        ({"warmup": 10**17}, "warmup is 10{17}"),
+        (
+            {"backend": "nccl", "world_size": 10_000},
+            "backend is 'nccl', which needs a GPU for each of the 10000",
+        ),
+        (
+            {"backend": "gloo", "world_size": 10_000, "sizes_bytes": (4,)},
+            "10,000 ranks .* Measure fewer ranks",
+        ),
         ({"sizes_bytes": (0,)}, r"sizes_bytes is \[0\]"),
         ({"sizes_bytes": ()}, r"sizes_bytes is \[\]"),
         ({"sizes_bytes": (2**50,)}, "GiB are free"),

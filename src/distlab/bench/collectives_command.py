@@ -28,6 +28,8 @@ from distlab.train.launch import backend_for, launch
 
 IDENTITY = ("operation", "place", "payload_bytes", "dtype", "redop", "root", "world_size")
 LAUNCHES_MOST = SAMPLES_MOST // COLLECTIVE_CALLS_LEAST
+RANK_BYTES = 2**27
+"""Memory of a process that has imported torch, its libraries not counted, which all of them share."""
 
 
 def main(
@@ -127,13 +129,20 @@ def _check_ranks(wanted: Sweep, ranks: int, backend: str | None) -> None:
         raise SettingError(f"world_size is {ranks}; it must be 1 or more.")
     if not 0 <= wanted.root < ranks:
         raise SettingError(f"root is {wanted.root}; with {ranks} ranks it is one of 0 to {ranks - 1}.")
-    if (backend or backend_for(ranks)) == "gloo":
+    usual = backend_for(ranks)
+    if backend == "nccl" and usual != "nccl":
+        raise SettingError(
+            f"backend is 'nccl', which needs a GPU for each of the {ranks} ranks; leave it away to measure gloo on "
+            "the CPU, or measure fewer ranks."
+        )
+    if (backend or usual) == "gloo":
         # Two buffers, known data, what is expected, and what differs.
-        need, free = 5 * max(wanted.sizes_bytes) * ranks, psutil.virtual_memory().available
+        payload, free = max(wanted.sizes_bytes), psutil.virtual_memory().available
+        need = ranks * (RANK_BYTES + 5 * payload)
         if need > free:
             raise SettingError(
-                f"sizes_bytes has {max(wanted.sizes_bytes):,}: {ranks} ranks need {need / 2**30:,.1f} GiB for that, "
-                f"and {free / 2**30:,.1f} GiB are free. Measure smaller payloads."
+                f"{ranks:,} ranks with payloads of up to {payload:,} bytes need {need / 2**30:,.1f} GiB, and "
+                f"{free / 2**30:,.1f} GiB are free. Measure fewer ranks (world_size) or smaller payloads (sizes_bytes)."
             )
 
 

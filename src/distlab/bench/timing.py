@@ -20,6 +20,8 @@ from distlab.train.launch import device
 COLLECTIVE_CALLS_LEAST = 8
 COLLECTIVE_CALLS_MOST = 1000
 """Timed calls where the policy chooses. Of one device: `distlab.bench.clock`, whose calls each cost a wipe more."""
+CALLS_MOST = 1_000_000
+"""Of those that somebody asks for: their times are kept in memory."""
 
 
 @dataclass(frozen=True)
@@ -33,10 +35,9 @@ class Policy:
     budget_s: float = 0.3
 
     def __post_init__(self) -> None:
-        if self.warmup < 0 or (self.iterations is not None and self.iterations < 1):
-            raise SettingError(
-                f"iterations is {self.iterations}, warmup {self.warmup}; need at least 1 and 0."
-            )
+        for name, count, least in (("iterations", self.iterations, 1), ("warmup", self.warmup, 0)):
+            if count is not None and not least <= count <= CALLS_MOST:
+                raise SettingError(f"{name} is {count}; it must be {least} to {CALLS_MOST}.")
         if not 0 < self.budget_s < math.inf:
             raise SettingError(f"budget_s is {self.budget_s}; it must be more than 0 seconds.")
 
