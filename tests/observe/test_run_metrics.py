@@ -178,6 +178,29 @@ def test_the_end_of_a_finished_run_is_idle(demo: Path) -> None:
     assert run.wasted_s["failure"] == pytest.approx(run.account.failure_s)
 
 
+def test_a_run_before_its_first_step_is_shown(tmp_path: Path) -> None:
+    ranks = [{"rank": rank, "host": "here", "pid": 9 + rank, "device": "cpu"} for rank in range(2)]
+    write_info(tmp_path / "begun", ranks=ranks)
+    os.utime(tmp_path / "begun" / LOG / RUN, (1e9, 1e9))
+    with locked(tmp_path / "begun"):
+        followed = Runs(tmp_path)
+        followed.poll()
+        [run] = followed.followed()
+        assert value(run, "running") == 1
+        assert value(run, "start_timestamp_seconds") == 1e9
+        assert value(run, "world_size") == 2
+        assert value(run, "step") is None
+        before = {labels for name, labels in metrics(run) if name == "distlab_train_running"}
+        made = MadeRun(now=time.time() - 20)
+        made.attempt(0, 2, flush_after={1})
+        write_lines(tmp_path / "begun", made.kept)
+        followed.poll()
+        assert value(run, "step") == 1
+        assert before == {labels for name, labels in metrics(run) if name == "distlab_train_running"}
+    run.poll(time.time())
+    assert value(run, "running") == 0
+
+
 def test_a_run_that_begins_later_is_found(tmp_path: Path) -> None:
     now = time.time()
     clock = [now]

@@ -67,6 +67,11 @@ class RunFiles:
             """A new run of an old name sets the old log aside, and begins another."""
 
     @property
+    def started_at(self) -> float | None:
+        """When the last attempt began its log: its `run.json` was written then. Unix time."""
+        return self._read_info[1] / 1e9 if self.info is not None else None
+
+    @property
     def files(self) -> int:
         """How many ranks write into this log."""
         return len(self._tails)

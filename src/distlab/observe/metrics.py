@@ -112,6 +112,12 @@ SOURCE = (
 TRAIN = (
     Metric("distlab_train_running", "gauge", "1 while the run goes on.", RUN_LABELS),
     Metric("distlab_train_world_size", "gauge", "Ranks of the run.", RUN_LABELS),
+    Metric(
+        "distlab_train_start_timestamp_seconds",
+        "gauge",
+        "When the last attempt's log was opened: before its first step.",
+        RUN_LABELS,
+    ),
     Metric("distlab_train_step", "gauge", "The last optimizer step, counted from 0.", RUN_LABELS),
     Metric("distlab_train_steps_goal", "gauge", "Steps that the run is to take.", RUN_LABELS),
     Metric("distlab_train_loss", "gauge", "Loss of the last step.", RUN_LABELS),

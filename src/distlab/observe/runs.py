@@ -97,8 +97,11 @@ class Run:
 
     @property
     def tier(self) -> str | None:
-        """`gpu` or `cpu`; None before the first step."""
-        return self.newest.tier if self.newest else None
+        """`gpu` or `cpu`; None where neither a step nor the stamp says it."""
+        if self.newest is not None:
+            return self.newest.tier
+        told = self.files.info.stamp.get("tier") if self.files.info else None
+        return told if told in ("gpu", "cpu") else None
 
     @property
     def job(self) -> str:
@@ -167,13 +170,16 @@ class Run:
     def write(self, page: Page) -> None:
         """Its metrics. What only means something now is left out once it has ended."""
         newest = self.newest
-        if newest is None:
+        if newest is None and self.files.info is None:
             return
         own = self.labels()
         text = labels(METRICS["distlab_train_running"], **own)
         if self.running is not None:
             page.add("distlab_train_running", text, int(self.running))
-        page.add("distlab_train_world_size", text, newest.world_size)
+        page.add("distlab_train_start_timestamp_seconds", text, self.files.started_at)
+        page.add("distlab_train_world_size", text, newest.world_size if newest else len(self.places) or None)
+        if newest is None:  # it may hang before its first step, and nobody else would say so
+            return
         page.add("distlab_train_step", text, newest.step)
         page.add("distlab_train_steps_goal", text, self.goal)
         page.add("distlab_train_goodput_ratio", text, self.account.goodput)
