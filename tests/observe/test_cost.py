@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -351,8 +352,41 @@ def test_the_table_of_a_terminal(demo: Path, capsys: pytest.CaptureFixture[str])
         "goodput",
         "of the budget",
         "USD",
+        "Price: --price-per-hour.",
+        "the time before it is opened (starting the ranks,",
     ):
         assert word in text
+    assert "as if" not in text
+
+
+def test_a_price_of_another_gpu_is_said_to_be_one(demo: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert show((str(demo),), accelerator="A100 80GB", provider="lambda") == 0
+    text = capsys.readouterr().out
+    assert re.search(r"ran on +│ A processor \(cpu\)", text)
+    assert re.search(r"priced as if on +│ A100 SXM 80GB", text)
+    assert "Price: A100 SXM 80GB at lambda (a GPU of 8), https://lambda.ai/pricing, 2026-09-25," in text
+    write_info(demo, stamp={"tier": "gpu", "hardware": "NVIDIA H200"})
+    [told] = as_json(capsys, demo, accelerator="H200")
+    assert told["as_if_on"] is None
+    [told] = as_json(capsys, demo, accelerator="H100")
+    assert told["as_if_on"] == "H100 SXM 80GB"
+
+
+@pytest.mark.parametrize(
+    ("text", "accelerator"),
+    [
+        ("A100 80GB", "A100 SXM 80GB"),
+        ("a100 40gb", "A100 SXM 40GB"),
+        ("H100", "H100 SXM 80GB"),
+        ("RTX 4090", "GeForce RTX 4090 24GB"),
+        ("NVIDIA A100 80GB PCIe", "A100 PCIe 80GB"),
+        ("80", None),
+        ("", None),
+    ],
+)
+def test_a_gpu_can_be_called_by_words_of_its_name(text: str, accelerator: str | None) -> None:
+    found = read_prices().named(text)
+    assert (found and found.accelerator) == accelerator
 
 
 @pytest.mark.parametrize(
@@ -360,6 +394,7 @@ def test_the_table_of_a_terminal(demo: Path, capsys: pytest.CaptureFixture[str])
     [
         ([], "No run is named"),
         (["{demo}", "--accelerator", "H9"], "no price for the accelerator 'H9'; there are H100 SXM 80GB"),
+        (["{demo}", "--accelerator", "A100 SXM 60GB"], "the nearest is 'A100 SXM"),
         (["{demo}", "--price-per-hour", "-1"], "must be above 0"),
         (["{demo}", "--provider", "nobody"], "no price of the provider"),
         (["{demo}", "--prices", "nowhere.yml"], "Cannot read the prices"),

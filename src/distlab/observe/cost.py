@@ -16,6 +16,7 @@ IDLE_BELOW_PERCENT.
 
 from __future__ import annotations
 
+import difflib
 import json as jsonlib
 import math
 from dataclasses import asdict, dataclass, field, replace
@@ -33,6 +34,10 @@ from distlab.train.records import RunInfo, read_info, read_log
 
 IDLE_BELOW_PERCENT = 5.0
 HOUR_S = 3600.0
+UNCHARGED = (
+    "Counted is what the log holds: the time before it is opened (starting the ranks, importing, loading data and "
+    "model) and after its last line is not in it, and a provider bills that, too."
+)
 
 
 @dataclass(frozen=True)
@@ -59,6 +64,8 @@ class Cost:
     """`gpu` or `cpu`: where the run was, whatever it is priced as."""
     hardware: str = ""
     price_source: str = ""
+    as_if_on: str | None = None
+    """The GPU of the price, where the run was not on it."""
 
 
 @dataclass(frozen=True)
@@ -67,12 +74,14 @@ class Rate:
 
     per_hour: float
     source: str
+    accelerator: str | None = None
+    """The table's name for the GPU; None for a price of somebody's own."""
 
 
 def rate_of(price: Price) -> Rate:
     """A row of the table."""
     source = f"{price.accelerator} at {price.provider} ({price.unit}), {price.source}, {price.date}"
-    return Rate(price.per_hour, f"{source}, confidence {price.confidence}")
+    return Rate(price.per_hour, f"{source}, confidence {price.confidence}", price.accelerator)
 
 
 def cost(
@@ -195,14 +204,19 @@ def show(
             )
         one = cost(name, account, rate.per_hour, table.currency, budget=budgets.of(name))
         tier = next(iter(account.ranks.values())).last.tier
-        costs.append(replace(one, tier=tier, hardware=hardware, price_source=rate.source))
+        own = price_of(info, table)
+        as_if_on = rate.accelerator if own is None or rate.accelerator != own.accelerator else None
+        costs.append(replace(one, tier=tier, hardware=hardware, price_source=rate.source, as_if_on=as_if_on))
     if json:
         print(jsonlib.dumps([asdict(one) for one in costs], indent=1))
     else:
         console = Console()
         console.print(_table(costs))
-        for source in dict.fromkeys(one.price_source for one in costs):
-            console.print(f"Price: {source}.", markup=False, highlight=False, soft_wrap=True)
+        said: dict[str, None] = {}
+        for text in [*(f"Price: {one.price_source}." for one in costs), UNCHARGED]:
+            said[text] = None
+        for text in said:
+            console.print(text, markup=False, highlight=False, soft_wrap=True)
     return 0
 
 
@@ -213,10 +227,14 @@ def _fixed_price(table: PriceTable, accelerator: str | None, per_hour: float | N
         return Rate(per_hour, "--price-per-hour")
     if accelerator is None:
         return None
-    found = table.find(accelerator)
+    found = table.named(accelerator)
     if found is None:
-        known = ", ".join(dict.fromkeys(price.accelerator for price in table.prices))
-        raise SettingError(f"There is no price for the accelerator {accelerator!r}; there are {known}.")
+        names = list(dict.fromkeys(price.accelerator for price in table.prices))
+        near = difflib.get_close_matches(accelerator, names, n=1)
+        hint = f"the nearest is {near[0]!r}; " if near else ""
+        raise SettingError(
+            f"There is no price for the accelerator {accelerator!r}; {hint}there are {', '.join(names)}."
+        )
     return rate_of(found)
 
 
@@ -237,6 +255,8 @@ def _table(costs: list[Cost]) -> Table:
         "budget": [one.budget for one in costs],
     }
     table.add_row("ran on", *(escape(f"{one.hardware} ({one.tier})") for one in costs))
+    if any(one.as_if_on for one in costs):
+        table.add_row("priced as if on", *(escape(one.as_if_on or "what it ran on") for one in costs))
     for name, values in rows.items():
         if any(value is not None for value in values):
             table.add_row(name, *(_money(value, one) for value, one in zip(values, costs, strict=True)))

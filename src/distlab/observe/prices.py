@@ -57,6 +57,14 @@ class PriceTable:
         """The first row for a GPU of this name; None where there is none."""
         return next((price for price in self.prices if price.fits(name)), None)
 
+    def named(self, text: str) -> Price | None:
+        """The first row for what somebody calls a GPU: the driver's name, or words of the table's (`A100 80GB`)."""
+        words = set(text.upper().split())
+        return self.find(text) or next(
+            (price for price in self.prices if words and words <= set(price.accelerator.upper().split())),
+            None,
+        )
+
     def of(self, provider: str | None) -> PriceTable:
         """The rows of one provider; all without one. SettingError for one that has none."""
         if provider is None:
