@@ -22,7 +22,7 @@ from tornado.web import HTTPError, RedirectHandler
 from distlab.course.service import die_with_parent
 from distlab.course.site import INSTRUCTORS, Site
 from distlab.errors import SettingError, WorkError, printable
-from distlab.observe.page.answers import Prometheus
+from distlab.observe.page.prometheus import Prometheus
 from distlab.observe.page.server import handlers
 from distlab.observe.stack import STATE, Stack, addresses_in
 

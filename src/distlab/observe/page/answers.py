@@ -6,19 +6,14 @@ A moment without a sample is None in the answer: a gap stays a gap.
 from __future__ import annotations
 
 import asyncio
-import functools
-import json
 import math
 import re
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
-from urllib.parse import urlencode
-
-from tornado.httpclient import AsyncHTTPClient, HTTPClientError, HTTPResponse
-from tornado.simple_httpclient import SimpleAsyncHTTPClient
 
 from distlab.errors import SettingError, WorkError
+from distlab.observe.page.prometheus import MOST_TEXT, Alert, Prometheus, Series
 from distlab.observe.panels.fleet import ALERTS
 from distlab.observe.panels.panel import Dashboard, Panel, Query, exactly, filled
 
@@ -32,69 +27,14 @@ RATE_WINDOW_S = 60
 MOST_SERIES = 64
 """Of one query; what is left out is said."""
 MOST_VALUES = 500
-MOST_TEXT = 300
 MOST_VALUE_CHARS = 256
-MOST_BYTES = 16 * 2**20
-TIMEOUT_S = 10.0
+MOST_ALERTS = 1000
+"""That are looked through for what a rule says."""
 
 LAST_SAMPLE = "max(timestamp(distlab_source_up)) or max(max_over_time(timestamp(distlab_source_up)[1h:15s]))"
 """When the exporter was last scraped, also where that is minutes ago; an hour is far enough back."""
 
 Answer = dict[str, Any]
-
-
-class Prometheus:
-    """A running Prometheus, asked and never told."""
-
-    def __init__(self, url: str) -> None:
-        """url: as `http://127.0.0.1:9090`."""
-        self.url = url.rstrip("/")
-
-    def address(self) -> str:
-        """Where it answers now."""
-        return self.url
-
-    @functools.cached_property
-    def http(self) -> AsyncHTTPClient:
-        """Made with the first question: it belongs to the loop that runs then."""
-        return SimpleAsyncHTTPClient(max_body_size=MOST_BYTES, max_clients=16, force_instance=True)
-
-    async def ask(self, path: str, **parameters: str) -> list[dict[str, Any]]:
-        """The series that answer a query. WorkError, in one sentence, where there is no answer."""
-        answer = await self._fetch(path, method="POST", body=urlencode(parameters))
-        return _data(answer, "result", self.address())
-
-    async def alerts(self) -> list[dict[str, Any]]:
-        """The alerts that fire or are about to, with what their rules say of them."""
-        return _data(await self._fetch("alerts"), "alerts", self.address())
-
-    async def _fetch(self, path: str, **arguments: Any) -> HTTPResponse:
-        url = self.address()
-        try:
-            return await self.http.fetch(
-                f"{url}/api/v1/{path}", request_timeout=TIMEOUT_S, raise_error=False, **arguments
-            )
-        except (OSError, HTTPClientError) as error:
-            raise UnreachableError(url, error) from None
-
-
-class UnreachableError(WorkError):
-    """No Prometheus answers."""
-
-    def __init__(self, url: str, error: BaseException) -> None:
-        super().__init__(f"Prometheus does not answer at {url} ({error}); start it with: distlab observe up")
-
-
-def _data(response: HTTPResponse, name: str, url: str) -> list[dict[str, Any]]:
-    if response.code == 599:
-        raise UnreachableError(url, response.error or TimeoutError())
-    try:
-        answer = json.loads(response.body)
-        if answer["status"] != "success":
-            raise WorkError(f"Prometheus refuses the query: {answer['error']}")
-        return list(answer["data"][name])
-    except (ValueError, KeyError, TypeError):
-        raise WorkError(f"{url} does not answer as Prometheus does (HTTP {response.code}).") from None
 
 
 def chosen(board: Dashboard, asked: Mapping[str, str]) -> dict[str, str]:
@@ -142,39 +82,41 @@ async def board_now(
 async def _source(prometheus: Prometheus) -> Answer:
     """Where the numbers come from, and how old the last ones are."""
     tiers, up, scraped = await asyncio.gather(
-        prometheus.ask("query", query="sum by (tier) (distlab_source_up)"),
-        prometheus.ask("query", query='max(up{job="distlab"})'),
-        prometheus.ask("query", query=LAST_SAMPLE),
+        prometheus.ask(list, "query", query="sum by (tier) (distlab_source_up)"),
+        prometheus.ask(list, "query", query='max(up{job="distlab"})'),
+        prometheus.ask(list, "query", query=LAST_SAMPLE),
     )
     return {
-        "tiers": sorted(str(series["metric"].get("tier", ""))[:40] for series in tiers),
-        "readable": all(_number(series["value"][1]) for series in tiers),
-        "exporter": bool(up) and _number(up[0]["value"][1]) == 1,
-        "last_sample": _number(scraped[0]["value"][1]) if scraped else None,
+        "tiers": sorted(series.labels.get("tier", "")[:40] for series in tiers[:MOST_SERIES]),
+        "readable": all(series.value for series in tiers),
+        "exporter": bool(up) and up[0].value == 1,
+        "last_sample": scraped[0].value if scraped else None,
     }
 
 
 async def _choices(prometheus: Prometheus, label: str, expr: str) -> list[str]:
     """The values of a variable."""
+
+    def values(found: list[Series]) -> list[str]:
+        texts = {one.labels.get(label, "") for one in found}
+        fitting = (text for text in texts if 0 < len(text) <= MOST_VALUE_CHARS)
+        return sorted(fitting, key=_natural)[:MOST_VALUES]
+
     try:
-        series = await prometheus.ask("query", query=expr)
+        return await prometheus.ask(values, "query", query=expr)
     except WorkError:
         return []
-    found = {str(one["metric"].get(label, "")) for one in series}
-    return sorted((value for value in found if 0 < len(value) <= MOST_VALUE_CHARS), key=_natural)[
-        :MOST_VALUES
-    ]
 
 
-async def explained(prometheus: Prometheus, series: Sequence[Answer]) -> None:
+def explain(series: Sequence[Answer], alerts: Sequence[Alert]) -> None:
     """Give each alert among the series what its rule says: a summary, and where its runbook is."""
-    firing = [alert for alert in await prometheus.alerts() if alert["state"] == "firing"]
+    firing = [alert for alert in alerts[:MOST_ALERTS] if alert.state == "firing"]
     for one in series:
         labels = {name: value for name, value in one["labels"].items() if value}
         for alert in firing:
-            if labels.items() <= alert["labels"].items():
-                one["summary"] = str(alert["annotations"].get("summary", ""))[:MOST_TEXT]
-                one["runbook"] = str(alert["annotations"].get("runbook_url", ""))[:MOST_TEXT]
+            if labels.items() <= alert.labels.items():
+                one["summary"] = alert.annotations.get("summary", "")[:MOST_TEXT]
+                one["runbook"] = alert.annotations.get("runbook_url", "")[:MOST_TEXT]
                 break
 
 
@@ -187,12 +129,13 @@ async def _panel(
             *(_query(prometheus, panel, query, values, times, step_s) for query in panel.queries)
         )
         if panel is ALERTS:
-            await explained(prometheus, answers[0])
+            explain(answers[0][0], await prometheus.alerts())
     except WorkError as error:
         return {"series": [], "left_out": 0, "problem": str(error)}
-    series = [one for answer in answers for one in answer]
-    kept = [one for answer in answers for one in answer[:MOST_SERIES]]
-    return {"series": kept, "left_out": len(series) - len(kept)}
+    return {
+        "series": [one for kept, _ in answers for one in kept],
+        "left_out": sum(left_out for _, left_out in answers),
+    }
 
 
 async def _query(
@@ -202,49 +145,56 @@ async def _query(
     values: Mapping[str, str],
     times: Sequence[float],
     step_s: int,
-) -> list[Answer]:
-    expr = filled(query.expr, values)
+) -> tuple[list[Answer], int]:
+    """The first series that answer a query, and how many are left out."""
     place = panel.queries.index(query)
+
+    def made(found: list[Series]) -> tuple[list[Answer], int]:
+        by_name = sorted(((named(query.legend, one.labels), one) for one in found), key=_by_name)
+        kept = [
+            {
+                "query": place,
+                "name": name,
+                "labels": {k: v for k, v in one.labels.items() if k != "__name__"},
+                "values": [one.value] if panel.instant else _on_axis(one, times, step_s),
+            }
+            for name, one in by_name[:MOST_SERIES]
+        ]
+        return kept, len(found) - len(kept)
+
+    expr = filled(query.expr, values)
     if panel.instant:
-        found = await prometheus.ask("query", query=expr)
-        points: list[list[float | None]] = [[_number(one["value"][1])] for one in found]
-    else:
-        found = await prometheus.ask(
-            "query_range", query=expr, start=str(times[0]), end=str(times[-1]), step=str(step_s)
-        )
-        points = [_on_axis(one["values"], times, step_s) for one in found]
-    made = [
-        {
-            "query": place,
-            "name": named(query.legend, one["metric"]),
-            "labels": {k: v for k, v in one["metric"].items() if k != "__name__"},
-            "values": values_,
-        }
-        for one, values_ in zip(found, points, strict=True)
-    ]
-    return sorted(made, key=lambda one: _natural(str(one["name"])))
+        return await prometheus.ask(made, "query", query=expr)
+    span = {"start": str(times[0]), "end": str(times[-1]), "step": str(step_s)}
+    return await prometheus.ask(made, "query_range", query=expr, **span)
 
 
-def _on_axis(samples: Sequence[Sequence[Any]], times: Sequence[float], step_s: int) -> list[float | None]:
+def _on_axis(series: Series, times: Sequence[float], step_s: int) -> list[float | None]:
+    """The series' values at `times`; ValueError for one at another time."""
     row: list[float | None] = [None] * len(times)
-    for moment, value in samples:
-        row[round((moment - times[0]) / step_s)] = _number(value)
+    for moment, value in series.samples:
+        place = round((moment - times[0]) / step_s)
+        if not 0 <= place < len(row):
+            raise ValueError(f"nobody asked for {moment}")
+        row[place] = value
     return row
-
-
-def _number(text: str) -> float | None:
-    """What Prometheus writes as text; None for what is no number of JSON's."""
-    value = float(text)
-    return value if math.isfinite(value) else None
 
 
 def named(legend: str, labels: Mapping[str, str]) -> str:
     """The legend with the labels' values in it, as Grafana fills it in."""
-    for label in [part.split("}}")[0] for part in legend.split("{{")[1:]]:
-        legend = legend.replace(f"{{{{{label}}}}}", labels.get(label, ""))
-    return legend.strip()[:MOST_VALUE_CHARS]
+    # In one pass: a value that looks like a label's name stays what it is.
+    text = _LABEL.sub(lambda found: labels.get(found[1], "")[:MOST_VALUE_CHARS], legend)
+    return text.strip()[:MOST_VALUE_CHARS]
 
 
-def _natural(text: str) -> list[Any]:
+_LABEL = re.compile(r"{{(\w+)}}")
+
+
+def _by_name(one: tuple[str, Series]) -> list[int | str]:
+    return _natural(one[0])
+
+
+def _natural(text: str) -> list[int | str]:
     """GPU 2 before GPU 10."""
-    return [int(part) if part.isdecimal() else part for part in re.split("([0-9]{1,18})", text)]
+    # Every second part is what the pattern found; others may have digits of other scripts.
+    return [int(part) if i % 2 else part for i, part in enumerate(re.split("([0-9]{1,18})", text))]

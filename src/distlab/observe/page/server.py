@@ -23,7 +23,8 @@ from tornado.web import Application, HTTPError, RequestHandler
 
 from distlab.errors import SettingError, WorkError
 from distlab.machine import LOOPBACK
-from distlab.observe.page.answers import RANGES_S, Prometheus, board_now
+from distlab.observe.page.answers import RANGES_S, board_now
+from distlab.observe.page.prometheus import Prometheus
 from distlab.observe.panels import DASHBOARDS
 from distlab.observe.panels.fleet import ALERTS
 from distlab.observe.panels.panel import Dashboard, Panel
