@@ -152,6 +152,7 @@ def test_without_a_driver_the_next_step_is_named(
         (["sample", "--every", "0"], "choose 0.05 to 3600 seconds"),
         (["sample", "--count", "0"], "choose 1 or more"),
         (["sample", "--source", "recorded", "--recording", "absent"], "No such file"),
+        (["sample", "--follow", "runs/absent"], "runs/absent holds no log of a run"),
         (["sample", "--source", "simulated", "--speed", "nan"], "3600 at most"),
         (["record", "x", "--seconds", "nan"], "every <= seconds"),
         (["record", "x", "--source", "recorded"], "copy the file"),
@@ -196,6 +197,11 @@ def test_what_is_recorded_is_replayed(tmp_path: Path, capsys: pytest.CaptureFixt
     replayed = json.loads(capsys.readouterr().out)
     assert replayed["tier"] == "simulated"
     assert replayed["samples"][0]["utilization_percent"] > 90
+    assert run("sample", "--recording", str(out)) == 0
+    short = tmp_path / "short.telemetry.jsonl.gz"
+    assert run("record", str(short), *options, "--seconds", "20", "--every", "10") == 0
+    assert run("sample", "--recording", str(short)) == 0, "a single look falls within it"
+    capsys.readouterr()
     assert run("record", str(out), *options) == 2
     assert "exists; choose another name" in capsys.readouterr().err
 

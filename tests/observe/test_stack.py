@@ -103,6 +103,17 @@ def test_series_are_named_by_the_machine_and_not_by_a_port_that_changes(running:
     assert up["metric"]["instance"] == socket.gethostname()
 
 
+def test_up_says_what_to_do_next_and_what_is_simulated(
+    running: Stack, capsys: pytest.CaptureFixture[str]
+) -> None:
+    up_command._say(running.addresses, running.folder, "http://course/hub/book/", json=False)
+    said = capsys.readouterr().out
+    assert "The GPUs are SIMULATED" in said
+    assert "http://course/hub/book/resources/runbooks.html" in said
+    for command in ("page", "validate"):
+        assert f"`distlab observe {command} --folder {running.folder}`" in said
+
+
 def test_another_exporter_than_the_one_that_is_scraped_is_noticed(running: Stack) -> None:
     checks = examine("http://127.0.0.1:1", running.addresses.prometheus, seconds=0.5)
     assert states(checks)["Exporter"] == "fail"

@@ -11,6 +11,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from distlab.errors import SettingError, WorkError
+from distlab.observe.follow import ranks_of
 from distlab.observe.open import SourceArgs
 from distlab.observe.sample import Reading, Source
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 RATES_AFTER_S = 0.3
 """A driver tells activity and traffic as of the reading before: a single look at it takes two."""
 SHOWN_AT_S = 60.0
-"""Where in a scenario or recording a single look falls."""
+"""Where in a scenario a single look falls."""
 
 
 def sample(
@@ -39,14 +40,21 @@ def sample(
         every: seconds between two readings.
         count: end after so many readings.
         json: print each reading as a line of JSON.
-        at: seconds into the scenario or recording; 60 for a single look, else 0.
+        at: seconds into the scenario or recording; 60 for a single look at a scenario, else 0.
     """
     if not 0.05 <= every <= 3600:
         raise SettingError(f"--every is {every:g}; choose 0.05 to 3600 seconds.")
     if count is not None and count < 1:
         raise SettingError(f"--count is {count}; choose 1 or more.")
     single = not watch and count in (None, 1)
-    with source.open((SHOWN_AT_S if single else 0.0) if at is None else at) as opened:
+    if single and source.follow is not None and not ranks_of(source.follow):
+        raise SettingError(
+            f"{source.follow} holds no log of a run; give the folder of one, <folder>/<name>, or wait for it with "
+            "--watch."
+        )
+    replayed = source.recording is not None or source.source == "recorded"
+    usual = SHOWN_AT_S if single and not replayed else 0.0  # a recording may be shorter
+    with source.open(usual if at is None else at) as opened:
         return _once(opened, json) if single else _repeat(opened, every, count, json)
 
 

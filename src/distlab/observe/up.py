@@ -20,7 +20,8 @@ from rich.console import Console
 from distlab.machine import LOOPBACK
 from distlab.observe.open import SourceArgs
 from distlab.observe.ports import ALERTMANAGER_PORT, EXPORTER_PORT, PROMETHEUS_PORT
-from distlab.observe.rules import BOOK_URL, SHORTEST_WINDOW_S, Receivers
+from distlab.observe.rules import BOOK_URL, RUNBOOKS, SHORTEST_WINDOW_S, Receivers
+from distlab.observe.scrape import fetch
 from distlab.observe.stack import FOLDER, Addresses, Stack
 
 INTERVAL_S = 5.0
@@ -90,7 +91,7 @@ def up(
     try:
         with stack:
             status.stop()
-            _say(stack.addresses, folder, json)
+            _say(stack.addresses, folder, book_url, json)
             stack.wait()
     finally:
         status.stop()
@@ -110,16 +111,19 @@ def _port(name: str, wanted: int | None) -> int | None:
     return USUAL_PORTS[name]
 
 
-def _say(addresses: Addresses, folder: Path, json: bool) -> None:
+def _say(addresses: Addresses, folder: Path, book_url: str, json: bool) -> None:
     if json:
         print(jsonlib.dumps(dataclasses.asdict(addresses)), flush=True)
         return
     print(f"Prometheus     {addresses.prometheus}  (alerts: {addresses.prometheus}/alerts)")
     print(f"Exporter       {addresses.exporter}/metrics")
     print(f"Alertmanager   {addresses.alertmanager}")
+    print(f"Runbooks       {book_url.rstrip('/')}{RUNBOOKS}  (while that site runs: `make up`)")
+    if b'tier="simulated"' in fetch(f"{addresses.exporter}/metrics"):
+        print("The GPUs are SIMULATED, computed by a model; training runs and their times are real.")
     option = "" if folder == FOLDER else f" --folder {folder}"
     print(
-        f"Logs and time series are in {folder}. `distlab observe page{option}` shows all live, `distlab observe "
-        f"validate{option}` checks it; Ctrl-C ends it.",
+        f"Now, in another terminal: `distlab observe page{option}` shows all live, `distlab observe validate{option}` "
+        f"checks it. Logs and time series are in {folder}; Ctrl-C ends it.",
         flush=True,
     )
