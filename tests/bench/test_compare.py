@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from numpy.random import Generator
 
-from distlab.bench.compare import compare, compared
+from distlab.bench.compare import compare, compared, print_comparison
 from distlab.bench.results import Results, write_results
 from distlab.bench.significance import BLOCKS, blocks, difference, holm, noise_between_starts
 from distlab.errors import SettingError
@@ -190,6 +190,28 @@ def test_the_command_has_a_code_a_table_and_json(tmp_path: Path, capsys: pytest.
     content = json.loads(capsys.readouterr().out)
     assert [row["verdict"] for row in content["rows"]] == ["same", "faster", "same"]
     assert content["rows"][1]["identity"] == {"size": 1}
+
+
+def test_times_are_those_that_the_ratio_is_made_of_and_said_to_be(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    # Medians 1, 1, 8 of three launches against 1, 1, 1: geometric means 2 and 1; the median of all times is 1.
+    old = [{"size": 0, "samples_s": [1.0, 1.0, 1.0, 1.0, 8.0, 8.0], "launches": [2, 2, 2]}]
+    new = [{"size": 0, "samples_s": [0.9, 1.1, 1.0, 1.0, 0.5, 1.5], "launches": [2, 2, 2]}]
+    few = [{"size": 1, "samples_s": [1.0, 4.0]}]
+    files = [Results("test", ("size",), [*rows, *few], STAMP) for rows in (old, new)]
+    comparison = compared(files[0], files[1])
+    known, unknown = comparison.rows
+    assert (known.before_s, known.after_s, known.ratio) == pytest.approx((2.0, 1.0, 0.5))
+    assert (unknown.before_s, unknown.after_s, unknown.ratio) == (
+        pytest.approx(2.0),
+        pytest.approx(2.0),
+        None,
+    )
+    print_comparison(comparison)
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "geometric mean of the medians of each launch" in printed
+    assert "before (us), after (us)," in printed
 
 
 def test_hostile_names_stay_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

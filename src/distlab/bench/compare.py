@@ -12,6 +12,7 @@ evidence where there are several: see `distlab.bench.significance`.
 from __future__ import annotations
 
 import json as jsonlib
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -26,6 +27,7 @@ from tyro.conf import Positional
 from distlab.bench.printing import print_report
 from distlab.bench.results import Identity, Results, read_results
 from distlab.bench.significance import (
+    BLOCKS,
     LAUNCHES_LEAST,
     Difference,
     blocks,
@@ -41,6 +43,11 @@ MACHINE = ("tier", "hardware", "cores", "world_size", "backend", "threads_per_ra
 VERSIONS = ("torch", "python", "system", "driver", "cuda", "nccl")
 """Fields whose change may be what is tested: it is said."""
 CONFIDENCE = 0.95
+WHAT_TIMES = (
+    "Before and after are the geometric mean of the medians of each launch (with fewer than "
+    f"{LAUNCHES_LEAST} launches: of each of up to {BLOCKS} stretches of the times), which noise is told from; the "
+    "median of all calls, in the benchmark's own table, may differ by a little."
+)
 
 Verdict = Literal["slower", "faster", "same", "unknown"]
 
@@ -51,10 +58,10 @@ class Compared:
 
     identity: Identity
     before_s: float
-    """Median, as `after_s`."""
+    """Geometric mean of the medians of the launches (stretches, where there were few), as `after_s`."""
     after_s: float
     ratio: float | None
-    """After over before, of the blocks' medians; None where there are too few times to know their noise."""
+    """`after_s` over `before_s`; None where there are too few times to know their noise."""
     low: float | None
     """The interval that holds the true ratio with 95% confidence, each row for itself."""
     high: float | None
@@ -161,7 +168,8 @@ def _decided(
     alpha: float,
     notes: list[str],
 ) -> tuple[list[Compared], list[str]]:
-    differences = [difference(blocks(old), blocks(new)) for old, new in pairs]
+    evidence = [(blocks(old), blocks(new)) for old, new in pairs]
+    differences = [difference(old, new) for old, new in evidence]
     lone = [min(launches_of(old), launches_of(new)) < LAUNCHES_LEAST for old, new in pairs]
     known = [found for found, alone in zip(differences, lone, strict=True) if found is not None and alone]
     noise = noise_between_starts(known)
@@ -175,8 +183,8 @@ def _decided(
     slower = iter(holm([found.p_longer() for found in decided]))
     faster = iter(holm([found.p_shorter() for found in decided]))
     rows = []
-    for name, (old, new), found in zip(names, pairs, certain, strict=True):
-        medians = statistics.median(old["samples_s"]), statistics.median(new["samples_s"])
+    for name, (old_logs, new_logs), found in zip(names, evidence, certain, strict=True):
+        medians = math.exp(statistics.fmean(old_logs)), math.exp(statistics.fmean(new_logs))
         if found is None:
             rows.append(Compared(name, *medians, None, None, None, None, "unknown"))
         else:
@@ -241,12 +249,19 @@ def print_comparison(comparison: Comparison) -> None:
     )
     for name in varying:
         table.add_column(escape(printable(name)), no_wrap=True)
-    for heading in ("before (us)", "after (us)", "ratio", "95% interval", "p (adjusted)", ""):
+    for heading in (
+        "before (us),\nof medians",
+        "after (us),\nof medians",
+        "after /\nbefore",
+        "its 95%\ninterval",
+        "p of slower\n(adjusted)",
+        "",
+    ):
         table.add_column(heading, justify="right", no_wrap=True)
     for row in comparison.rows:
         what = [escape(printable(str(dict(row.identity)[name]))) for name in varying]
         table.add_row(*what, f"{1e6 * row.before_s:.5g}", f"{1e6 * row.after_s:.5g}", *_figures(row))
-    print_report([table], [*comparison.notes, verdict(comparison)])
+    print_report([table], [WHAT_TIMES, *comparison.notes, verdict(comparison)])
 
 
 def _figures(row: Compared) -> list[str]:
