@@ -12,6 +12,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -27,7 +28,7 @@ from distlab.observe import exporter as exporter_module
 from distlab.observe.export_command import listen
 from distlab.observe.exporter import Exporter, is_up
 from distlab.observe.exposition import CONTENT_TYPE, Page
-from distlab.observe.gpu_metrics import FIELDS, GpuMetrics
+from distlab.observe.gpu_metrics import FIELDS, MOST_CODES, MOST_XID, GpuMetrics
 from distlab.observe.metrics import DCGM, GPU_LABELS, METRICS, MIG_LABELS, OUR_LABELS
 from distlab.observe.owners import find_owners, labels_of, shown_here
 from distlab.observe.ports import EXPORTER_PORT
@@ -277,6 +278,26 @@ def test_xids_are_counted_by_code_and_the_last_one_stays() -> None:
     assert only(text, "DCGM_FI_DEV_XID_ERRORS") == 79
     counted = {s.labels["xid"]: s.value for s in parse(text)["distlab_gpu_xid_events_total"].samples}
     assert counted == {"31": 2, "79": 1}
+
+
+def test_the_page_has_an_end_whatever_a_recording_says() -> None:
+    def reading(number: int) -> Reading:
+        codes = [-1, 0, 10**6, *range(1 + number, 4000)]
+        xids = tuple(Xid(time=1.0, code=code) for code in codes)
+        return Reading(
+            tuple(
+                replace(FULL, gpu=i, uuid=f"GPU-{number}-{i}", xids=xids if i < 2 else ()) for i in range(64)
+            )
+        )
+
+    text = of_gpus(*(reading(number) for number in range(6)))
+    events = parse(text)["distlab_gpu_xid_events_total"].samples
+    by_gpu = Counter(sample.labels["UUID"] for sample in events)
+    assert set(by_gpu.values()) == {MOST_CODES}
+    assert all(0 < int(sample.labels["xid"]) <= MOST_XID for sample in events)
+    lost = {sample.labels["UUID"] for sample in parse(text)["distlab_gpu_lost"].samples}
+    assert lost == {f"GPU-4-{i}" for i in range(64)}, "those that were lost last"
+    assert len(text) < 2 * 2**20
 
 
 def test_a_lost_gpu_leaves_nothing_but_that_it_is_lost_and_why() -> None:

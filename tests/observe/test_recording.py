@@ -80,7 +80,7 @@ samples = st.builds(
 )
 readings = st.builds(
     Reading,
-    st.lists(samples, max_size=3).map(tuple),
+    st.lists(samples, max_size=3, unique_by=lambda sample: sample.uuid).map(tuple),
     st.lists(st.builds(Problem, texts, st.none() | st.integers(0, 63)), max_size=2).map(tuple),
 )
 
@@ -343,6 +343,12 @@ def test_what_is_no_recording_is_refused_in_one_sentence(tmp_path: Path, content
         (GOOD | {"samples": [GOOD["samples"][0] | {"throttle_reasons": ["magic"]}]}, "throttle_reasons is"),
         (GOOD | {"samples": [GOOD["samples"][0] | {"xids": [{"time": 1}]}]}, "Xid lacks code"),
         (GOOD | {"samples": [GOOD["samples"][0]] * (MOST_ITEMS + 1)}, "it is not a reading"),
+        (GOOD | {"samples": [GOOD["samples"][0]] * 2}, "two of its GPUs have the same UUID"),
+        (
+            GOOD | {"samples": [GOOD["samples"][0] | {"uuid": f"GPU-{i}"} for i in range(65)]},
+            "it has 65 GPUs; expected at most 64",
+        ),
+        (GOOD | {"samples": [GOOD["samples"][0] | {"uuid": "x" * 97}]}, "is longer than 96 characters"),
         (GOOD | {"time": 0.5}, "its time lies before that of the line before"),
     ],
 )

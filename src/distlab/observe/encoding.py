@@ -12,10 +12,13 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from distlab.errors import printable
 from distlab.observe.sample import GpuSample, Problem, Reading
+from distlab.observe.workload import MOST_GPUS
 
 MOST_ITEMS = 4096
-"""Of a list: GPUs, processes, XIDs."""
+"""Of a list: processes, XIDs."""
 MOST_TEXT = 1000
+MOST_NAME = 96
+"""Of a GPU's name, UUID and driver, and of a MIG instance's profile and UUID: NVML's own longest."""
 MOST_NUMBER = 1e19
 
 
@@ -39,12 +42,29 @@ def decode(line: bytes | str) -> tuple[float, Reading]:
         samples, problems = plain.pop("samples"), plain.pop("problems", [])
         if plain:
             raise Damage(f"it has a field {printable(min(plain)[:40])!r}")
-        return at, Reading(
+        reading = Reading(
             tuple(from_plain(GpuSample, sample) for sample in _list(samples)),
             tuple(from_plain(Problem, problem) for problem in _list(problems)),
         )
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         raise Damage("it is not a reading") from None
+    _check_gpus(reading.samples)
+    return at, reading
+
+
+def _check_gpus(samples: tuple[GpuSample, ...]) -> None:
+    """Damage for what no machine has: each GPU becomes dozens of series with these labels."""
+    if len(samples) > MOST_GPUS:
+        raise Damage(f"it has {len(samples)} GPUs; expected at most {MOST_GPUS}")
+    if len({gpu.uuid for gpu in samples}) < len(samples):
+        raise Damage("two of its GPUs have the same UUID")
+    for gpu in samples:
+        texts = [gpu.uuid, gpu.name, gpu.driver or ""]
+        texts += [text for instance in gpu.mig or () for text in (instance.uuid, instance.profile)]
+        if any(len(text) > MOST_NAME for text in texts):
+            raise Damage(
+                f"a name, UUID, driver or profile of GPU {gpu.gpu} is longer than {MOST_NAME} characters"
+            )
 
 
 def from_plain(kind: type[Any], plain: Any) -> Any:

@@ -17,6 +17,12 @@ from distlab.predict.units import MIB
 
 MOST_PROCESSES = 32
 """Of a GPU."""
+MOST_XID = 999
+"""NVIDIA's catalogue ends below 200; other codes are no XIDs."""
+MOST_CODES = 32
+"""Of a GPU, whose XIDs are counted each for itself."""
+MOST_KNOWN = 128
+"""GPUs, those that are lost included: twice as many as a machine can have."""
 
 Value = float | None
 
@@ -75,7 +81,7 @@ class GpuMetrics:
         self.prices = prices
         self._host = platform.node()
         self.known: dict[str, GpuSample] = {}
-        """Every GPU that was ever read, by UUID."""
+        """Every GPU that was read, by UUID; beyond MOST_KNOWN, those that were lost first are forgotten."""
         self._xids: dict[str, dict[int, int]] = defaultdict(dict)
         self._last_xid: dict[str, int] = {}
         self._nvlink: dict[str, float] = {}
@@ -89,8 +95,12 @@ class GpuMetrics:
                 moved, took_s = gpu.nvlink_bytes_total - before.nvlink_bytes_total, gpu.time - before.time
                 if moved >= 0 and took_s > 0:
                     self._nvlink[gpu.uuid] = moved / 1024 / took_s / 1000  # as DCGM: KiB/s over 1000
+            self.known.pop(gpu.uuid, None)  # to the end, behind those that are lost
             self.known[gpu.uuid] = gpu
             self._count(gpu.uuid, gpu.xids)
+        for uuid in list(self.known)[: max(0, len(self.known) - MOST_KNOWN)]:
+            for kept in (self.known, self._xids, self._last_xid, self._nvlink):
+                kept.pop(uuid, None)
         by_index = {gpu.gpu: uuid for uuid, gpu in self.known.items()}
         for problem in reading.problems:
             if problem.gpu in by_index:
@@ -170,9 +180,11 @@ class GpuMetrics:
                 )
 
     def _count(self, uuid: str, xids: tuple[Xid, ...]) -> None:
+        counts = self._xids[uuid]
         for xid in xids:
-            self._xids[uuid][xid.code] = self._xids[uuid].get(xid.code, 0) + 1
-            self._last_xid[uuid] = xid.code
+            if 0 < xid.code <= MOST_XID and (xid.code in counts or len(counts) < MOST_CODES):
+                counts[xid.code] = counts.get(xid.code, 0) + 1
+                self._last_xid[uuid] = xid.code
 
     def _labels_of(self, gpu: GpuSample, owner: Owner) -> dict[str, str]:
         return {
