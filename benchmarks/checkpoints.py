@@ -7,6 +7,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from pathlib import Path
 
 from benchmarks.interleaved import ratio_of, take_turns
@@ -34,8 +35,8 @@ def _measure(folder: str) -> list[list[float]]:
     """On every rank: seconds that each kind of save held the loop up."""
     import torch
     import torch.distributed as dist
-    import torch.distributed.checkpoint as dcp
     from torch.distributed.checkpoint.state_dict import get_state_dict
+    from torch.distributed.checkpoint.state_dict_saver import async_save
     from torch.distributed.fsdp import fully_shard
 
     from distlab.train.checkpoint import Checkpoints
@@ -68,7 +69,8 @@ def _measure(folder: str) -> list[list[float]]:
 
     def torchs() -> Callable[[], object]:
         path = Path(folder, "torch", str(step))
-        future = dcp.async_save(state, checkpoint_id=path, process_group=group)
+        future = async_save(state, checkpoint_id=path, process_group=group)
+        assert isinstance(future, Future)  # another kind of stager would give a pair of them
 
         def finish() -> None:
             future.result()

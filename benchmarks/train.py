@@ -75,15 +75,15 @@ def _measure(strategy: str, peers: tuple[str, ...], folder: str) -> list[list[fl
     with Trainer(config) as trainer:
         steps = [_numbered(trainer.step)]
         for peer in peers:
-            build = {
+            builds: dict[str, Callable[[Any, TextIO], Callable[[int], None]]] = {
                 "bare torch": _bare,
                 "bare torch, logging": partial(_bare, logging=True),
                 "accelerate": _accelerate,
                 "fabric": _fabric,
-            }[peer]
+            }
             log_path = Path(folder, f"{peer}-{dist.get_rank()}.jsonl")
             log = trainer.context.enter_context(log_path.open("w"))
-            steps.append(_numbered(build(trainer, log)))
+            steps.append(_numbered(builds[peer](trainer, log)))
         for step in steps:
             for _ in range(WARM_UP_STEPS):
                 step()
@@ -101,7 +101,7 @@ def _measure(strategy: str, peers: tuple[str, ...], folder: str) -> list[list[fl
             dist.all_reduce(widest, dist.ReduceOp.MAX)
             return bool(widest <= WANTED_HALF_WIDTH)
 
-        return take_turns([lambda step=step: turn(step) for step in steps], close_enough)
+        return take_turns([partial(turn, step) for step in steps], close_enough)
 
 
 def _numbered(step: Callable[[int], None]) -> Callable[[], None]:
@@ -149,7 +149,7 @@ def _bare(trainer: Any, log: TextIO, logging: bool = False) -> Callable[[int], N
     def step(number: int) -> None:
         images, labels = _sampled(trainer, number)
         loss = cross_entropy(model(images), labels)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         optimizer.zero_grad()
         losses.append(loss.detach())
@@ -161,7 +161,7 @@ def _bare(trainer: Any, log: TextIO, logging: bool = False) -> Callable[[int], N
 
 
 def _accelerate(trainer: Any, log: TextIO) -> Callable[[int], None]:
-    from accelerate import Accelerator
+    from accelerate import Accelerator  # type: ignore[import-untyped]
     from torch.nn.functional import cross_entropy
 
     accelerator = Accelerator(cpu=True)
@@ -182,6 +182,7 @@ def _accelerate(trainer: Any, log: TextIO) -> Callable[[int], None]:
 
 
 def _fabric(trainer: Any, log: TextIO) -> Callable[[int], None]:
+    import torch
     from lightning_fabric import Fabric
     from torch.nn.functional import cross_entropy
 
@@ -198,7 +199,9 @@ def _fabric(trainer: Any, log: TextIO) -> Callable[[int], None]:
         fabric.backward(loss)
         optimizer.step()
         optimizer.zero_grad()
-        _write(log, number, fabric.all_reduce(loss.detach()).item())
+        mean = fabric.all_reduce(loss.detach())
+        assert isinstance(mean, torch.Tensor)
+        _write(log, number, mean.item())
 
     return step
 
