@@ -182,3 +182,20 @@ def test_nobody_is_said_as_such() -> None:
         pass
     with pytest.raises(WorkError, match="start it with: distlab observe up"):
         asyncio.run(prometheus.ask(list, "query", query="up"))
+
+
+def test_series_of_one_name_are_told_apart_by_what_differs() -> None:
+    ones = [
+        {"Hostname": "vm", "gpu": "0", "job_name": "", "run": "", "tier": "simulated"},
+        {"Hostname": "vm", "gpu": "0", "job_name": "team", "run": "demo", "tier": "simulated"},
+        {"Hostname": "vm", "gpu": "1", "job_name": "team", "run": "demo", "tier": "simulated"},
+    ]
+
+    def two_of_a_name(asked: Asked) -> bytes:
+        values = [[float(asked.get("start", 0)), "1"]]
+        return wrapped(*({"metric": one, "value": [1, "1"], "values": values} for one in ones))
+
+    with answering(two_of_a_name) as (prometheus, _):
+        answer = asyncio.run(board_now(prometheus, FLEET, 300, {}))
+    names = [one["name"] for one in answer["panels"]["utilization"]["series"]]
+    assert sorted(names) == ["vm GPU 0, run demo", "vm GPU 0, run none", "vm GPU 1"]

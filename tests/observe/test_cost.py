@@ -310,8 +310,10 @@ def test_the_command_and_the_exporter_agree(demo: Path, capsys: pytest.CaptureFi
             "distlab_cost_per_million_tokens": told["per_million_tokens"],
             "distlab_cost_per_epoch": told["per_epoch"],
             "distlab_cost_budget": 2.0,
+            "distlab_cost_price_per_hour": 3.99,
         }
     )
+    assert f'basis="as if on {told["price_source"]}"' in page.render().decode()
     assert told["per_gpu_hour"] == 3.99
     assert (told["tier"], told["hardware"]) == ("cpu", "A processor"), "wherever it is priced"
     assert told["price_source"] == (

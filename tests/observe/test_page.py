@@ -293,6 +293,24 @@ def test_a_gap_breaks_the_line(url: str, context: BrowserContext) -> None:
     expect(page.locator("#alerts")).to_contain_text("No alert is firing.")
 
 
+def test_each_gpu_of_a_server_has_a_colour_and_each_of_32_a_look(url: str, context: BrowserContext) -> None:
+    made = [
+        {"query": 0, "name": f"GPU {n}", "labels": {"gpu": f"{n}"}, "values": [1.0, 2.0]} for n in range(32)
+    ]
+    page = context.new_page()
+    panels = {panel.id: {"series": [], "left_out": 0} for panel in DASHBOARDS[0].panels}
+    panels["utilization"] = {"series": made, "left_out": 0}
+    canned(page, {"start": 0, "step_s": 2, "points": 2, "panels": panels})
+    page.goto(f"{url}/#fleet")
+    expect(page.locator("#utilization .legend li")).to_have_count(32)
+    for lines in ("#utilization .chart .line", "#utilization .legend .line"):
+        looks = page.locator(lines).evaluate_all(
+            "all => all.map((one) => [getComputedStyle(one).stroke, getComputedStyle(one).strokeDasharray])"
+        )
+        assert len({colour for colour, _ in looks[:8]}) == 8
+        assert len({tuple(look) for look in looks}) == 32
+
+
 def test_old_numbers_are_said_to_be_old(url: str, nobody: str, context: BrowserContext) -> None:
     page = opened(context, url, "fleet")
     expect(page.locator("#freshness")).to_contain_text("Last sample")

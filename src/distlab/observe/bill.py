@@ -6,12 +6,16 @@ from collections import defaultdict
 from dataclasses import dataclass
 from statistics import fmean
 
+from distlab.errors import printable
 from distlab.observe.account import RELEASED_AFTER_S
-from distlab.observe.cost import IDLE_BELOW_PERCENT, Budgets, cost, price_of
+from distlab.observe.cost import IDLE_BELOW_PERCENT, Budgets, Rate, cost, price_of, rate_of
 from distlab.observe.exposition import Page, label_text
-from distlab.observe.prices import PriceTable
+from distlab.observe.prices import Price, PriceTable
 from distlab.observe.runs import Run
 from distlab.observe.sample import GpuSample, Reading, SampleTier
+
+MOST_BASIS = 300
+"""Characters."""
 
 
 @dataclass
@@ -31,7 +35,7 @@ class Bill:
         self.table, self.budgets = table, budgets
         self.unpriced: set[str] = set()
         """Names of GPUs that the table has no price for."""
-        self._per_hour: dict[Run, float] = {}
+        self._rates: dict[Run, Rate] = {}
         """What each run was priced at last: a run that has ended has no GPUs any more."""
         self._spent: dict[SampleTier, float] = defaultdict(float)
         self._idle: dict[SampleTier, float] = defaultdict(float)
@@ -39,7 +43,8 @@ class Bill:
 
     def take(self, reading: Reading, owners: dict[str, Run], period_s: float) -> None:
         """Count another `period_s` of the GPUs in a reading. owners: by UUID."""
-        prices: dict[Run, list[float]] = defaultdict(list)
+        prices: dict[Run, list[Price]] = defaultdict(list)
+        supposed: set[Run] = set()
         for gpu in reading.samples:
             price = self.table.find(gpu.name)
             if price is None:
@@ -49,13 +54,15 @@ class Bill:
                 (owners[i.uuid] for i in gpu.mig or () if i.uuid in owners), None
             )
             if owner is not None:
-                prices[owner].append(price.per_hour)
+                prices[owner].append(price)
+                if gpu.tier != "gpu" or owner.tier != "gpu":
+                    supposed.add(owner)
                 if gpu.uuid not in self._held or self._held[gpu.uuid].run is not owner:
                     self._release(gpu)
                 self._held[gpu.uuid] = _Held(owner)
             else:
                 self._spend(gpu, price.per_hour * period_s / 3600, period_s)
-        self._per_hour |= {run: fmean(of_gpus) for run, of_gpus in prices.items()}
+        self._rates |= {run: _mean_rate(found, run in supposed) for run, found in prices.items()}
 
     def _spend(self, gpu: GpuSample, amount: float, period_s: float) -> None:
         """For nobody, unless the run that had the GPU may still be taken up again."""
@@ -76,26 +83,28 @@ class Bill:
 
     def write(self, page: Page, runs: list[Run]) -> None:
         """The cost of the runs, and of what nobody has."""
-        self._per_hour = {run: price for run, price in self._per_hour.items() if run in runs}
+        self._rates = {run: rate for run, rate in self._rates.items() if run in runs}
         for run in runs:
-            per_hour = self._price(run)
-            if per_hour is not None and run.newest is not None:
-                self._write_run(page, run, per_hour)
+            rate = self._rate(run)
+            if rate is not None and run.newest is not None:
+                self._write_run(page, run, rate)
         for tier, spent in self._spent.items():
             text = label_text({"run": "", "job_name": "", "tier": tier, "currency": self.table.currency})
             page.add("distlab_cost_spend_total", text, spent)
             page.add("distlab_cost_wasted_total", f'{text[:-1]},reason="idle"}}', self._idle[tier])
 
-    def _price(self, run: Run) -> float | None:
-        if run in self._per_hour:
-            return self._per_hour[run]
-        rate = price_of(run.files.info, self.table) if run.files.info else None
-        return rate.per_hour if rate else None
+    def _rate(self, run: Run) -> Rate | None:
+        if run in self._rates:
+            return self._rates[run]
+        return price_of(run.files.info, self.table) if run.files.info else None
 
-    def _write_run(self, page: Page, run: Run, per_hour: float) -> None:
+    def _write_run(self, page: Page, run: Run, rate: Rate) -> None:
         budget, currency = self.budgets.of(run.name), self.table.currency
-        one = cost(run.name, run.account, per_hour, currency, budget, run.spent_s, run.wasted_s)
-        text = label_text(run.labels() | {"currency": one.currency})
+        one = cost(run.name, run.account, rate.per_hour, currency, budget, run.spent_s, run.wasted_s)
+        own = run.labels() | {"currency": one.currency}
+        text = label_text(own)
+        basis = printable(rate.source)[:MOST_BASIS]
+        page.add("distlab_cost_price_per_hour", label_text(own | {"basis": basis}), rate.per_hour)
         page.add("distlab_cost_spend_total", text, one.spend)
         for reason, wasted in one.wasted.items():
             page.add("distlab_cost_wasted_total", f'{text[:-1]},reason="{reason}"}}', wasted)
@@ -103,6 +112,12 @@ class Bill:
         page.add("distlab_cost_per_million_tokens", text, one.per_million_tokens)
         page.add("distlab_cost_per_epoch", text, one.per_epoch)
         page.add("distlab_cost_budget", text, one.budget)
+
+
+def _mean_rate(prices: list[Price], supposed: bool) -> Rate:
+    """Of a run's GPUs. supposed: none of them is real, and the run is priced as if they were."""
+    sources = "; ".join(dict.fromkeys(rate_of(price).source for price in prices))
+    return Rate(fmean(price.per_hour for price in prices), f"as if on {sources}" if supposed else sources)
 
 
 def _is_idle(gpu: GpuSample) -> bool:

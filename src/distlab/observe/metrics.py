@@ -161,6 +161,12 @@ COST = (
         "distlab_cost_per_million_tokens", "gauge", "Price of a million tokens.", (*RUN_LABELS, "currency")
     ),
     Metric("distlab_cost_per_epoch", "gauge", "Price of one pass over the data.", (*RUN_LABELS, "currency")),
+    Metric(
+        "distlab_cost_price_per_hour",
+        "gauge",
+        "What the run's cost is reckoned with: price of one rank's device per hour, and whose price that is.",
+        (*RUN_LABELS, "currency", "basis"),
+    ),
     Metric("distlab_cost_budget", "gauge", "What the run may cost.", (*RUN_LABELS, "currency")),
 )
 """GPUs that no run has are spent under the run's name "" with reason idle, since the exporter started."""

@@ -160,6 +160,8 @@ async def _query(
             }
             for name, one in by_name[:MOST_SERIES]
         ]
+        if panel.kind != "table":
+            _tell_apart(kept)
         return kept, len(found) - len(kept)
 
     expr = filled(query.expr, values)
@@ -167,6 +169,25 @@ async def _query(
         return await prometheus.ask(made, "query", query=expr)
     span = {"start": str(times[0]), "end": str(times[-1]), "step": str(step_s)}
     return await prometheus.ask(made, "query_range", query=expr, **span)
+
+
+def _tell_apart(series: Sequence[Answer]) -> None:
+    """Add to a name that several have the labels that tell them apart: a GPU's series is another one with each run."""
+    same: dict[str, list[Answer]] = {}
+    for one in series:
+        same.setdefault(one["name"], []).append(one)
+    for ones in same.values():
+        # The run first: it is what most often changes.
+        names = sorted(
+            {label for one in ones for label in one["labels"]}, key=lambda label: (label != "run", label)
+        )
+        for label in names:
+            if len({one["name"] for one in ones}) == len(ones):
+                break
+            if len({one["labels"].get(label, "") for one in ones}) > 1:
+                for one in ones:
+                    told = f"{one['name']}, {label} {one['labels'].get(label) or 'none'}"
+                    one["name"] = told[:MOST_VALUE_CHARS]
 
 
 def _on_axis(series: Series, times: Sequence[float], step_s: int) -> list[float | None]:

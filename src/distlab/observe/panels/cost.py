@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from distlab.observe.panels.panel import Dashboard, Panel, Query, Threshold, Variable
-from distlab.observe.panels.promql import per_run, rate
+from distlab.observe.panels.promql import rate
 
 CHOSEN = 'run=~"$run"'
 SPEND_RATE = rate("distlab_cost_spend_total", CHOSEN)
 WASTE_RATE = rate("distlab_cost_wasted_total", CHOSEN)
 
+
+def _priced(metric: str) -> str:
+    return f'max by (job_name, run, currency) ({metric}{{run=~"$run"}})'
+
+
 COST = Dashboard(
     id="cost",
     title="Cost",
-    description="What the GPUs cost, what of it was wasted, and when a budget ends. Prices are in the price table.",
+    description="What the GPUs cost by the price table, what of it was wasted, and when a budget ends. A run that "
+    "follows simulated GPUs is priced as if it had run on them.",
     variables=(Variable("run", "Run", "distlab_cost_spend_total"),),
     panels=(
         Panel(
@@ -98,14 +104,15 @@ COST = Dashboard(
         Panel(
             id="budget-left",
             title="Until the budget is spent",
-            description="At the rate of the last hour.",
+            description="At the rate of the last hour; of runs that go on.",
             kind="stat",
             unit="hours",
             queries=(
                 Query(
-                    '(max by (run) (distlab_cost_budget{run=~"$run"}) - '
-                    'sum by (run) (distlab_cost_spend_total{run=~"$run"})) / '
-                    '(sum by (run) (increase(distlab_cost_spend_total{run=~"$run"}[1h])) > 0)',
+                    'clamp_min(max by (run) (distlab_cost_budget{run=~"$run"}) - '
+                    'sum by (run) (distlab_cost_spend_total{run=~"$run"}), 0) / '
+                    '(sum by (run) (increase(distlab_cost_spend_total{run=~"$run"}[1h])) > 0) '
+                    "unless on (run) (max by (run) (distlab_train_running) == 0)",
                     "{{run}}",
                 ),
             ),
@@ -129,8 +136,8 @@ COST = Dashboard(
             unit="money",
             queries=(
                 Query(
-                    f'label_replace(3600 * sum by (run) ({SPEND_RATE}), "run", "(nobody)", "run", "")',
-                    "{{run}}",
+                    f'label_replace(3600 * sum by (run, currency) ({SPEND_RATE}), "run", "(nobody)", "run", "")',
+                    "{{run}}, {{currency}}",
                 ),
             ),
             minimum=0,
@@ -144,8 +151,8 @@ COST = Dashboard(
             unit="money",
             queries=(
                 Query(
-                    f"3600 * sum by (reason) ({WASTE_RATE})",
-                    "{{reason}}",
+                    f"3600 * sum by (reason, currency) ({WASTE_RATE})",
+                    "{{reason}}, {{currency}}",
                 ),
             ),
             minimum=0,
@@ -158,11 +165,28 @@ COST = Dashboard(
             kind="table",
             unit="money",
             queries=(
-                Query(per_run("distlab_cost_per_step", 'run=~"$run"'), "Step"),
-                Query(per_run("distlab_cost_per_million_tokens", 'run=~"$run"'), "Million tokens"),
-                Query(per_run("distlab_cost_per_epoch", 'run=~"$run"'), "Epoch"),
+                Query(_priced("distlab_cost_per_step"), "Step"),
+                Query(_priced("distlab_cost_per_million_tokens"), "Million tokens"),
+                Query(_priced("distlab_cost_per_epoch"), "Epoch"),
             ),
-            keys=("job_name", "run"),
+            keys=("job_name", "run", "currency"),
+        ),
+        Panel(
+            id="price-basis",
+            title="Whose prices",
+            description="What an hour of a rank's device costs, by which row of the price table. As if: nobody pays "
+            "that, for the GPUs are simulated.",
+            kind="table",
+            unit="money",
+            queries=(
+                Query(
+                    'max by (job_name, run, currency, basis) (distlab_cost_price_per_hour{run=~"$run"})',
+                    "GPU for an hour",
+                ),
+            ),
+            keys=("job_name", "run", "currency", "basis"),
+            wide=True,
+            empty="No run has a price.",
         ),
     ),
 )

@@ -171,7 +171,14 @@ TRAINING = Dashboard(
             description="Over all ranks; of language models alone.",
             kind="line",
             unit="per s",
-            queries=(Query(f"sum by (run) ({rate('distlab_train_tokens_total', RUN)})", "{{run}}"),),
+            queries=(
+                # An image counts as one token: only a language model has more of them than samples.
+                Query(
+                    f"sum by (run) ({rate('distlab_train_tokens_total', RUN)}) > "
+                    f"1.01 * sum by (run) ({rate('distlab_train_samples_total', RUN)})",
+                    "{{run}}",
+                ),
+            ),
             minimum=0,
             empty="No language model is trained.",
         ),

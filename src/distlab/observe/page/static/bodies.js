@@ -1,6 +1,6 @@
 // What stands in a panel: numbers, bars, tables, and the words and legends beside charts.
 
-import { COLOURS } from "./chart.js";
+import { lookOf } from "./chart.js";
 import { MISSING, shown } from "./format.js";
 
 const NS = "http://www.w3.org/2000/svg";
@@ -109,7 +109,7 @@ export function tableOfSeries(panel, { series }) {
 
 export function legend(series, leadsTo) {
   const items = series.map(({ name, labels }, n) => {
-    const look = `line s${n % COLOURS} d${Math.floor(n / COLOURS) % 4}`;
+    const look = `line ${lookOf(n)}`;
     const sample = drawn("svg", { viewBox: "0 0 22 8", "aria-hidden": "true" }, drawn("path", { class: look, d: "M1 4H21" }));
     const target = leadsTo?.(labels);
     return node("li", {}, sample, target ? node("a", { href: target.href, title: target.title }, name) : name);

@@ -6,7 +6,10 @@ import { clock, shown } from "./format.js";
 const NS = "http://www.w3.org/2000/svg";
 const HEIGHT = 190;
 const LEFT = 62, RIGHT = 10, TOP = 10, BOTTOM = 22;
-export const COLOURS = 7;
+export const COLOURS = 8; // a server's GPUs
+
+// A colour and a dash of its own for each of 32 series.
+export const lookOf = (n) => `s${n % COLOURS} d${Math.floor(n / COLOURS) % 4}`;
 
 function element(name, attributes = {}, ...children) {
   const made = document.createElementNS(NS, name);
@@ -112,7 +115,7 @@ export function draw(box, { panel, answer, series, width, label, at: before }, t
       line.push(`M${top.join("L")}${a === b ? "h0.01" : ""}`);
       area.push(`M${[...top, ...bottom].join("L")}Z`);
     }
-    const look = `s${n % COLOURS} d${Math.floor(n / COLOURS) % 4}`;
+    const look = lookOf(n);
     if (stack) svg.append(element("path", { class: `area ${look}`, d: area.join("") }));
     svg.append(element("path", { class: `line ${look}`, d: line.join("") }));
   });
