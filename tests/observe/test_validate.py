@@ -318,6 +318,10 @@ def test_what_fires_now_is_named() -> None:
     pending = {"state": "pending", "labels": {"alertname": "Other"}}
     assert alerts_now({"alerts": [firing, pending]}).found == "GpuLost (critical)"
     assert alerts_now({"alerts": [pending]}).found == "nothing"
+    assert alerts_now({"alerts": [firing, pending]}).state == "warn"
+    assert "runbook" in alerts_now({"alerts": [firing]}).fix
+    warning = {"state": "firing", "labels": {"alertname": "SpendWasted", "severity": "warning"}}
+    assert {alerts_now({"alerts": these}).state for these in ([], [pending], [warning])} == {"ok"}
 
 
 # --- the command ---
