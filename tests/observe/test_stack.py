@@ -174,6 +174,17 @@ def test_a_folder_that_cannot_be_had_is_one_sentence(tmp_path: Path) -> None:
         Stack(tmp_path / "file" / "x").__enter__()
 
 
+@pytest.mark.parametrize("name", ["lock", "exporter.log"])
+def test_a_link_in_the_folder_is_not_written_through(tmp_path: Path, name: str) -> None:
+    (tmp_path / "precious").write_text("kept")
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x" / name).symlink_to(tmp_path / "precious")
+    said = r"Cannot write .*: it is a link, .* name another folder\."
+    with pytest.raises(SettingError, match=said), Stack(tmp_path / "x"):
+        pass
+    assert (tmp_path / "precious").read_text() == "kept"
+
+
 def test_without_the_programs_the_command_that_gets_them_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

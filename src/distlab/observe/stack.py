@@ -28,6 +28,7 @@ from types import TracebackType
 from typing import IO
 
 from distlab.errors import SettingError, WorkError, printable
+from distlab.files import open_regular
 from distlab.machine import LOOPBACK, free_port
 from distlab.observe.rules import BOOK_URL, Receivers, write_config
 from distlab.observe.scrape import NoAnswerError, fetch, fetch_json
@@ -123,7 +124,8 @@ class Stack:
             self._await("prometheus", self._scraped)
             state = self.folder / STATE
             begun.callback(state.unlink, missing_ok=True)
-            state.write_text(json.dumps(asdict(self.addresses)), encoding="utf-8")
+            with _written(state) as file:
+                file.write(json.dumps(asdict(self.addresses)).encode())
             self._exit = begun.pop_all()
         return self
 
@@ -179,7 +181,7 @@ class Stack:
         }
 
     def _start(self, name: str, command: list[str]) -> None:
-        with self._log(name).open("wb") as log:
+        with _written(self._log(name)) as log:
             self.processes[name] = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
@@ -235,12 +237,22 @@ def addresses_in(folder: Path) -> Addresses | None:
     return found if all(isinstance(url, str) for url in vars(found).values()) else None
 
 
+def _written(path: Path) -> IO[bytes]:
+    """A file of the folder, opened anew. SettingError where it is a link, which may lead anywhere, or not ours."""
+    try:
+        return open_regular(path, "wb")
+    except OSError as error:
+        raise SettingError(
+            f"Cannot write {path}: {error.strerror}; remove it, or name another folder."
+        ) from None
+
+
 @contextlib.contextmanager
 def _held(folder: Path) -> Iterator[None]:
     """Make the folder, and keep others out of it; the system lifts the lock with the process."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock: IO[str] = (folder / "lock").open("a+", encoding="utf-8")
+        lock: IO[str] = open_regular(folder / "lock", "a+", encoding="utf-8", errors="replace")
     except OSError as error:
         raise SettingError(f"Cannot write into {folder}: {error.strerror}; name another folder.") from None
     with lock:
