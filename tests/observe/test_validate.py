@@ -320,7 +320,8 @@ def test_what_fires_now_is_named() -> None:
     assert alerts_now({"alerts": [pending]}).found == "nothing"
     assert alerts_now({"alerts": [firing, pending]}).state == "warn"
     assert "runbook" in alerts_now({"alerts": [firing]}).fix
-    warning = {"state": "firing", "labels": {"alertname": "SpendWasted", "severity": "warning"}}
+    warning = {"state": "firing", "labels": {"alertname": "A", "severity": "warning"}}
+    assert alerts_now({"alerts": [warning, firing]}).found == "GpuLost (critical), A (warning)"
     assert {alerts_now({"alerts": these}).state for these in ([], [pending], [warning])} == {"ok"}
 
 

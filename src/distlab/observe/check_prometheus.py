@@ -142,7 +142,8 @@ def alerts_routed(found: tuple[str, str] | None) -> Check:
 def alerts_now(data: Mapping[str, Any]) -> Check:
     """What fires while this is read: the monitoring works, and a critical alert is not in order all the same."""
     firing = [one["labels"] for one in data["alerts"] if one["state"] == "firing"]
-    names = sorted({f"{one.get('alertname')} ({one.get('severity', 'no severity')})" for one in firing})
+    found = {f"{one.get('alertname')} ({one.get('severity', 'no severity')})" for one in firing}
+    names = sorted(found, key=lambda name: (not name.endswith("(critical)"), name))  # the others may be left out
     if any(one.get("severity") == "critical" for one in firing):
         fix = "a critical alert asks for somebody now: its runbook is in the book, at resources/runbooks.html"
         return Check("Firing now", "warn", some(names), fix)
