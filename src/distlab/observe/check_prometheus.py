@@ -143,7 +143,8 @@ def alerts_now(data: Mapping[str, Any]) -> Check:
     """What fires while this is read: the monitoring works, and a critical alert is not in order all the same."""
     firing = [one["labels"] for one in data["alerts"] if one["state"] == "firing"]
     found = {f"{one.get('alertname')} ({one.get('severity', 'no severity')})" for one in firing}
-    names = sorted(found, key=lambda name: (not name.endswith("(critical)"), name))  # the others may be left out
+    # Critical ones first: those at the end may be left out.
+    names = sorted(found, key=lambda name: (not name.endswith("(critical)"), name))
     if any(one.get("severity") == "critical" for one in firing):
         fix = "a critical alert asks for somebody now: its runbook is in the book, at resources/runbooks.html"
         return Check("Firing now", "warn", some(names), fix)
