@@ -15,6 +15,7 @@ import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -675,11 +676,47 @@ def test_one_connection_serves_many_scrapes() -> None:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         with socket.create_connection((LOOPBACK, server.server_address[1]), timeout=DEADLINE_S) as client:
             for _ in range(3):
-                client.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
+                client.sendall(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n")
                 answer = b""
                 while not answer.endswith(b"x 1\n"):
                     answer += client.recv(4096)
                 assert answer.startswith(b"HTTP/1.1 200")
+        server.shutdown()
+
+
+def asked_as(server: ThreadingHTTPServer, *hosts: str) -> str:
+    """The status line of an answer to a request that gives these as its Host."""
+    with socket.create_connection((LOOPBACK, server.server_address[1]), timeout=DEADLINE_S) as client:
+        lines = ["GET /metrics HTTP/1.1", "Connection: close", *(f"Host: {host}" for host in hosts)]
+        client.sendall("".join(f"{line}\r\n" for line in [*lines, ""]).encode())
+        with client.makefile("rb") as answer:
+            return answer.read().decode()
+
+
+def test_on_the_loopback_a_foreign_name_is_refused() -> None:
+    own = ["localhost", "LOCALHOST:9400", "127.0.0.1", "127.0.0.1:9400", "127.1.2.3:1", "[::1]:9400", "[::1]"]
+    foreign = [
+        "rebound.example.org:9400",
+        "localhost.example.org",
+        "192.0.2.1:9400",
+        "",
+        "127.0.0.1.nip.io",
+        "1",
+    ]
+    with listen(LOOPBACK, 0, lambda: b"secret 1\n") as server:
+        threading.Thread(target=server.serve_forever, args=[0.02], daemon=True).start()
+        for host in own:
+            assert asked_as(server, host).startswith("HTTP/1.1 200"), host
+        assert asked_as(server).startswith("HTTP/1.1 200"), "a browser gives its Host always"
+        for hosts in [*([host] for host in foreign), ["localhost", "rebound.example.org"]]:
+            answer = asked_as(server, *hosts)
+            assert answer.startswith("HTTP/1.1 403"), hosts
+            assert "secret" not in answer
+            assert "answers as localhost or 127.0.0.1 alone" in answer
+        server.shutdown()
+    with listen("0.0.0.0", 0, lambda: b"open 1\n") as server:
+        threading.Thread(target=server.serve_forever, args=[0.02], daemon=True).start()
+        assert asked_as(server, "gpu-node-7.cluster:9400").startswith("HTTP/1.1 200")
         server.shutdown()
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import ipaddress
+import re
 import socket
 import socketserver
 import sys
@@ -33,6 +34,11 @@ IDLE_S = 60
 _HOME = (
     b"<!doctype html><meta charset=utf-8><title>distlab exporter</title>"
     b'<p>GPUs, training runs and their cost for Prometheus: <a href="/metrics">/metrics</a>.</p>\n'
+)
+
+_REFUSAL = (
+    b"On the loopback, this exporter answers as localhost or 127.0.0.1 alone; ask under one of these, or let it serve "
+    b"another address with --bind.\n"
 )
 
 
@@ -86,7 +92,11 @@ def _first(opened: Source, opener: Callable[[], Source]) -> Callable[[], Source]
 
 
 def listen(bind: str, port: int, page: Callable[[], bytes]) -> ThreadingHTTPServer:
-    """A server that answers /metrics with `page`. SettingError where the address cannot be had."""
+    """A server that answers /metrics with `page`. SettingError where the address cannot be had.
+
+    On the loopback it answers under the loopback's own names alone: another may be that of somebody's page, which had
+    it resolved to this machine so that a browser here reads the metrics for it.
+    """
     try:
         address = ipaddress.ip_address(bind)
     except ValueError:
@@ -110,6 +120,7 @@ def listen(bind: str, port: int, page: Callable[[], bytes]) -> ThreadingHTTPServ
 
     class Handler(_Handler):
         metrics = staticmethod(page)
+        own_names_alone = address.is_loopback
 
     try:
         return Server((str(address), port), Handler)
@@ -132,10 +143,13 @@ class _Handler(BaseHTTPRequestHandler):
     wbufsize = -1
     disable_nagle_algorithm = True
     metrics: Callable[[], bytes]
+    own_names_alone: bool
 
     def do_GET(self) -> None:
         path = self.path.partition("?")[0]
-        if path == "/metrics":
+        if self.own_names_alone and not all(map(_is_loopback, self.headers.get_all("Host", ()))):
+            self._answer(403, "text/plain; charset=utf-8", _REFUSAL)
+        elif path == "/metrics":
             self._answer(200, CONTENT_TYPE, type(self).metrics())
         elif path == "/":
             self._answer(200, "text/html; charset=utf-8", _HOME)
@@ -151,6 +165,17 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: object) -> None:
         """A scrape is no news."""
+
+
+def _is_loopback(host: str) -> bool:
+    """Is the Host of a request, with a port or without, a name of the loopback?"""
+    name = re.sub(r":\d*$", "", host.strip()) if host.count(":") == 1 or "]" in host else host.strip()
+    if name.lower() == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(name.removeprefix("[").removesuffix("]")).is_loopback
+    except ValueError:
+        return False
 
 
 def _shown(host: str) -> str:
