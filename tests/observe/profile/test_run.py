@@ -146,6 +146,10 @@ def test_what_it_prints(straggling: tuple[Path, str]) -> None:
     assert "Top operators of rank 1" in said
     assert "The profiler itself:" in said
     assert "tier cpu" in said
+    assert said.index("The recording begins") < said.index(
+        "The recording is done. The run goes on to its end"
+    )
+    assert f"What to change first: distlab profile report {straggling[0]}" in said
 
 
 def test_it_can_be_analysed_again(straggling: tuple[Path, str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -173,6 +177,45 @@ def test_a_rank_that_fails_while_it_is_recorded(tmp_path: Path, capfd: pytest.Ca
     assert any("recorded 6 of 15 steps" in problem for problem in analysis["problems"])
 
 
+@pytest.mark.parametrize("saves", [False, True])
+def test_ctrl_c_while_it_is_recorded_keeps_what_was(saves: bool, tmp_path: Path) -> None:
+    settings = config(
+        tmp_path,
+        steps=2000,
+        folder=str(tmp_path),
+        checkpoint={"every_steps": 2000 if saves else 0},
+        faults=[{"kind": "slow", "step": 1, "rank": 1, "seconds": DELAY_S}],
+    )
+    out = tmp_path / "profile"
+    words = ["--out", str(out), "--steps", "200", "--warmup", "1", "--wait", "1", "--pyspy-s", "0", "--"]
+    words += ["distlab", "train", "--config", settings]
+    running = subprocess.Popen(
+        [sys.executable, "-m", "distlab.cli", "profile", "run", *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"COLUMNS": "120"},
+    )
+    try:
+        until = time.monotonic() + 60
+        while sum(len(path.read_bytes().splitlines()) for path in tmp_path.glob("*/log/rank_1.jsonl")) < 6:
+            assert running.poll() is None
+            assert time.monotonic() < until
+            time.sleep(0.05)
+        running.send_signal(signal.SIGINT)
+        said, heard = running.communicate(timeout=120)
+    finally:
+        running.kill()
+    assert running.returncode == 130, heard
+    analysis = read_analysis(out)
+    assert [rank.rank for rank in analysis.ranks] == [0, 1]
+    assert all(1 <= len(rank.steps) < 200 for rank in analysis.ranks)
+    assert "what was recorded until then is kept" in said
+    assert "of 200 steps" in said
+    assert "Interrupted: waiting until the ranks have written what they recorded" in heard
+    assert f"distlab profile report {out}" in said
+
+
 LOOP = """
 import sys
 from distlab.observe.profile.capture import profiled
@@ -198,8 +241,13 @@ def test_a_command_without_a_loop(tmp_path: Path, capfd: pytest.CaptureFixture[s
     assert "no training that can be profiled" in capfd.readouterr().err
     assert profile_run("--out", str(tmp_path / "q"), "--", "sh", "-c", "kill -9 $$") == 128 + 9
     # The folder is taken, then.
+    capfd.readouterr()
     assert profile_run("--out", str(tmp_path / "p"), "--", "true") == 2
-    assert "is not empty" in capfd.readouterr().err
+    said = capfd.readouterr().err
+    assert said == (
+        f"distlab profile run: {tmp_path / 'p'} is not empty: another profile, or another's files; delete it, or set "
+        "--out to a new folder.\n"
+    )
 
 
 def test_a_profile_that_is_killed_takes_its_command_along(tmp_path: Path) -> None:

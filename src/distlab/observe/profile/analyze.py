@@ -7,6 +7,7 @@ distlab profile analyze profile --json | jq '.stragglers'
 from __future__ import annotations
 
 import itertools
+import signal
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -203,7 +204,9 @@ def _tier(traces: Sequence[Trace]) -> Literal["gpu", "cpu", "simulated"]:
 
 def _endings(description: Description, missing: Sequence[int]) -> list[str]:
     said = []
-    if description.exit_code:
+    if description.exit_code == 128 + signal.SIGINT:
+        said.append("The run was interrupted (exit code 130); what was recorded until then is kept.")
+    elif description.exit_code:
         said.append(
             f"The command failed with exit code {description.exit_code}; what was recorded until then is kept."
         )

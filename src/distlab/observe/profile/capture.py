@@ -11,6 +11,9 @@ Nothing is recorded, and nothing of torch is imported here, unless the environme
 run` has it do: DISTLAB_PROFILE names the folder and DISTLAB_PROFILE_OPTIONS the options as JSON. The trainer of
 `distlab train` has this around its loop.
 
+Ctrl-C while it is recorded ends the loop by KeyboardInterrupt, also where it would end the process, and between two
+moves of the profiler: what was recorded until then is kept.
+
 Each rank counts its steps: `wait` go by without the profiler (their time is what the profiler's own cost is measured
 against; the first one, which is cold, does not count), `warmup` with it but thrown away, `steps` recorded. Then the
 rank writes `rank_N.trace.json.gz`, and `rank_N.json` tells what it did.
@@ -36,6 +39,7 @@ from typing import TYPE_CHECKING, Any
 from distlab.errors import SettingError
 from distlab.files import read_limited, write_whole
 from distlab.observe.profile.analysis import clean_json
+from distlab.observe.profile.interrupts import Interrupts
 from distlab.observe.profile.traces import DATA, MOST_RANK
 
 if TYPE_CHECKING:
@@ -76,6 +80,10 @@ class CaptureOptions:
     def first(self) -> int:
         """The number of the first step that is recorded, counted from 0."""
         return self.wait + self.warmup
+
+    def begun(self, steps_seen: int) -> bool:
+        """Does recording begin, with the next step at the latest? A rank writes its report by then."""
+        return steps_seen >= self.first - 1
 
     @property
     def needed(self) -> int:
@@ -151,7 +159,8 @@ def _recording(folder: Path, device: torch.device | None) -> Iterator[Profiler]:
     try:
         yield recorder
     finally:
-        recorder.stop(failed=sys.exc_info()[0] is not None)
+        kind = sys.exc_info()[0]
+        recorder.stop(failed=kind is not None, interrupted=kind is KeyboardInterrupt)
 
 
 def _options() -> CaptureOptions:
@@ -192,9 +201,19 @@ class Recorder(Profiler):
         self.done, self.problem = False, ""
         self.recorded = 0
         self.profile: torch.profiler.profile | None = None
+        self.interrupts = Interrupts()
+        self.stamp: dict[str, Any] = {}
 
     def start(self) -> None:
         """Begin to count steps."""
+        from distlab.bench.stamp import stamp
+
+        self.stamp = asdict(stamp(self.device))
+        self.interrupts.catch()
+        with self.interrupts.later():
+            self._start()
+
+    def _start(self) -> None:
         from torch.profiler import ProfilerActivity, profile, schedule
 
         options = self.options
@@ -218,11 +237,19 @@ class Recorder(Profiler):
         self._report()
 
     def step(self) -> None:
-        """A step ends here; the recording begins and ends between steps."""
+        """A step ends here; the recording begins and ends between steps. Raises KeyboardInterrupt of a late Ctrl-C."""
+        with self.interrupts.later():
+            self._step()
+
+    def _step(self) -> None:
         self.seen += 1
         self.ends.append(time.perf_counter_ns())
         if self.profile is None:
             return
+        if (
+            self.seen == self.options.first - 1
+        ):  # not at `first`: a rank that is late would look like a straggler
+            self._report()
         try:
             self.profile.step()
         except Exception as error:  # such as a folder that is gone, or full
@@ -230,7 +257,8 @@ class Recorder(Profiler):
         if self.seen == self.options.needed:
             self._stop_profile()
             self._report()
-        if self.seen in (self.options.wait, self.options.first, self.options.needed):
+            self.interrupts.release()
+        if self.seen in (self.options.first - 1, self.options.wait, self.options.first, self.options.needed):
             self.resumed_at[self.seen] = time.perf_counter_ns()
 
     def data(self) -> AbstractContextManager[Any]:
@@ -241,19 +269,21 @@ class Recorder(Profiler):
 
         return record_function(DATA)
 
-    def stop(self, failed: bool) -> None:
-        """The loop is through, or failed: keep what was recorded."""
-        with _late_sigterm() if failed else _NOTHING:
+    def stop(self, failed: bool, interrupted: bool = False) -> None:
+        """The loop is through, or failed, by Ctrl-C where `interrupted`: keep what was recorded."""
+        why = "was interrupted" if interrupted else "failed" if failed else "was over"
+        with _late_sigterm() if failed else _NOTHING, self.interrupts.later(raises=not failed):
             try:
                 self._stop_profile()
             except Exception as error:
                 self._fail("The profile was not written", error)
             if not self.recorded and not self.problem:
                 self.problem = (
-                    f"No step was profiled on rank {self.rank}: {'the run failed' if failed else 'the run was over'} "
+                    f"No step was profiled on rank {self.rank}: the run {why} "
                     f"after {self.seen} steps, and recording begins after {self.options.first}"
                 )
             self._report()
+            self.interrupts.release()
 
     def _stop_profile(self) -> None:
         profile, self.profile = self.profile, None
@@ -289,8 +319,6 @@ class Recorder(Profiler):
         )
 
     def _report(self) -> None:
-        from distlab.bench.stamp import stamp
-
         first = self.options.first
         profiled_s = self._durations(range(first, first + self.recorded))
         before = self._durations(range(1, self.options.wait))
@@ -309,7 +337,7 @@ class Recorder(Profiler):
             unprofiled_steps=len(plain),
             done=self.done,
             problem=self.problem,
-            stamp=asdict(stamp(self.device)),
+            stamp=self.stamp,
         )
         with contextlib.suppress(OSError):  # the folder is gone: the run goes on
             write_whole(self.folder / f"rank_{self.rank}.json", json.dumps(asdict(report)).encode())

@@ -41,15 +41,24 @@ def claim(folder: Path, description: Description) -> None:
     """Make the folder of a profile ours. SettingError where it holds anything, or cannot be written."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        if any(folder.iterdir()):
-            raise SettingError(
-                f"{folder} is not empty: another profile, or another's files; delete it, or set --out to a new folder."
-            )
-        descriptor = os.open(folder / PROFILE, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        used = any(folder.iterdir())
     except (OSError, ValueError) as error:  # ValueError: a name that no folder can have
-        raise SettingError(f"Cannot write into {folder}: {error}; set --out to a new folder.") from None
+        raise SettingError(_unwritable(folder, error)) from None
+    if used:
+        raise SettingError(
+            f"{folder} is not empty: another profile, or another's files; delete it, or set --out to a new folder."
+        )
+    try:
+        descriptor = os.open(folder / PROFILE, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    except OSError as error:
+        raise SettingError(_unwritable(folder, error)) from None
     with open(descriptor, "wb") as file:
         file.write(_encode(description))
+
+
+def _unwritable(folder: Path, error: Exception) -> str:
+    why = (error.strerror if isinstance(error, OSError) else None) or str(error)
+    return f"Cannot write into {folder}: {why}; set --out to a new folder."
 
 
 def write_description(folder: Path, description: Description) -> None:

@@ -4,7 +4,8 @@
     distlab profile run --out profile --memory -- torchrun --nproc_per_node 2 -m distlab.train --steps 40
     distlab profile run --out profile -- python mine.py       # with `profiled()` around its loop (capture.py)
 
-The command's exit code is passed on; a run that fails keeps what was recorded until then.
+The command's exit code is passed on; a run that fails, or that Ctrl-C ends, keeps what was recorded until then. Ctrl-C
+before all steps are recorded makes it 130, also where the command saves and ends with 0.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from distlab.observe.profile.pyspy import Sampled, sample
 from distlab.observe.stack import ends_with
 
 POLL_S = 0.1
+INTERRUPTED = 128 + signal.SIGINT
 MOST_PYSPY_S = 60
 
 
@@ -85,26 +87,31 @@ def profile_command(
     program = [*_program(command[0]), *command[1:]]
     description = Description(shlex.join([Path(command[0]).name, *command[1:]]), options)
     claim(out, description)
-    print(
-        f"Recording {options.steps} steps after {options.wait + options.warmup}, into {out}",
-        file=sys.stderr,
-        flush=True,
-    )
-    code, sampled = _run(program, out, options, pyspy_s, as_json)
-    problems = (sampled.problem,) if sampled.problem else ()
+    _tell(f"Recording {options.steps} steps after {options.first}, into {out}")
+    code, sampled, interrupted = _run(program, out, options, pyspy_s, as_json)
+    cut_short = interrupted and not _complete(out, options)
+    problems: tuple[str, ...] = (sampled.problem,) if sampled.problem else ()
+    if cut_short and code != INTERRUPTED:
+        problems += ("The run was interrupted while it was recorded; what was recorded until then is kept.",)
     write_description(out, replace(description, exit_code=code, flame_graph=sampled.graph, problems=problems))
+    code = code or (INTERRUPTED if cut_short else 0)
     try:
         with Console(stderr=True).status("Reading the traces ..."):
             analysis = analyze(out)
     except WorkError as error:
         if not code:
             raise
-        print(f"distlab profile run: the command failed with exit code {code}. {error}", file=sys.stderr)
+        how = "was interrupted" if code == INTERRUPTED else f"failed with exit code {code}"
+        print(f"distlab profile run: the command {how}. {error}", file=sys.stderr)
         return code
     if as_json:
         print(analysis.to_json())
     else:
         show(analysis, out)
+    print(
+        f"What to change first: distlab profile report {shlex.quote(str(out))}",
+        file=sys.stderr if as_json else sys.stdout,
+    )
     return code
 
 
@@ -121,12 +128,15 @@ def _program(name: str) -> list[str]:
 
 def _run(
     program: Sequence[str], out: Path, options: CaptureOptions, pyspy_s: int, aside: bool
-) -> tuple[int, Sampled]:
-    """Run it to its end; its exit code (128 + n where signal n killed it), and what py-spy saw meanwhile."""
+) -> tuple[int, Sampled, bool]:
+    """Run it to its end, and tell how far the recording is.
+
+    Returns its exit code (128 + n where signal n killed it), what py-spy saw meanwhile, and whether Ctrl-C came.
+    """
     sampled = Sampled(None, "No flame graph: the run was over before it was taken; take more steps.")
     if not pyspy_s:
         sampled = Sampled(None)
-    wanted = bool(pyspy_s)
+    begun = done = told = False
     try:
         # A group of its own: Ctrl-C reaches it once, from here.
         child = subprocess.Popen(
@@ -138,22 +148,44 @@ def _run(
         )
     except OSError as error:
         raise WorkError(f"{program[0]} could not be started: {error.strerror}.") from None
-    with _passing_signals_to(child):
+    with _passing_signals_to(child) as passed:
         while True:
             try:
                 code = child.wait(POLL_S)
                 break
             except subprocess.TimeoutExpired:
-                if wanted and _recorded(out):
-                    wanted = False
+                pass
+            if passed and not (done or told):
+                told = True
+                _tell("Interrupted: waiting until the ranks have written what they recorded ...")
+            if done:
+                continue
+            reports = read_reports(out).values()
+            if not begun and any(options.begun(report.steps_seen) for report in reports):
+                begun = True
+                _tell("The recording begins.")
+            # All ranks that began have written their traces.
+            if reports and all(report.done or report.problem for report in reports):
+                done = True
+                if passed:
+                    continue
+                if pyspy_s:
+                    _tell(f"All steps are recorded; py-spy watches the slowest rank for {2 * pyspy_s} s.")
                     sampled = _sample_slowest(out, pyspy_s)
-    return (code if code >= 0 else 128 - code), sampled
+                _tell(
+                    "The recording is done. The run goes on to its end; Ctrl-C ends it, and the profile is kept."
+                )
+    return (code if code >= 0 else 128 - code), sampled, signal.SIGINT in passed
 
 
-def _recorded(out: Path) -> bool:
-    """Have all ranks that began written their traces?"""
-    reports = read_reports(out)
-    return bool(reports) and all(report.done or report.problem for report in reports.values())
+def _tell(text: str) -> None:
+    print(f"distlab profile run: {text}", file=sys.stderr, flush=True)
+
+
+def _complete(out: Path, options: CaptureOptions) -> bool:
+    """Have all ranks that began recorded all their steps?"""
+    reports = read_reports(out).values()
+    return bool(reports) and all(report.steps_profiled >= options.steps for report in reports)
 
 
 def _sample_slowest(out: Path, seconds: int) -> Sampled:
@@ -171,16 +203,21 @@ def _sample_slowest(out: Path, seconds: int) -> Sampled:
 
 
 @contextmanager
-def _passing_signals_to(child: subprocess.Popen[Any]) -> Iterator[None]:
-    """Ctrl-C and SIGTERM go to the command, which may end in order; what it recorded is analysed then."""
+def _passing_signals_to(child: subprocess.Popen[Any]) -> Iterator[list[int]]:
+    """Ctrl-C and SIGTERM go to the command, which may end in order; what it recorded is analysed then.
+
+    Yields the list of those that came.
+    """
+    came: list[int] = []
 
     def forward(number: int, _: object) -> None:
+        came.append(number)
         with suppress(ProcessLookupError):
             os.killpg(child.pid, number)
 
     before = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield
+        yield came
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
