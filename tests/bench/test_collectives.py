@@ -138,12 +138,12 @@ def test_wrong_elements_are_counted_written_and_an_exit_code(
     assert plot.read_text().count("<svg") == 1
 
 
-def _start(tmp_path: Path, out: Path) -> subprocess.Popen[str]:
+def _start(tmp_path: Path, out: Path, **env: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "distlab.bench.collectives", "--backend", "gloo", "--budget-s", "0.2"]
     return subprocess.Popen(
         [*command, "--json", "--out", str(out)],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
-        env=os.environ | {"TMPDIR": str(tmp_path)},
+        env=os.environ | {"TMPDIR": str(tmp_path)} | env,
     )  # fmt: skip
 
 
@@ -192,6 +192,31 @@ def test_what_was_measured_outlives_the_ranks(
     _, alive = psutil.wait_procs(below, timeout=10)
     assert not alive
     assert not list(tmp_path.glob("distlab-bench-*"))
+
+
+CTRL_C_AT_START = """
+import os, pathlib, signal, sys
+if "distlab.train.rank" in sys.orig_argv:
+    pathlib.Path(__file__).with_name(str(os.getpid())).touch()
+    os.kill(os.getppid(), signal.SIGINT)
+    os.kill(os.getpid(), signal.SIGINT)
+    for _ in range(1000):  # where a handler of Python's would run
+        pass
+"""
+
+
+def test_ctrl_c_while_ranks_start_leaves_no_traceback_and_no_process(tmp_path: Path) -> None:
+    hook = tmp_path / "hook"
+    hook.mkdir()
+    (hook / "sitecustomize.py").write_text(CTRL_C_AT_START)
+    process = _start(tmp_path, tmp_path / "out.json", PYTHONPATH=str(hook))
+    printed, errors = process.communicate(timeout=WAIT_S)
+    assert process.returncode == 130, errors
+    assert errors.splitlines() == ["Interrupted; nothing was measured yet."]
+    assert printed == ""
+    ranks = [int(name.name) for name in hook.iterdir() if name.name.isdigit()]
+    assert ranks
+    assert not any(map(psutil.pid_exists, ranks))
 
 
 @pytest.mark.parametrize(

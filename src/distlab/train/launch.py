@@ -127,7 +127,7 @@ def launch(
         )
         try:
             stores = _a_store_for_each_attempt() if max_restarts else contextlib.nullcontext()
-            with _quiet_agent(), _own_signal_handlers(), stores:
+            with _quiet_agent(), _own_signal_handlers(), _interrupts_wait_in_new_ranks(), stores:
                 elastic_launch(config, sys.executable)("-m", "distlab.train.rank", folder)
         except ChildFailedError as error:
             raise _first_failure(Path(folder), error.failures, world_size) from None
@@ -250,3 +250,22 @@ def _own_signal_handlers() -> Iterator[None]:
     finally:
         for number, handler in kept.items():
             signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def _interrupts_wait_in_new_ranks() -> Iterator[None]:
+    """Start ranks with SIGINT blocked, until they are far enough to end by it without a traceback of Python's.
+
+    What a process blocks it inherits from the thread that starts it. This process still gets its signals: another
+    thread, which does nothing else, takes them, and Python runs the handler in the main thread.
+    """
+    over = threading.Event()
+    taker = threading.Thread(target=over.wait, name="takes SIGINT", daemon=True)
+    taker.start()
+    kept = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, kept)
+        over.set()
+        taker.join()
