@@ -137,7 +137,7 @@ COST = Dashboard(
             queries=(
                 Query(
                     f'label_replace(3600 * sum by (run, currency) ({SPEND_RATE}), "run", "(nobody)", "run", "")',
-                    "{{run}}, {{currency}}",
+                    "{{run}} ({{currency}})",
                 ),
             ),
             minimum=0,
@@ -152,7 +152,7 @@ COST = Dashboard(
             queries=(
                 Query(
                     f"3600 * sum by (reason, currency) ({WASTE_RATE})",
-                    "{{reason}}, {{currency}}",
+                    "{{reason}} ({{currency}})",
                 ),
             ),
             minimum=0,

@@ -7,8 +7,8 @@ import { clock, span } from "./format.js";
 
 const STALE_S = 30;
 const TIERS = {
-  simulated: "SIMULATED: no GPU stands behind the GPU panels; a physical model computes them. Training runs are real; what " +
-    "they cost is reckoned as if on such GPUs, and nobody pays it.",
+  simulated: "SIMULATED: no GPU stands behind the GPU panels; a physical model computes them. Training runs are real; " +
+    "money for simulated GPUs is what real ones would cost, and nobody pays it.",
   recorded: "RECORDED: the GPU panels replay what real GPUs once did.",
 };
 
