@@ -108,7 +108,10 @@ def test_what_a_terminal_would_obey_is_taken_out() -> None:
 
 
 def test_a_missing_file_a_link_and_a_pipe_are_one_sentence(tmp_path: Path) -> None:
-    with pytest.raises(SettingError, match=r"holds no analysis\.json"):
+    with pytest.raises(SettingError, match=r"holds no analysis\.json and no trace"):
+        read_analysis(tmp_path)
+    (tmp_path / "rank_0.trace.json.gz").touch()
+    with pytest.raises(SettingError, match=rf"make it with `distlab profile analyze {tmp_path}`"):
         read_analysis(tmp_path)
     (tmp_path / "analysis.json").symlink_to("/etc/passwd")
     with pytest.raises(SettingError, match="Cannot read"):

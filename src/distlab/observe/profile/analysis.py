@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -318,9 +319,14 @@ def read_analysis(folder: Path) -> Analysis:
     try:
         content = read_limited(path, MOST_BYTES)
     except FileNotFoundError:
+        if any(folder.glob("rank_*.trace.json*")):
+            command = f"distlab profile analyze {shlex.quote(str(folder))}"
+            raise SettingError(
+                f"{folder} holds traces, but no {ANALYSIS} yet; make it with `{command}`."
+            ) from None
         raise SettingError(
-            f"{folder} holds no {ANALYSIS}; expected the folder of a profile: make one with `distlab profile run` "
-            "or, where traces are there, with `distlab profile analyze`."
+            f"{folder} holds no {ANALYSIS} and no trace; expected the folder of a profile: make one with "
+            "`distlab profile run`."
         ) from None
     except OSError as error:
         raise SettingError(f"Cannot read {path}: {error}.") from None
