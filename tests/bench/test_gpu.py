@@ -222,6 +222,8 @@ def test_without_a_gpu_auto_is_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     assert devices.choose_device("auto") == CPU
     with pytest.raises(SettingError, match="There is no NVIDIA GPU"):
         devices.choose_device("gpu")
+    with pytest.raises(SettingError, match="There is no NVIDIA GPU"):
+        devices.choose_device("auto", 3)
 
 
 def test_a_gpu_that_cannot_be_used_is_never_taken_for_none(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -344,6 +346,10 @@ def test_a_device_that_is_lost_keeps_the_rows_before(
     [
         (["--sizes", "abc"], "A size is 'abc'"),
         (["--launches", "0"], "launches is 0"),
+        (["--parts"], "parts or dtypes is empty"),
+        (["--dtypes"], "parts or dtypes is empty"),
+        (["--gpu", "-1"], "gpu is -1"),
+        (["--device", "cpu", "--gpu", "3"], "gpu is 3"),
         (["--budget-s", "0"], "budget_s is 0"),
         (["--budget-s", "nan"], "budget_s is nan"),
         (["--heat-s", "-1"], "heat_s is -1"),

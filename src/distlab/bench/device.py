@@ -33,6 +33,10 @@ def choose_device(wanted: DeviceName = "auto", index: int = 0) -> torch.device:
 
     SettingError where a GPU is asked for, or there, and cannot be used.
     """
+    if index < 0 or (wanted == "cpu" and index):
+        raise SettingError(
+            f"gpu is {index}; it is the number of a GPU, counted from 0, and --device cpu measures none."
+        )
     if wanted == "cpu":
         return torch.device("cpu")
     with warnings.catch_warnings():
@@ -40,7 +44,7 @@ def choose_device(wanted: DeviceName = "auto", index: int = 0) -> torch.device:
         usable = torch.cuda.is_available()
     if not usable:
         problem = _why_not()
-        if problem is None and wanted == "auto":
+        if problem is None and wanted == "auto" and not index:
             return torch.device("cpu")
         raise SettingError(
             problem

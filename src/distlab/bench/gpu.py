@@ -82,6 +82,10 @@ class Plan:
             )
         if self.heat_s is not None and not 0 <= self.heat_s <= BUDGET_MOST_S:
             raise SettingError(f"heat_s is {self.heat_s}; it must be 0 to {BUDGET_MOST_S:g} seconds.")
+        if not self.parts or ("product" in self.parts and not self.dtypes):
+            raise SettingError(
+                "parts or dtypes is empty; give one or more of each, or leave the option away."
+            )
         check_payloads(self.payload_bytes)
 
     @property
