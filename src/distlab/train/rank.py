@@ -77,9 +77,8 @@ def main(folder: Path) -> int:
     stack = (folder / STACK.format(rank)).open("w")
     faulthandler.register(signal.SIGTERM, file=stack, all_threads=False, chain=True)
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # a rank that waits in a collective must end at once, too
-    signal.pthread_sigmask(
-        signal.SIG_UNBLOCK, {signal.SIGINT}
-    )  # the launcher blocked it while Python started
+    # The launcher blocked it while Python started.
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     os.environ["OMP_NUM_THREADS"] = str(job.threads)
     use_loopback()
     sys.path[:] = job.sys_path
