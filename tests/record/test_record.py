@@ -275,7 +275,9 @@ def test_what_held_the_clock_down_is_said(tmp_path: Path) -> None:
     path = tmp_path / "hot.telemetry.jsonl.gz"
     origin = provenance(Reading((sample,)), tier="gpu", interval_s=1.0, command="c")
     with Recorder(path, origin) as recorder:
-        recorder.write(Reading((sample, replace(sample, gpu=1, power_W=700.0, throttle_reasons=()))))
+        recorder.write(
+            Reading((sample, replace(sample, gpu=1, uuid="v", power_W=700.0, throttle_reasons=())))
+        )
     assert (
         in_words(seen(path)) == "1 readings, up to 700 W, up to 85 C; the clock was held down by sw_power_cap"
     )
