@@ -50,6 +50,18 @@ other.release()
 caught.release()
 assert signal.getsignal(signal.SIGINT) is own
 """
+PYTHONS = """
+caught.release()
+signal.signal(signal.SIGINT, signal.default_int_handler)
+caught = interrupts.Interrupts()
+caught.catch()
+alone = signal.set_wakeup_fd(-1) == -1
+for said in ("told", "told again, and none watches"):
+    try:
+        signal.raise_signal(signal.SIGINT)
+    except KeyboardInterrupt:
+        print(said if alone else "watched")
+"""
 
 
 def started(body: str) -> subprocess.Popen[str]:
@@ -62,6 +74,7 @@ def started(body: str) -> subprocess.Popen[str]:
         (AT_WORK, "the work is done\nand then it was told\n", 0),
         (AT_ONCE.replace('"told"', '"told", flush=True'), "told\n", -signal.SIGINT),
         (HANDLED, "its own\n", 0),
+        (PYTHONS, "told\ntold again, and none watches\n", 0),
     ],
 )
 def test_it_is_told_once_the_profiler_is_not_at_work(body: str, said: str, code: int) -> None:

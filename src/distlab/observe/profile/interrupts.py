@@ -11,7 +11,8 @@ from types import FrameType
 from typing import Any
 
 PATIENCE_S = 10.0
-"""A rank that does not come back to Python for so long after Ctrl-C hangs, in a collective say, and is ended."""
+"""A rank that Ctrl-C would have ended, and that does not come back to Python for so long after it, hangs: in a
+collective, say. It is ended."""
 
 
 class Interrupts:
@@ -24,6 +25,7 @@ class Interrupts:
     def __init__(self) -> None:
         self.busy = self.came = False
         self.before: Any = None
+        self.write: int | None = None
         self.heard = threading.Event()
 
     def catch(self) -> None:
@@ -34,6 +36,8 @@ class Interrupts:
         ):
             return
         self.before = signal.signal(signal.SIGINT, self._handle)
+        if self.before != signal.SIG_DFL:  # such as in a notebook's kernel: it would have waited, too
+            return
         # The handler runs once the main thread is back in Python; the file learns of the signal at once.
         read, self.write = os.pipe()
         os.set_blocking(self.write, False)
@@ -48,8 +52,10 @@ class Interrupts:
             signal.signal(signal.SIGINT, self.before)
         self.before = None
         self.heard.set()
-        signal.set_wakeup_fd(self.wakeup)
-        os.close(self.write)
+        if self.write is not None:
+            signal.set_wakeup_fd(self.wakeup)
+            os.close(self.write)
+            self.write = None
 
     @contextlib.contextmanager
     def later(self, raises: bool = True) -> Iterator[None]:
