@@ -192,6 +192,27 @@ def test_the_command_has_a_code_a_table_and_json(tmp_path: Path, capsys: pytest.
     assert content["rows"][1]["identity"] == {"size": 1}
 
 
+def test_what_cannot_be_judged_does_not_pass_the_gate(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = results(np.random.default_rng(1), independent, 3, 5)
+    old = write(tmp_path / "old.json", whole)
+    few = [{**row, "samples_s": row["samples_s"][:2], "launches": [2]} for row in whole.rows]
+    wrong = [whole.rows[0] | {"wrong": 7}, *whole.rows[1:]]
+    for rows, said in (
+        (whole.rows[:1], "2 rows of the first file are not in the other"),
+        (few, "3 rows had too few times"),
+        (wrong, "1 row of the second file delivered wrong elements"),
+    ):
+        new = write(tmp_path / "new.json", Results("test", ("size",), rows, STAMP))
+        assert compare(old, new) == 1, said
+        printed = capsys.readouterr().out
+        assert said in " ".join(printed.split())
+        assert "not judged" in printed
+    new = write(tmp_path / "new.json", Results("test", ("size",), whole.rows[:1], STAMP))
+    assert compare(old, new, allow_missing=True) == 0
+
+
 def test_times_are_those_that_the_ratio_is_made_of_and_said_to_be(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

@@ -78,6 +78,14 @@ class Comparison:
     alpha: float
     rows: list[Compared]
     notes: list[str]
+    missing: int = 0
+    """Rows of the first file that the second lacks."""
+    wrong: int = 0
+    """Rows of the second file that delivered wrong elements: their times say nothing."""
+
+    @property
+    def unknown(self) -> list[Compared]:
+        return [row for row in self.rows if row.verdict == "unknown"]
 
     @property
     def slower(self) -> list[Compared]:
@@ -89,9 +97,13 @@ def compare(
     after: Positional[Path],
     alpha: float = 0.01,
     across_machines: bool = False,
+    allow_missing: bool = False,
     json: bool = False,
 ) -> int:
     """Compare two result files; exit code 1 where a row of the second is slower beyond noise.
+
+    The same code where a row cannot be judged: it is missing in the second file, has too few times, or delivered
+    wrong elements.
 
     Noise is measured, not assumed: the times of a row vary from launch to launch, or, where there was one launch, along
     the run and between rows. Where nothing has changed, an alarm on any row at all has a probability of `alpha`.
@@ -101,6 +113,7 @@ def compare(
         after: The same, later.
         alpha: Probability of a false alarm that is accepted, over all rows together.
         across_machines: Compare results of different machines, too.
+        allow_missing: Accept that the second file lacks rows of the first.
         json: Print the comparison as JSON in place of the table.
     """
     if not 0 < alpha < 0.5:
@@ -109,7 +122,8 @@ def compare(
         )
     comparison = compared(read_results(before), read_results(after), alpha, across_machines)
     print(as_json(comparison)) if json else print_comparison(comparison)
-    return 1 if comparison.slower else 0
+    missing = comparison.missing and not allow_missing
+    return 1 if comparison.slower or comparison.unknown or comparison.wrong or missing else 0
 
 
 def compared(
@@ -139,9 +153,11 @@ def compared(
         notes += [
             f"The {where} file alone: {printable(note)}" for note in one.notes if note not in other.notes
         ]
-    return Comparison(
-        before.kind, alpha, *_decided(shared, [(old[name], new[name]) for name in shared], alpha, notes)
-    )
+    wrong = sum(bool(new[name].get("wrong")) for name in shared)
+    if wrong:
+        notes.append(f"{_rows(wrong)} of the second file delivered wrong elements: the times say nothing.")
+    rows, notes = _decided(shared, [(old[name], new[name]) for name in shared], alpha, notes)
+    return Comparison(before.kind, alpha, rows, notes, missing=len(old) - len(shared), wrong=wrong)
 
 
 def _machine_notes(before: Mapping[str, Any], after: Mapping[str, Any], across: bool) -> list[str]:
@@ -231,6 +247,9 @@ def as_json(comparison: Comparison) -> str:
         "kind": comparison.kind,
         "alpha": comparison.alpha,
         "slower": len(comparison.slower),
+        "unknown": len(comparison.unknown),
+        "missing": comparison.missing,
+        "wrong": comparison.wrong,
         "rows": rows,
         "notes": comparison.notes,
     }
@@ -281,4 +300,6 @@ def verdict(comparison: Comparison) -> str:
             f"{comparison.alpha:g})."
         )
     faster = f"; faster beyond noise: {counts['faster']}" if counts["faster"] else ""
-    return f"No row of {len(comparison.rows)} is slower beyond noise{faster}."
+    unjudged = len(comparison.unknown) + comparison.wrong + comparison.missing
+    open_ = f"; not judged: {_rows(unjudged)}, see above" if unjudged else ""
+    return f"No row of {len(comparison.rows)} is slower beyond noise{faster}{open_}."
