@@ -201,6 +201,22 @@ def test_a_run_before_its_first_step_is_shown(tmp_path: Path) -> None:
     assert value(run, "running") == 0
 
 
+def test_a_jump_of_the_systems_clock_is_charged_to_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "runs" / "demo"
+    hung(folder)
+    now = time.time
+    with locked(folder):
+        followed = Runs(tmp_path / "runs")
+        followed.poll()
+        [run] = followed.followed()
+        spent_s = run.spent_s
+        monkeypatch.setattr(time, "time", lambda: now() + 86400)
+        followed.poll()
+        assert spent_s <= run.spent_s < spent_s + 3600
+
+
 def test_a_run_that_begins_later_is_found(tmp_path: Path) -> None:
     now = time.time()
     clock = [now]

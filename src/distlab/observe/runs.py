@@ -203,15 +203,21 @@ class Run:
                 page.add("distlab_train_vram_bytes", text, rank.last.vram_bytes)
 
 
+def steady_clock() -> Callable[[], float]:
+    """Unix time that no correction of the system's clock moves: a jump is not charged to anybody."""
+    offset = time.time() - time.monotonic()
+    return lambda: offset + time.monotonic()
+
+
 class Runs:
     """The runs in a folder that go on or ended within KEEP_S; at most MOST_RUNS, those first that changed last."""
 
-    def __init__(self, folder: Path, clock: Callable[[], float] = time.time) -> None:
-        """The folder need not exist yet."""
+    def __init__(self, folder: Path, clock: Callable[[], float] | None = None) -> None:
+        """The folder need not exist yet. clock: Unix time; without it, `steady_clock`."""
         self.folder = folder
         self.left_out = 0
         """Runs that are more than MOST_RUNS."""
-        self._clock = clock
+        self._clock = clock or steady_clock()
         self._runs: dict[str, Run] = {}
         self._scanned_at: float | None = None
 
