@@ -136,12 +136,12 @@ def test_datasheets_are_those_of_the_very_chip() -> None:
     assert peak_flops("NVIDIA H100 80GB HBM3", "fp8") == 1979e12
     assert peak_flops("NVIDIA A100-SXM4-40GB", "bf16") == 312e12
     assert peak_memory_Bps("NVIDIA A100-SXM4-80GB") == 2.0e12
-    assert peak_memory_Bps("NVIDIA A100-SXM4-40GB") is None, "it has slower memory"
+    assert peak_memory_Bps("NVIDIA A100-SXM4-40GB") == 1.555e12, "it has slower memory"
     assert peak_flops("NVIDIA A100-SXM4-80GB", "fp8") is None, "it has none"
     for other in ("NVIDIA H100 PCIe", "NVIDIA H200 NVL", "NVIDIA A100-SXM4-40GB MIG 1g.5gb", "NVIDIA L4", ""):
         assert peak_flops(other, "bf16") is None
     assert peak_pcie_Bps(5, 16) == 63e9
-    assert peak_pcie_Bps(3, 16) is None
+    assert peak_pcie_Bps(2, 16) is None
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "bf16", "fp16", "int8"])

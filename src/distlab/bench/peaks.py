@@ -7,7 +7,8 @@ import re
 from distlab.predict.registry import REGISTRY
 
 _CHIPS = {
-    r"A100-SXM4-\d+GB": "a100",
+    r"A100-SXM4-40GB": "a100_40gb",
+    r"A100-SXM4-80GB": "a100",
     r"H100 80GB HBM3": "h100",
     r"H200": "h200",
     r"B200": "b200",
@@ -22,15 +23,13 @@ def chip(name: str) -> str | None:
 
 
 def peak_flops(name: str, dtype: str) -> float | None:
-    """FLOP/s (or OP/s of int8) of dense products; fp16 and bf16 are the same on every chip of the registry."""
+    """FLOP/s (or OP/s of int8) of dense products; fp16 and bf16 are the same on each of these chips."""
     kind = "bf16" if dtype == "fp16" else dtype
     return _value(name, f"{kind}_flops")
 
 
 def peak_memory_Bps(name: str) -> float | None:  # noqa: N802 - units keep their case
     """Bytes per second between the GPU and its memory."""
-    if "40GB" in name:  # the A100 of 40 GB has slower memory than the registry's
-        return None
     return _value(name, "memory_Bps")
 
 

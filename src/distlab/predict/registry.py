@@ -3,19 +3,22 @@
 A number that the book prints comes from here, from code that ran, or from a recording. `source` is a key of
 `book/references.bib`. Confidence: V the source or an excerpt of it was read, S a secondary page, C computed
 here from other rows, R recalled. Everything is in SI units (bytes, seconds, FLOP, bytes per second); rates
-that are sold in Gb/s are converted here, once.
+that are sold in Gb/s are converted once, where they are written down.
+
+What hardware can do stands in `distlab.predict.hardware`, with what other sources say; here it has a name
+(`h100_bf16_flops`, `nvlink4_Bps`) and a plain number.
 """
 
 from __future__ import annotations
 
-import difflib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Literal
 
-from distlab.predict.units import MIB, bytes_per_s
-
-Confidence = Literal["V", "S", "C", "R"]
+from distlab.predict.hardware.accelerators import ACCELERATORS, Accelerator
+from distlab.predict.hardware.figures import Confidence, Figure
+from distlab.predict.hardware.links import LINKS, NVLS_REACHED, NVSWITCH_REACHED
+from distlab.predict.units import MIB, Bandwidth, ComputeRate, Size
 
 
 @dataclass(frozen=True)
@@ -31,78 +34,57 @@ class Constant:
     confidence: Confidence
 
 
-_ML_ENG = "bekman_ml_engineering"
+def _constant(
+    name: str, figure: Figure[Bandwidth] | Figure[ComputeRate] | Figure[Size], meaning: str
+) -> Constant:
+    """A figure of the hardware registry as a plain number."""
+    match figure.value:
+        case Bandwidth():
+            value, unit = figure.value.bytes_per_s, "B/s"
+        case ComputeRate():
+            value, unit = figure.value.flop_per_s, "FLOP/s"
+        case Size():
+            value, unit = figure.value.bytes, "B"
+    return Constant(
+        name, value, unit, meaning, figure.source.key, figure.source.checked, figure.source.confidence
+    )
+
+
+def _of_accelerator(chip: Accelerator) -> Iterator[Constant]:
+    """By its shortest name: `h100_bf16_flops`, `h100_bf16_flops_reached`, `h100_memory_Bps`, `h100_memory_bytes`."""
+    short = min((chip.name, *chip.aliases), key=len)
+    for dtype, figure in chip.peaks.items():
+        what = "int8 operations" if dtype == "int8" else f"{dtype} products"
+        yield _constant(f"{short}_{dtype}_flops", figure, f"{chip.title}, dense {what}, datasheet")
+    for dtype, figure in chip.reached.items():
+        yield _constant(f"{short}_{dtype}_flops_reached", figure, f"{chip.title}, best {dtype} product found")
+    yield _constant(
+        f"{short}_memory_Bps", chip.memory_bandwidth, f"{chip.title}, memory bandwidth, datasheet"
+    )
+    yield _constant(f"{short}_memory_bytes", chip.memory, f"{chip.title}, memory")
+
 
 _CONSTANTS = [
-    # Links, one way, per GPU or per slot.
-    Constant("nvlink3_Bps", 300e9, "B/s", "NVLink 3, one way, per A100", _ML_ENG, "2026-11-20", "V"),
-    Constant("nvlink4_Bps", 450e9, "B/s", "NVLink 4, one way, per H100 or H200", _ML_ENG, "2026-11-20", "V"),
-    Constant("nvlink5_Bps", 900e9, "B/s", "NVLink 5, one way, per B200", _ML_ENG, "2026-11-20", "V"),
-    Constant("pcie4_x16_Bps", 31e9, "B/s", "PCIe 4, 16 lanes, one way", _ML_ENG, "2026-11-20", "V"),
-    Constant("pcie5_x16_Bps", 63e9, "B/s", "PCIe 5, 16 lanes, one way", _ML_ENG, "2026-11-20", "V"),
-    Constant(
-        "ib_hdr_Bps", bytes_per_s(200), "B/s", "InfiniBand HDR, 4 lanes, one way", _ML_ENG, "2026-11-20", "V"
-    ),
-    Constant(
-        "ib_ndr_Bps", bytes_per_s(400), "B/s", "InfiniBand NDR, 4 lanes, one way", _ML_ENG, "2026-11-20", "V"
-    ),
-    # Compute.
-    Constant("a100_bf16_flops", 312e12, "FLOP/s", "A100, dense BF16, datasheet", _ML_ENG, "2026-11-20", "V"),
-    Constant(
-        "h100_bf16_flops", 989e12, "FLOP/s", "H100 SXM, dense BF16, datasheet", _ML_ENG, "2026-11-20", "V"
-    ),
-    Constant(
-        "h100_bf16_flops_reached",
-        794.5e12,
-        "FLOP/s",
-        "H100 SXM, best BF16 product found",
-        _ML_ENG,
-        "2026-11-20",
-        "V",
-    ),
+    # Links, one way: per GPU, per slot or per port.
+    *(_constant(f"{link.name}_Bps", link.bandwidth, link.title) for link in LINKS.values()),
+    *(constant for chip in ACCELERATORS.values() for constant in _of_accelerator(chip)),
     # Measured collectives, bus bandwidth.
-    Constant(
-        "a100x8_all_reduce_Bps",
-        234.9e9,
-        "B/s",
-        "8 A100, NCCL all-reduce, bus bandwidth",
-        _ML_ENG,
-        "2026-11-20",
-        "V",
-    ),
-    Constant(
+    _constant("a100x8_all_reduce_Bps", NVSWITCH_REACHED[3], "8 A100, NCCL all-reduce, bus bandwidth"),
+    _constant(
         "h200x8_ring_all_reduce_Bps",
-        367.61e9,
-        "B/s",
+        NVSWITCH_REACHED[4],
         "8 H200, NCCL all-reduce of 16 GiB, in-switch reduction off, bus bandwidth",
-        _ML_ENG,
-        "2026-11-20",
-        "V",
     ),
-    Constant(
-        "h200x8_nvls_all_reduce_Bps",
-        482.26e9,
-        "B/s",
-        "8 H200, NCCL all-reduce of 16 GiB, NVLS, bus bandwidth",
-        _ML_ENG,
-        "2026-11-20",
-        "V",
+    _constant(
+        "h200x8_nvls_all_reduce_Bps", NVLS_REACHED, "8 H200, NCCL all-reduce of 16 GiB, NVLS, bus bandwidth"
     ),
-    Constant(
-        "b200x8_all_reduce_Bps",
-        838.97e9,
-        "B/s",
-        "8 B200, one node, 16 GiB, bus bandwidth",
-        _ML_ENG,
-        "2026-11-20",
-        "V",
-    ),
+    _constant("b200x8_all_reduce_Bps", NVSWITCH_REACHED[5], "8 B200, one node, 16 GiB, bus bandwidth"),
     Constant(
         "b200x32_all_reduce_Bps",
         376.71e9,
         "B/s",
         "32 B200 on 4 nodes, 16 GiB, bus bandwidth",
-        _ML_ENG,
+        "bekman_ml_engineering",
         "2026-11-20",
         "V",
     ),
@@ -178,32 +160,6 @@ _CONSTANTS = [
     ),
 ]
 
-_DATASHEETS = {
-    "a100": ("A100 SXM, 80 GB", {"fp32": 19.5, "tf32": 156, "int8": 624, "memory": 2.0}),
-    "h100": ("H100 SXM", {"fp32": 67, "tf32": 494.5, "fp8": 1979, "int8": 1979, "memory": 3.35}),
-    "h200": ("H200 SXM", {"fp32": 67, "tf32": 494.5, "bf16": 989, "fp8": 1979, "int8": 1979, "memory": 4.8}),
-    "b200": ("B200 SXM", {"fp32": 80, "tf32": 1125, "bf16": 2250, "fp8": 4500, "int8": 4500, "memory": 8.0}),
-}
-"""Dense TFLOP/s (TOP/s of int8) and TB/s; of A100 and H100 bf16 stands above."""
-
-
-def _datasheet(short: str, chip: str, what: str, tera: float) -> Constant:
-    name, unit, meaning = (
-        ("memory_Bps", "B/s", "memory bandwidth")
-        if what == "memory"
-        else (f"{what}_flops", "FLOP/s", f"dense {what} products (int8: operations)")
-    )
-    return Constant(
-        f"{short}_{name}", tera * 1e12, unit, f"{chip}, {meaning}, datasheet", _ML_ENG, "2026-11-29", "V"
-    )
-
-
-_CONSTANTS += [
-    _datasheet(short, chip, what, tera)
-    for short, (chip, row) in _DATASHEETS.items()
-    for what, tera in row.items()
-]
-
 REGISTRY = MappingProxyType({constant.name: constant for constant in _CONSTANTS})
 
 
@@ -212,6 +168,8 @@ def constant(name: str) -> Constant:
     try:
         return REGISTRY[name]
     except KeyError:
+        import difflib  # only for a message: its import takes as long as the registry
+
         near = difflib.get_close_matches(name, REGISTRY, n=1, cutoff=0)
         raise KeyError(f"no constant {name!r} in the registry; the nearest is {near[0]!r}") from None
 
