@@ -19,9 +19,9 @@ from distlab.observe.account import Account
 from distlab.observe.bill import Bill
 from distlab.observe.cost import Budgets, account_of, cost, read_budgets, show
 from distlab.observe.exposition import Page
-from distlab.observe.prices import PRICES, PriceTable, read_prices
 from distlab.observe.runs import Run
 from distlab.observe.sample import GpuProcess, GpuSample, Reading
+from distlab.predict.hardware.prices import PRICES, PriceTable, read_prices
 from tests.observe.made_runs import MadeRun, write_info, write_lines
 
 PRICE = 3.6

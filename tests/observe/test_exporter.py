@@ -33,7 +33,6 @@ from distlab.observe.gpu_metrics import FIELDS, MOST_CODES, MOST_XID, GpuMetrics
 from distlab.observe.metrics import DCGM, GPU_LABELS, METRICS, MIG_LABELS, OUR_LABELS
 from distlab.observe.owners import find_owners, labels_of, shown_here
 from distlab.observe.ports import EXPORTER_PORT
-from distlab.observe.prices import read_prices
 from distlab.observe.runs import Run, Runs
 from distlab.observe.sample import (
     GpuProcess,
@@ -46,6 +45,7 @@ from distlab.observe.sample import (
     Xid,
 )
 from distlab.observe.simulated import SimulatedSource
+from distlab.predict.hardware.prices import read_prices
 from tests.observe.made_runs import MadeRun, write_info, write_lines
 from tests.observe.nvml_rig import build_driver
 from tests.observe.test_run_metrics import locked

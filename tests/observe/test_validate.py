@@ -17,11 +17,11 @@ from distlab.observe import check_exporter as checks
 from distlab.observe.check_prometheus import MALFORMED, alerts_now, alerts_routed, rules_loaded, target_up
 from distlab.observe.exposition import Page
 from distlab.observe.gpu_metrics import NOBODY, GpuMetrics, write_source
-from distlab.observe.prices import read_prices
 from distlab.observe.rules import Receivers, alertmanager_config, alerts, recorded
 from distlab.observe.scrape import NoAnswerError, Scrape, fetch, parse, scrape
 from distlab.observe.simulated import SimulatedSource
 from distlab.observe.validate import validate
+from distlab.predict.hardware.prices import read_prices
 from tests.observe.stack_rig import until
 
 EDITED = Callable[[str], str]

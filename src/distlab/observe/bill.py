@@ -10,9 +10,9 @@ from distlab.errors import printable
 from distlab.observe.account import RELEASED_AFTER_S
 from distlab.observe.cost import IDLE_BELOW_PERCENT, Budgets, Rate, cost, price_of, rate_of
 from distlab.observe.exposition import Page, label_text
-from distlab.observe.prices import Price, PriceTable
 from distlab.observe.runs import Run
 from distlab.observe.sample import GpuSample, Reading, SampleTier
+from distlab.predict.hardware.prices import Price, PriceTable
 
 MOST_BASIS = 300
 """Characters."""

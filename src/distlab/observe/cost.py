@@ -29,7 +29,7 @@ from tyro.conf import Positional
 
 from distlab.errors import SettingError, printable
 from distlab.observe.account import Account
-from distlab.observe.prices import Price, PriceTable, read_prices
+from distlab.predict.hardware.prices import Price, PriceTable, read_prices
 from distlab.train.records import RunInfo, read_info, read_log
 
 IDLE_BELOW_PERCENT = 5.0

@@ -24,9 +24,9 @@ from distlab.observe.exporter import Exporter
 from distlab.observe.exposition import CONTENT_TYPE
 from distlab.observe.open import SourceArgs
 from distlab.observe.ports import EXPORTER_PORT
-from distlab.observe.prices import read_prices
 from distlab.observe.runs import Runs
 from distlab.observe.sample import Source
+from distlab.predict.hardware.prices import read_prices
 
 IDLE_S = 60
 """After which a connection that asks nothing is closed."""

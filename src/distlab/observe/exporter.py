@@ -25,9 +25,9 @@ from distlab.observe.cost import Budgets
 from distlab.observe.exposition import Page
 from distlab.observe.gpu_metrics import GpuMetrics, write_source
 from distlab.observe.owners import find_owners, labels_of, shown_here
-from distlab.observe.prices import PriceTable
 from distlab.observe.runs import Runs
 from distlab.observe.sample import Reading, SampleTier, Source
+from distlab.predict.hardware.prices import PriceTable
 
 STALE_PERIODS = 4
 STALE_LEAST_S = 5.0

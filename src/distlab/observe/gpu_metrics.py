@@ -10,9 +10,9 @@ from collections import defaultdict
 from collections.abc import Callable
 
 from distlab.observe.exposition import Page, label_text
-from distlab.observe.prices import PriceTable
 from distlab.observe.sample import GpuSample, MigInstance, Reading, SampleTier, Xid
 from distlab.observe.throttle import THROTTLE_BITS, throttle_mask
+from distlab.predict.hardware.prices import PriceTable
 from distlab.predict.units import MIB
 
 MOST_PROCESSES = 32

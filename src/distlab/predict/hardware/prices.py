@@ -1,7 +1,8 @@
 """What an hour of a GPU costs: a table with the source, the date and the confidence of each price.
 
-price = read_prices().find("NVIDIA H100 80GB HBM3", provider="lambda")
-print(price.per_hour, price.source, price.date)
+price = read_prices().of("lambda").find("NVIDIA H100 80GB HBM3")       # by the driver's name
+price = read_prices().of_accelerator(accelerator("h100"))              # by that of the registry
+price.per_hour, price.source, price.date
 """
 
 from __future__ import annotations
@@ -11,16 +12,15 @@ import math
 import reprlib
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 from distlab.errors import SettingError, printable
+from distlab.predict.hardware.accelerators import Accelerator
+from distlab.predict.hardware.figures import Confidence
 
 PRICES = Path(__file__).with_name("prices.yml")
 MOST_BYTES = 2**20
 MOST_PER_HOUR = 1e6
-
-Confidence = Literal["V", "S", "C", "R"]
-"""Verified at the source; seen in a secondary one; computed from others; recalled."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,10 @@ class PriceTable:
             None,
         )
 
+    def of_accelerator(self, chip: Accelerator) -> Price | None:
+        """The first row for a chip of the registry; None where there is none."""
+        return next((price for price in self.prices if price.accelerator == chip.sold_as), None)
+
     def of(self, provider: str | None) -> PriceTable:
         """The rows of one provider; all without one. SettingError for one that has none."""
         if provider is None:
@@ -86,7 +90,8 @@ def read_prices(path: Path | None = None) -> PriceTable:
             content = file.read(MOST_BYTES + 1)
         if len(content) > MOST_BYTES:
             raise ValueError(f"it is longer than {MOST_BYTES} bytes")
-        values = yaml.load(content, yaml.CSafeLoader)
+        # In a browser, yaml comes without its loader in C.
+        values = yaml.load(content, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
         if not isinstance(values, dict) or set(values) != {"currency", "prices"}:
             raise ValueError("it has other entries than `currency` and `prices`")
         currency, rows = values["currency"], values["prices"]
