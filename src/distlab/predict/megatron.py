@@ -1,0 +1,238 @@
+"""Published steps of Megatron-LM on A100, as cases: what was run, with which switches, and how long it took.
+
+    for case in FITTED: print(case.name, case.predict(), case.measured)
+
+`iteration_case` and `weak_scaling_case` read a row of `megatron_iteration_time.csv` and `megatron_weak_scaling.csv`.
+
+What the tables leave out stands in the script that ran them (NVIDIA/Megatron-LM, examples/sc21/run_table_1.sh, V): the
+micro-batches and chunks of the weak-scaling runs, and that those without a pipeline took torch's
+DistributedDataParallel, which overlaps, those with one Megatron's own, which did not. Both papers' runs kept attention
+scores in memory. By 2022 Megatron-LM ran tensor-parallel collectives beside the weights' gradients (Korthikanti et
+al., section 4.2.2), in 2021 it did not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from distlab.errors import SettingError
+from distlab.predict.cluster import SELENE, Cluster
+from distlab.predict.flops import step_flops
+from distlab.predict.kernels import Kernels
+from distlab.predict.step_time import Software, StepTime, predict_step
+from distlab.predict.transformer import Layout, Recompute, Transformer
+
+Unit = Literal["iteration_s", "tflops_per_gpu"]
+
+VOCABULARY, SEQUENCE = 51200, 2048
+
+_UNFUSED = Kernels(fused_attention=False)
+
+MICRO_BATCH_AND_CHUNKS = {
+    (1, 1): (16, 1),
+    (2, 1): (16, 1),
+    (4, 1): (16, 1),
+    (8, 1): (8, 1),
+    (8, 2): (4, 1),
+    (8, 4): (2, 3),
+    (8, 8): (2, 2),
+    (8, 16): (1, 2),
+    (8, 35): (1, 3),
+    (8, 64): (1, 1),
+}
+"""By tensor- and pipeline-parallel ranks, from run_table_1.sh: samples of a micro-batch, chunks of a stage."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One measured step."""
+
+    name: str
+    model: Transformer
+    layout: Layout
+    software: Software
+    unit: Unit
+    measured: float
+
+    def step(self, cluster: Cluster = SELENE) -> StepTime:
+        return predict_step(self.model, self.layout, cluster, self.software)
+
+    def predict(self, cluster: Cluster = SELENE) -> float:
+        """In the unit of what was measured."""
+        step = self.step(cluster)
+        return step.step_s if self.unit == "iteration_s" else step.flops_per_gpu / 1e12
+
+    def signed_error(self, cluster: Cluster = SELENE) -> float:
+        """(predicted - measured) / measured."""
+        return self.predict(cluster) / self.measured - 1
+
+    @property
+    def measured_step_s(self) -> float:
+        if self.unit == "iteration_s":
+            return self.measured
+        flops = step_flops(self.model, self.layout.global_batch, self.layout.recompute).hardware
+        return flops / (self.layout.gpus * self.measured * 1e12)
+
+
+def iteration_case(row: Mapping[str, str]) -> Case:
+    """A row of `megatron_iteration_time.csv` (Korthikanti et al., 2022)."""
+    recompute, sequence_parallel = _recompute(row)
+    layout = _layout(row, micro_batch=_whole(row, "micro_batch"), interleave=_whole(row, "interleave"))
+    layout = replace(layout, recompute=recompute, sequence_parallel=sequence_parallel)
+    software = Software(_UNFUSED, overlap_gradients=layout.pipeline == 1, overlap_tensor=True)
+    name = f"{row['model']} {row['recompute']}"
+    return Case(name, _gpt(row["model"], row), layout, software, "iteration_s", _number(row, "iteration_s"))
+
+
+def weak_scaling_case(row: Mapping[str, str]) -> Case:
+    """A row of `megatron_weak_scaling.csv` (Narayanan et al., SC'21). What it lacks is run_table_1.sh's."""
+    ranks = (_whole(row, "tensor_parallel"), _whole(row, "pipeline_parallel"))
+    if ranks not in MICRO_BATCH_AND_CHUNKS:
+        raise SettingError(
+            f"tensor_parallel and pipeline_parallel are {ranks}, of which the micro-batch is not known; it is for "
+            f"{sorted(MICRO_BATCH_AND_CHUNKS)}."
+        )
+    micro_batch, chunks = MICRO_BATCH_AND_CHUNKS[ranks]
+    layout = replace(_layout(row, micro_batch, chunks), recompute="full")
+    software = Software(_UNFUSED, overlap_gradients=layout.pipeline == 1)
+    name = f"{row['params_B']}B"
+    return Case(name, _gpt(name, row), layout, software, "tflops_per_gpu", _number(row, "tflops_per_gpu"))
+
+
+def _recompute(row: Mapping[str, str]) -> tuple[Recompute, bool]:
+    """What is computed again, and whether sequence parallelism is on."""
+    kinds: tuple[Recompute, ...] = ("none", "selective", "full")
+    text = row.get("recompute")
+    for kind in kinds:
+        if text in (kind, f"{kind}+sequence"):
+            return kind, text != kind
+    raise SettingError(
+        f"recompute is {text!r}; it is none, selective or full, each with +sequence or without."
+    )
+
+
+def _gpt(name: str, row: Mapping[str, str]) -> Transformer:
+    layers, hidden, heads = (_whole(row, field) for field in ("layers", "hidden", "heads"))
+    return Transformer(name, layers, hidden, heads, VOCABULARY, SEQUENCE)
+
+
+def _layout(row: Mapping[str, str], micro_batch: int, interleave: int) -> Layout:
+    gpus, tensor, pipeline = (
+        _whole(row, field) for field in ("gpus", "tensor_parallel", "pipeline_parallel")
+    )
+    if gpus % (tensor * pipeline):
+        raise SettingError(
+            f"gpus is {gpus}, which tensor_parallel times pipeline_parallel, {tensor} x {pipeline}, does not divide."
+        )
+    return Layout(
+        data=gpus // (tensor * pipeline),
+        tensor=tensor,
+        pipeline=pipeline,
+        interleave=interleave,
+        schedule="interleaved" if interleave > 1 else "1f1b",
+        micro_batch=micro_batch,
+        global_batch=_whole(row, "global_batch"),
+    )
+
+
+def _whole(row: Mapping[str, str], field: str) -> int:
+    try:
+        return int(row[field])
+    except (KeyError, TypeError, ValueError):
+        raise SettingError(f"{field} is {row.get(field)!r}; it must be a whole number.") from None
+
+
+def _number(row: Mapping[str, str], field: str) -> float:
+    try:
+        number = float(row[field])
+    except (KeyError, TypeError, ValueError):
+        number = 0.0
+    if not 0 < number < float("inf"):
+        raise SettingError(f"{field} is {row.get(field)!r}; it must be a number above 0.")
+    return number
+
+
+_ITERATION_FIELDS = (
+    "model,heads,hidden,layers,tensor_parallel,pipeline_parallel,interleave,gpus,global_batch,micro_batch,recompute,"
+    "iteration_s"
+)
+_ITERATION_ROWS = """\
+22B,64,6144,48,8,1,1,8,4,4,full,1.42
+22B,64,6144,48,8,1,1,8,4,4,selective+sequence,1.1
+175B,96,12288,96,8,8,3,64,64,1,full,18.13
+175B,96,12288,96,8,8,3,64,64,1,selective+sequence,13.75"""
+"""Korthikanti et al., 2022 (arXiv 2205.05198), tables 3 and 5."""
+
+_WEAK_FIELDS = (
+    "params_B,heads,hidden,layers,tensor_parallel,pipeline_parallel,gpus,global_batch,tflops_per_gpu"
+)
+_WEAK_ROWS = """\
+1.7,24,2304,24,1,1,32,512,137
+7.5,32,4096,36,4,1,128,512,142
+39.1,64,8192,48,8,2,512,1536,138
+145.6,96,12288,80,8,8,1536,2304,148
+529.6,128,20480,105,8,35,2520,2520,163"""
+"""Narayanan et al., SC'21 (arXiv 2104.04473), table 1 (recalled; shapes checked with run_table_1.sh)."""
+
+
+def _rows(fields: str, lines: str) -> Iterable[dict[str, str]]:
+    names = fields.split(",")
+    return (dict(zip(names, line.split(","), strict=True)) for line in lines.splitlines())
+
+
+FITTED: tuple[Case, ...] = (
+    *(iteration_case(row) for row in _rows(_ITERATION_FIELDS, _ITERATION_ROWS)),
+    *(weak_scaling_case(row) for row in _rows(_WEAK_FIELDS, _WEAK_ROWS)),
+)
+"""All that the two parameters of `cluster` were fitted on."""
+
+
+def held_out_530b() -> tuple[tuple[Case, float], ...]:
+    """530B on 2,240 A100, and the published MFU (Korthikanti et al., abstract, V): no part of the fit.
+
+    The abstract gives GPUs and MFU; batch and layout (8 times that of 280 GPUs) are recalled (R).
+    """
+    model = Transformer("530B", 105, 20480, 128, VOCABULARY, SEQUENCE)
+    layout = Layout(
+        data=8,
+        tensor=8,
+        pipeline=35,
+        interleave=3,
+        schedule="interleaved",
+        global_batch=2240,
+        recompute="full",
+    )
+    selective = replace(layout, recompute="selective", sequence_parallel=True)
+    cases = []
+    for name, cut, mfu in (("full", layout, 0.421), ("selective+sequence", selective, 0.542)):
+        flops = step_flops(model, cut.global_batch).model
+        step_s = flops / (mfu * cut.gpus * SELENE.device.peak_flops)
+        software = Software(_UNFUSED, overlap_gradients=False, overlap_tensor=True)
+        cases.append((Case(f"530B x8 {name}", model, cut, software, "iteration_s", step_s), mfu))
+    return tuple(cases)
+
+
+def fit(cases: Sequence[Case], cluster: Cluster = SELENE) -> Cluster:
+    """The cluster with the two efficiencies (0.70 to 0.95, 0.40 to 0.85, steps of 0.01) that fit the cases best.
+
+    Least squares of the step time's relative error; a descent over the grid from the cluster's own values.
+    """
+
+    def error(gemm: int, element: int) -> float:
+        device = replace(cluster.device, gemm_efficiency=gemm / 100, element_efficiency=element / 100)
+        there = replace(cluster, device=device)
+        return sum((case.step(there).step_s / case.measured_step_s - 1) ** 2 for case in cases)
+
+    at = (round(100 * cluster.device.gemm_efficiency), round(100 * cluster.device.element_efficiency))
+    best = error(*at)
+    while True:
+        around = [(at[0] + i, at[1] + j) for i in (-1, 0, 1) for j in (-2, -1, 0, 1, 2)]
+        inside = [(g, e) for g, e in around if 70 <= g <= 95 and 40 <= e <= 85]
+        least, nearest = min((error(*point), point) for point in inside)
+        if least >= best:
+            break
+        best, at = least, nearest
+    device = replace(cluster.device, gemm_efficiency=at[0] / 100, element_efficiency=at[1] / 100)
+    return replace(cluster, device=device)
