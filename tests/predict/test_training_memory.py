@@ -18,7 +18,7 @@ from distlab.predict.activations import (
     weight_gradient_bytes,
 )
 from distlab.predict.memory import StateBytes, zero_memory
-from distlab.predict.states import MemorySettings, RankStates, layer_weights, rank_states
+from distlab.predict.states import MemorySettings, layer_weights, rank_states
 from distlab.predict.training_memory import training_memory
 from distlab.predict.transformer import Layout, Transformer
 
@@ -66,6 +66,7 @@ all_settings = st.builds(
     loss=st.sampled_from(["in_place", "torch"]),
     offload=st.sampled_from(["none", "optimizer"]),
     gradient_buffers=st.booleans(),
+    fused_kernels=st.booleans(),
 )
 models = st.builds(
     replace,
@@ -412,64 +413,3 @@ def test_keys_of_few_heads_are_copied() -> None:
     assert dense[1] == (128, 4096, 2)  # one head, on two ranks each
     with pytest.raises(SettingError, match="neither divides kv_heads, 4, of Llama 3 8B nor is a multiple"):
         layer_weights(replace(model, heads=36, hidden=36 * 128), Layout(tensor=6))
-
-
-# Real models
-
-
-@pytest.mark.parametrize("strategy", ["single", "fsdp"])
-def test_states_of_real_training(strategy: str) -> None:
-    """What a rank of distlab.train holds after a step, alone and as the first of two (which sends nothing)."""
-    from torch import distributed as dist
-    from torch.testing._internal.distributed.fake_pg import FakeStore
-
-    shards = 2 if strategy == "fsdp" else 1
-    model = Transformer(
-        "distlab's", layers=2, hidden=32, heads=4, vocabulary=256, sequence=16,
-        learned_positions=False, biases=False,
-    )  # fmt: skip
-    layout = Layout(data=shards, global_batch=shards, zero_stage=3)
-    if shards > 1:
-        dist.init_process_group("fake", rank=0, world_size=shards, store=FakeStore())
-    try:
-        for name in ("adamw", "sgd_momentum", "sgd") + (("adafactor",) if shards == 1 else ()):
-            chosen = MemorySettings(name, "fp32")
-            expected = rank_states(model, layout, chosen, 0)
-            assert _trained(strategy, model, name) == _tuple(expected)
-    finally:
-        if shards > 1:
-            dist.destroy_process_group()
-
-
-def _tuple(held: RankStates) -> tuple[float, float, float]:
-    return held.parameter_bytes, held.gradient_bytes, held.moment_bytes
-
-
-def _trained(strategy: str, model: Transformer, optimizer: str) -> tuple[float, float, float]:
-    """Bytes of parameters, gradients and the optimizer's state, without its counts of steps."""
-    import torch
-
-    from distlab.train.config import DataConfig, ModelConfig, OptimizerConfig, TrainConfig
-    from distlab.train.mesh import local
-    from distlab.train.models import build_model
-    from distlab.train.optimizer import build_optimizer, optimizer_bytes
-    from distlab.train.strategies.fsdp import FSDP
-    from distlab.train.strategies.single import Single
-
-    name = "sgd" if optimizer == "sgd_momentum" else optimizer
-    config = TrainConfig(
-        strategy=strategy,  # type: ignore[arg-type]
-        model=ModelConfig("gpt", width=model.hidden, layers=model.layers, heads=model.heads),
-        data=DataConfig("synthetic"),
-        optimizer=OptimizerConfig(name, "plain", momentum=0.9 if optimizer == "sgd_momentum" else 0.0),  # type: ignore[arg-type]
-    )
-    kind = FSDP if strategy == "fsdp" else Single
-    wrapped = kind(config, torch.device("cpu")).wrap(build_model(config.model, 0))
-    rule = build_optimizer(wrapped, config.optimizer)
-    wrapped(torch.zeros(1, model.sequence, dtype=torch.long)).sum().backward()
-    rule.step()
-    held = [local(p) for p in wrapped.parameters()]
-    gradients = [local(p.grad) for p in wrapped.parameters() if p.grad is not None]
-    counts = sum(4 for state in rule.state.values() if "step" in state)
-    sizes = [sum(x.numel() * x.element_size() for x in group) for group in (held, gradients)]
-    return sizes[0], sizes[1], optimizer_bytes(rule) - counts

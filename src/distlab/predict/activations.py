@@ -2,8 +2,8 @@
 
 The terms are those of Korthikanti et al. (2022, arXiv 2205.05198, section 4), taken apart so that they hold for grouped
 queries, gated MLPs, flash attention, experts and any width: with GPT's (dropout, scores kept, 4h, a head's width h/a)
-they add up to the paper's sbh (34 + 5 a s/h), over t: table 2. GELU, SwiGLU, dropout and softmax are one kernel each,
-which keep their inputs or results, not both; rotary positions turn in place.
+they add up to the paper's sbh (34 + 5 a s/h), over t: table 2. Norm, GELU, SwiGLU and softmax are one kernel each,
+which keeps its input or its result, not more; rotary positions turn in place.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class LayerActivations:
     inputs: float
     """What enters the layer: the one thing that full recomputation keeps."""
     norms: float
-    """The second norm's input and what both norms give to the matrices."""
+    """The second norm's input and what both norms give to the matrices (and normalised ones, if not fused)."""
     attention: float
     """Queries, keys, values and the attention's result; of flash attention also the logarithms of the sums."""
     scores: float
@@ -57,7 +57,8 @@ def layer_activations(model: Transformer, layout: Layout, settings: MemorySettin
     )  # values of a tensor that only sequences split
     heads, width = model.heads / t, model.head_width
     keys = local_key_value_heads(model, layout)
-    attention = e * n * width * (2 * heads + 2 * keys)
+    extra = 0 if settings.fused_kernels else 1
+    attention = e * n * width * ((2 + extra) * heads + 2 * keys)
     if settings.attention == "flash":
         scores = 0.0
         attention += 4 * n * heads
@@ -71,7 +72,7 @@ def layer_activations(model: Transformer, layout: Layout, settings: MemorySettin
         routing = 2 * e * visits * whole + 2 * 4 * n * model.experts / (t if layout.sequence_parallel else 1)
     return LayerActivations(
         inputs=e * whole,
-        norms=3 * e * whole,
+        norms=(3 + 2 * extra) * e * whole,
         attention=attention,
         scores=scores,
         mlp=e * n * visits * wide * model.mlp_width / t,

@@ -131,7 +131,7 @@ def activation_terms(
             Term("embedding's dropout mask", "activations", kept.batches * whole, "a byte for each value")
         )
     if rank == layout.pipeline - 1:
-        ends = 2 * settings.bytes.activation * batches * whole
+        ends = (2 if settings.fused_kernels else 3) * settings.bytes.activation * batches * whole
         terms.append(Term("final norm", "activations", ends, "its input and its result"))
     return tuple(terms)
 

@@ -70,6 +70,9 @@ class MemorySettings:
     optimizer: OptimizerName = "adamw"
     precision: Precision = "mixed"
     attention: Attention = "flash"
+    fused_kernels: bool = True
+    """False: torch as it is on a CPU. Norms in several operations keep a tensor more, and attention's result is copied
+    into the order of the next product (read off what autograd of torch 2.13 keeps, 2026-11; M)."""
     dropout: bool = False
     """On the scores, after attention, after the MLP and after the embedding: a byte of mask for each value."""
     loss: Loss = "in_place"
