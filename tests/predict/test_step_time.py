@@ -267,6 +267,23 @@ def test_zero_shares_the_optimizer_and_gathers_parameters() -> None:
     assert term(across, "parameter gathering") > term(third, "parameter gathering") == 0
 
 
+def test_what_a_slow_network_shows() -> None:
+    slow = replace(SELENE, inside=Link(0, 1e9), across=Link(0, 1e9))
+    sharded = step(data=16, zero_stage=3, machine=slow)
+    # Gathered forward and backward, scattered once, each 15/16 of two bytes a parameter: less what the computing hides.
+    each_s = 15 / 16 * 2 * (48 * GPT.layer_parameters + GPT.embedding_parameters) / 1e9
+    micro_batches = 64 // 16
+    work_s = sum(term(sharded, name) for name in ("matrix products", "element-wise"))
+    shown_s = term(sharded, "parameter gathering") + term(sharded, "gradient reduction")
+    assert shown_s == pytest.approx(micro_batches * 3 * each_s - work_s)
+    assert term(sharded, "gradient reduction") == pytest.approx(micro_batches * each_s)
+    # Keys and values of the three others, forward once and backward twice: less three times the attention.
+    ringed = step(context=4, global_batch=1, machine=slow)
+    pair_s = 3 * 2 * 2 * 512 * 6144 / 1e9
+    attention_s = layer_time(GPT, Layout(context=4), A100, Kernels()).attention_s
+    assert term(ringed, "context parallel") == pytest.approx(48 * 3 * (pair_s - attention_s))
+
+
 def test_experts_exchange_tokens() -> None:
     together, spread = step(MIXTURE, data=16, expert=1), step(MIXTURE, data=16, expert=8)
     assert term(together, "expert parallel") == 0 < term(spread, "expert parallel")
