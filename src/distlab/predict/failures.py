@@ -65,7 +65,7 @@ def any_failure_probability(expected: float) -> float:
 
 def availability(mtbf_h: float, repair_h: float) -> float:
     """Long-run share of time in service: MTBF / (MTBF + MTTR), MTBF counting up-time alone."""
-    return positive("mtbf_h", mtbf_h, infinite=True) / (mtbf_h + not_negative("repair_h", repair_h))
+    return positive("mtbf_h", mtbf_h) / (mtbf_h + not_negative("repair_h", repair_h))
 
 
 def availability_of_all(single: float, count: int) -> float:
