@@ -1,0 +1,34 @@
+"""Collectives on a network of nodes: what NCCL does, and how long that takes, term by term.
+
+    from distlab.predict.network import collective_s, system
+
+    prediction = collective_s("all_reduce", 64 * MIB, system("h100_dgx", gpus=8, gpus_per_node=8))
+    prediction.total_s, prediction.algorithm, prediction.protocol
+    for term in prediction.terms: print(term.name, term.seconds, term.why)
+
+`topology` says what the network is, `algorithms` who sends what to whom, `model` turns both into seconds, `systems`
+holds machines with their sources and fits, `calibrate` fits a machine of your own.
+"""
+
+from __future__ import annotations
+
+from distlab.predict.network.algorithms import Algorithm
+from distlab.predict.network.model import CollectivePrediction, Term, collective_s, exposed_s
+from distlab.predict.network.systems import SYSTEMS, system
+from distlab.predict.network.topology import PROTOCOLS, Fabric, InSwitch, NodeLink, Protocol, Topology
+
+__all__ = [
+    "PROTOCOLS",
+    "SYSTEMS",
+    "Algorithm",
+    "CollectivePrediction",
+    "Fabric",
+    "InSwitch",
+    "NodeLink",
+    "Protocol",
+    "Term",
+    "Topology",
+    "collective_s",
+    "exposed_s",
+    "system",
+]
