@@ -8,6 +8,7 @@ import os
 import statistics
 import subprocess
 import sys
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -264,6 +265,50 @@ def test_by_hand_terms_add_up() -> None:
         "all_reduce", 1 * GB, replace(topology, gpus=8, gpus_per_node=2, fabric=fabric), "tree", "Simple"
     )
     assert tree.total_s == pytest.approx(5 * US + 2 * US + 4 * 10 * US + 2 / 25)
+
+
+@pytest.mark.parametrize(
+    ("op", "algorithm", "nodes", "inside", "between", "gbps"),
+    [
+        # 4 GPUs and 2 NICs of 10 GB/s per node, 100 GB/s inside: hops inside, hops between, GB of payload per second.
+        ("all_to_all", "ring", 4, 1, 2, 20 * 16 / (4 * 12)),  # 12/16 of each of 4 payloads leaves the node
+        ("all_to_all", "ring", 1, 1, 0, 100 * 4 / 3),
+        ("send_recv", "ring", 4, 0, 1, 10),  # one rank of a node sends to the next node, by the NIC beside it
+        ("broadcast", "ring", 4, 12, 3, 20),
+        ("all_reduce", "ring", 4, 24, 6, 20 / (30 / 16 + 1 / 32)),
+        ("all_reduce", "tree", 4, 6, 4, 20 / 2),
+        ("all_reduce", "tree", 2, 6, 2, 20),  # each of two nodes is the root of one tree
+        ("broadcast", "tree", 4, 3, 2, 20),
+        ("reduce_scatter", "hierarchical", 4, 3, 3, 1 / (3 / 4 / 100 + 3 / 4 / 20)),
+        ("all_reduce", "in_switch", 4, 0, 4, 20 / 2),
+    ],
+)
+def test_routes_by_hand(
+    op: Op, algorithm: Algorithm, nodes: int, inside: int, between: int, gbps: float
+) -> None:
+    link = NodeLink("link", 100 * GB, 1 * US, 0)
+    fabric = Fabric("fabric", 10 * GB, 2, 4, 10 * US)
+    topology = Topology(4 * nodes, 4, link, fabric, InSwitch(200 * GB, 0, 2))
+    way = route(op, algorithm, topology)
+    assert way is not None
+    assert (way.hops_inside, way.hops_between) == (inside, between)
+    assert 1 / way.s_per_byte == pytest.approx(gbps * GB)
+    if algorithm == "in_switch":  # switches of the fabric reduce too: 1 payload, up and down
+        way = route(op, algorithm, replace(topology, fabric=replace(fabric, reduces=True)))
+        assert way is not None
+        assert way.hops_between == 2
+        assert 1 / way.s_per_byte == pytest.approx(20 * GB)
+
+
+def test_a_group_uses_the_nics_beside_its_gpus() -> None:
+    fabric = Fabric("fabric", 25 * GB, 4, 8, 0, efficiency=0.5)
+    assert [fabric.node_Bps(g) / GB for g in (1, 2, 4, 8)] == [12.5, 12.5, 25, 50]
+
+
+def test_bridges_join_pairs_alone() -> None:
+    pair, four = (collective_s("all_reduce", GIB, system("a100_pairwise_nvlink", n, n)) for n in (2, 4))
+    assert four.total_s > 5 * pair.total_s
+    assert "PCIe 4" in four.terms[3].why
 
 
 rates = st.floats(1e9, 1e12)
