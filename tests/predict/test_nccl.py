@@ -1,4 +1,7 @@
-"""The collectives model against measured and published times that its fits did not see, and against its limits."""
+"""The collectives model against measured and published times that its fits did not see, and against its limits.
+
+Held out means: from the fits of parameters. `systems` says what else those cases were used for.
+"""
 
 from __future__ import annotations
 

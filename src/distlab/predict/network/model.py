@@ -6,11 +6,11 @@ ones it waits until the first has gone all the way. The best chunk size grows wi
     time = launch + hops * hop_s + (sqrt(C) + sqrt(W))^2,      W = payload * s_per_byte, C = sum of chunk_s on the way
 
 which is latency-bound (C), bandwidth-bound (W), and in between has the term 2 sqrt(C W): why a collective reaches the
-rate of its link only over payloads of gigabytes. Source: Sanders, Speck, Traeff (2009), section 2, for the optimum;
-NCCL changes chunk sizes and channels with the payload to follow it.
+rate of its link only over payloads of gigabytes. The optimum is textbook (Sanders, Speck,
+Traeff, 2009; recalled, R); that NCCL's chunk sizes and channels follow it is this model's assumption.
 
 Protocols: W is divided by the share of payload on the wire, C multiplied by the protocol's cost per chunk.
-The fastest of the protocols, and of the algorithms, is taken, as NCCL's tuner means to.
+The fastest of the protocols, and of the algorithms, is taken, as NCCL's tuner means to; it does not always find it.
 """
 
 from __future__ import annotations
