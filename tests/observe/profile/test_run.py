@@ -226,10 +226,14 @@ sys.exit(int(sys.argv[2]))
 """
 
 
-def test_a_script_that_is_too_short_and_fails(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("program", ["python", sys.executable])
+def test_a_script_that_is_too_short_and_fails(
+    program: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PATH", os.defpath)  # with a Python, if any, that cannot import distlab
     (tmp_path / "mine.py").write_text(LOOP)
     out = tmp_path / "profile"
-    assert profile_run("--out", str(out), "--", "python", str(tmp_path / "mine.py"), "4", "7") == 7
+    assert profile_run("--out", str(out), "--", program, str(tmp_path / "mine.py"), "4", "7") == 7
     said = capfd.readouterr().err
     assert "the command failed with exit code 7" in said
     assert "the run was over after 4 steps, and recording begins after 7" in said

@@ -116,11 +116,13 @@ def profile_command(
 
 
 def _program(name: str) -> list[str]:
-    """How to start it: `distlab`, `python` and `torchrun` are those of this Python where the PATH has none."""
+    """How to start it: `distlab`, `python` and `torchrun` are those of this Python, which can import distlab."""
     if name == "distlab":
         return [sys.executable, "-m", "distlab.cli"]
-    beside = Path(sys.executable).with_name(name)
-    found = shutil.which(name) or (str(beside) if os.sep not in name and os.access(beside, os.X_OK) else None)
+    found = None
+    if os.sep not in name:
+        found = shutil.which(name, path=str(Path(sys.executable).parent))
+    found = found or shutil.which(name)
     if found is None:
         raise SettingError(f"There is no command {name!r}; expected one such as `distlab train` behind `--`.")
     return [found]
