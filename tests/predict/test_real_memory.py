@@ -1,4 +1,4 @@
-"""Predicted memory against what distlab.train's GPT really holds on a CPU. (The other tests of this wing need no torch.)"""
+"""Predicted memory against what the GPT of distlab.train really holds on a CPU: alone of this wing, with torch."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from distlab.predict.states import MemorySettings, RankStates, rank_states
-from distlab.predict.training_memory import training_memory
+from distlab.predict.training_memory import TrainingMemory, training_memory
 from distlab.predict.transformer import Layout, Transformer
 
 
@@ -71,15 +71,12 @@ def _trained(strategy: str, model: Transformer, optimizer: str) -> tuple[float, 
 
 @pytest.mark.parametrize("recompute", ["none", "full"])
 def test_activations_of_real_training(recompute: Any) -> None:
-    """What autograd keeps of distlab.train's GPT on a CPU, but for the angles of its positions and the norms' roots."""
+    """What autograd keeps, but for the angles of GPT's positions and the norms' roots."""
     import torch
 
-    from distlab.train.gpt import GPT
     from distlab.train.models import loss_sum
-    from distlab.train.recompute import recompute_activations
 
-    gpt = GPT(vocabulary=300, width=64, layers=3, heads=4)
-    recompute_activations(gpt, recompute)
+    gpt, tokens = _gpt(recompute, tied=True)
     weights = {p.untyped_storage().data_ptr() for p in gpt.parameters()}
     kept: dict[int, torch.UntypedStorage] = {}
 
@@ -89,18 +86,57 @@ def test_activations_of_real_training(recompute: Any) -> None:
             kept[storage.data_ptr()] = storage
         return tensor
 
-    tokens = torch.zeros(16, 32, dtype=torch.long)
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         loss_sum(gpt(tokens), tokens)
-    model = Transformer(
-        "distlab's", layers=3, hidden=64, heads=4, vocabulary=300, sequence=32,
-        learned_positions=False, biases=False,
-    )  # fmt: skip
-    memory = training_memory(
-        model,
-        Layout(micro_batch=16, global_batch=16, recompute=recompute),
-        MemorySettings(precision="fp32", loss="torch", fused_kernels=False),
-    )
-    backward = memory.at("loss backward").terms
+    backward = _predicted(recompute, tied=True).at("loss backward").terms
     predicted = sum(t.bytes for t in backward if t.kind == "activations" or t.name.startswith("softmax"))
     assert predicted == pytest.approx(sum(storage.nbytes() for storage in kept.values()), rel=0.03)
+
+
+@pytest.mark.parametrize(
+    ("recompute", "tied", "micro_batches", "fused"),
+    [("none", True, 1, True), ("none", False, 3, True), ("full", True, 3, True), ("full", False, 1, False)],
+)
+def test_peak_of_real_training(recompute: Any, tied: bool, micro_batches: int, fused: bool) -> None:
+    """Of a whole step, against torch's own tracker of every tensor."""
+    import torch
+    from torch.distributed._tools.mem_tracker import MemTracker
+
+    from distlab.train.models import loss_sum
+
+    gpt, tokens = _gpt(recompute, tied)
+    rule = torch.optim.AdamW(gpt.parameters(), fused=fused, foreach=not fused)
+    tracker = MemTracker()
+    tracker.track_external(gpt, rule, tokens)
+    with tracker:
+        for _ in range(2):  # the optimizer's state is there from the second step on
+            for _ in range(micro_batches):
+                tracker.reset_mod_stats()
+                loss_sum(gpt(tokens), tokens).backward()  # type: ignore[no-untyped-call]
+            rule.step()
+            rule.zero_grad()
+    (measured,) = (tracked["Total"] for tracked in tracker.get_tracker_snapshot("peak").values())
+    predicted = _predicted(recompute, tied, micro_batches, fused).peak_bytes
+    assert predicted == pytest.approx(measured, rel=0.02)
+
+
+def _gpt(recompute: str, tied: bool) -> tuple[Any, Any]:
+    """A small GPT and tokens for it."""
+    import torch
+
+    from distlab.train.gpt import GPT
+    from distlab.train.recompute import recompute_activations
+
+    gpt = GPT(vocabulary=300, width=64, layers=3, heads=4, tied=tied)
+    recompute_activations(gpt, recompute)
+    return gpt, torch.zeros(16, 32, dtype=torch.long)
+
+
+def _predicted(recompute: Any, tied: bool, micro_batches: int = 1, fused: bool = True) -> TrainingMemory:
+    model = Transformer(
+        "distlab's", layers=3, hidden=64, heads=4, vocabulary=300, sequence=32,
+        tied_embedding=tied, learned_positions=False, biases=False,
+    )  # fmt: skip
+    layout = Layout(micro_batch=16, global_batch=16 * micro_batches, recompute=recompute)
+    on_a_cpu = MemorySettings(precision="fp32", loss="torch", fused_kernels=False, fused_optimizer=fused)
+    return training_memory(model, layout, on_a_cpu)

@@ -113,7 +113,7 @@ def test_accelerates_estimator() -> None:
     """estimate_training_usage of Accelerate 1.x: fp32 4 + 4 + 8; mixed 4 + (4 + 2) + 8."""
     n = LLAMA.parameters
     assert rank_states(LLAMA, Layout(), MemorySettings(precision="fp32"), 0).total_bytes == 16 * n
-    mixed = training_memory(LLAMA, Layout(), MemorySettings(precision="autocast")).at("backward end")
+    mixed = training_memory(LLAMA, Layout(), MemorySettings(precision="autocast")).at("embedding backward")
     chosen = [t.bytes for t in mixed.terms if t.kind == "states" or t.name.startswith("16-bit copies")]
     assert sum(chosen) == 18 * n
 
@@ -301,8 +301,11 @@ def test_where_and_when_memory_peaks() -> None:
     assert peak(wide, Layout(), MemorySettings(loss="torch")) == (0, "backward", "loss backward")
     assert peak(wide, Layout(), MemorySettings(loss="torch", precision="fp32"))[1] == "backward"
     tiny = replace(GPT_22B, sequence=8)
-    assert peak(tiny, Layout(), MemorySettings())[2] == "backward end"
-    assert peak(tiny, Layout(), MemorySettings(fused_optimizer=False))[1] == "optimizer"
+    # A tied matrix has two gradients, and their sum, when no activations are left.
+    assert peak(tiny, Layout(), MemorySettings())[2] == "embedding backward"
+    many = Layout(micro_batch=2048, global_batch=2048)
+    assert peak(tiny, many, MemorySettings())[2] != "embedding backward"
+    assert peak(tiny, Layout(), MemorySettings(fused_optimizer=False))[1:] == ("optimizer", "optimizer")
 
 
 # The whole
@@ -333,7 +336,7 @@ def test_monotone(model: Transformer, layout: Layout, chosen: MemorySettings) ->
         return held.total_bytes
 
     assert peak(model=replace(model, layers=16)) > peak()
-    assert peak(micro_batch=2 * layout.micro_batch, global_batch=2 * layout.global_batch) > peak()
+    assert peak(micro_batch=2 * layout.micro_batch, global_batch=2 * layout.global_batch) >= peak()
     assert peak(global_batch=2 * layout.global_batch) >= peak()
     assert peak(recompute="selective") <= peak(recompute="none") * (1 + 1e-12)
     assert (
@@ -359,7 +362,7 @@ def test_offloading_moves_and_loses_nothing() -> None:
     held = rank_states(LLAMA, layout, MemorySettings(), 0).total_bytes
     for offload in ("none", "optimizer", "all"):
         memory = training_memory(LLAMA, layout, MemorySettings(offload=offload))
-        kept = sum(t.bytes for t in memory.at("backward end").terms if t.kind == "states")
+        kept = sum(t.bytes for t in memory.at("embedding backward").terms if t.kind == "states")
         assert kept + memory.host_bytes == pytest.approx(held)
     assert kept == 0
 

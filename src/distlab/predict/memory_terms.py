@@ -102,11 +102,10 @@ def activation_terms(
     layer: LayerActivations,
     kept: InFlight,
     rank: int,
-    ending: bool = False,
+    left: int | None = None,
 ) -> Terms:
-    """What is kept for the backward pass: of all chunks in flight, or when it ends in the last layer of one of them."""
-    layers = (kept.chunks - 1) * kept.chunk_layers + 1 if ending else kept.layers
-    batches = kept.batches - 1 if ending else kept.batches
+    """What is kept for the backward pass of all chunks in flight; or with so many layers `left` of one of them."""
+    layers = kept.layers if left is None else (kept.chunks - 1) * kept.chunk_layers + left
     selective, full = layout.recompute == "selective", layout.recompute == "full"
     terms = [Term("layer inputs", "activations", layers * layer.inputs, _LAYER_WHY)]
     if not full:
@@ -130,9 +129,6 @@ def activation_terms(
         terms.append(
             Term("embedding's dropout mask", "activations", kept.batches * whole, "a byte for each value")
         )
-    if rank == layout.pipeline - 1:
-        ends = (2 if settings.fused_kernels else 3) * settings.bytes.activation * batches * whole
-        terms.append(Term("final norm", "activations", ends, "its input and its result"))
     return tuple(terms)
 
 
@@ -155,31 +151,92 @@ def loss_terms(model: Transformer, layout: Layout, settings: MemorySettings, kep
     """Buffers of tokens times V/t values: 4 bytes of each are kept (Korthikanti et al., section 4.3: 4 s b v / t).
 
     While it computes, in place: the logits as the product gave them, beside the fp32 ones; backwards their gradient.
-    torch: beside logits and result (kept) the fp32 logits; backwards two gradients in fp32 beside what is kept.
+    torch: beside logits and result (kept) the fp32 logits; backwards two gradients in fp32 beside what is kept. The
+    final norm's input and result are kept as long.
     """
     values = tokens(model, layout) * -(-model.vocabulary // layout.tensor)
     e = settings.bytes.activation
     cast = e if e < 4 else 0
     forward, backward = (cast + 4, 8) if settings.loss == "torch" else (cast, cast)
-    why = "fp32, for each micro-batch in flight"
-    kept_term = Term("softmax of the logits", "loss", 4 * kept.batches * values, why)
-    waiting = kept_term._replace(bytes=4 * (kept.batches - 1) * values)
+    whole = tokens(model, layout) * model.hidden / (layout.tensor if layout.sequence_parallel else 1)
+    norm = (2 if settings.fused_kernels else 3) * e * whole
+
+    def of(batches: int) -> Terms:
+        why = "fp32, for each micro-batch in flight"
+        return (
+            Term("softmax of the logits", "loss", batches * 4 * values, why),
+            Term("final norm", "activations", batches * norm, "its input and its result"),
+        )
+
     return LossTerms(
-        (kept_term, Term("logits", "loss", forward * values, "while the loss is computed")),
-        (kept_term, Term("gradient of the logits", "loss", backward * values, "while it is handed back")),
-        (waiting,),
+        (*of(kept.batches), Term("logits", "loss", forward * values, "while the loss is computed")),
+        (
+            *of(kept.batches),
+            Term("gradient of the logits", "loss", backward * values, "while it is handed back"),
+        ),
+        of(kept.batches - 1),
     )
+
+
+class OutputTerms(NamedTuple):
+    """Gradients of the output layer, beside the sum of all: as it is made, in the layers' backward pass, at its end."""
+
+    fresh: Terms
+    layers: Terms
+    embedding: Terms
+
+
+NO_OUTPUT = OutputTerms((), (), ())
+
+
+def output_terms(model: Transformer, layout: Layout, settings: MemorySettings, counted: bool) -> OutputTerms:
+    """It is the first to be there. `counted`: among the gradients of earlier micro-batches, to which it is added.
+
+    A tied matrix has two gradients, one from either end of the model: torch holds the first, makes the second, and then
+    their sum. (Megatron-LM adds everything into buffers.)
+    """
+    e, copies = settings.bytes, layout.data * layout.context
+    if settings.gradient_buffers:
+        return NO_OUTPUT
+    gathered = layout.zero_stage == 3 and copies > 1
+    one = (e.activation if gathered else e.gradient) * model.hidden * -(-model.vocabulary // layout.tensor)
+    tied = model.tied_embedding and layout.pipeline == 1
+    layers: float = 0
+    if settings.offload == "none" and (tied or not counted):
+        layers = one / (copies if layout.zero_stage >= 2 else 1)
+    values = tokens(model, layout) * -(-model.vocabulary // layout.tensor)
+    name, why = "output layer's gradient", "the first to be there"
+    return OutputTerms(
+        (
+            Term(name, "buffers", 0 if gathered else one, why),
+            Term("gradient of the logits", "loss", e.activation * values, "from which it is made"),
+        ),
+        (Term(name, "buffers", 0 if gathered else layers, why),),
+        (Term("tied matrix's gradients", "buffers", (3 if counted else 2) * one, "two, and their sum"),)
+        if tied
+        else (),
+    )
+
+
+def gradients_at_the_end(gradients: Terms, held: RankStates) -> Terms:
+    """While a first micro-batch's backward pass is in the first layer: that one's and the embedding's come last."""
+    made = 1 - (held.layer_parameters + held.embedding_parameters) / held.parameters
+    return tuple([term._replace(bytes=made * term.bytes) for term in gradients])
 
 
 def work_terms(
     model: Transformer, layout: Layout, settings: MemorySettings, layer: LayerActivations
 ) -> Terms:
-    """While one layer's backward pass runs: what is computed again, and gradients of activations."""
+    """While one layer's backward pass runs: what is computed again, and gradients of activations.
+
+    These peak in the MLP, or in the scores: a gradient of its widest tensor, and that of the layer's result. Each
+    further one takes the place of an activation that is done with.
+    """
     n, t, e = tokens(model, layout), layout.tensor, settings.bytes.activation
     again = layer.total - layer.kept(layout.recompute)
     whole = n * model.hidden / (t if layout.sequence_parallel else 1)
-    wide = n * model.active_experts * model.mlp_width / t * (3 if model.gated else 2)
-    scores = 2 * n * model.heads / t * model.sequence if settings.attention == "scores" else 0
+    wide = n * model.active_experts * model.mlp_width / t * (2 if model.gated else 1)
+    scores = n * model.heads / t * model.sequence if settings.attention == "scores" else 0
     terms = [
         Term("recomputed layer", "buffers", again, "one layer's activations, made again"),
         Term(

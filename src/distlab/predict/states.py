@@ -214,6 +214,8 @@ class RankStates:
     layer_parameters: int
     """Of one of its layers, whole: what stage 3 gathers."""
     other_parameters: int
+    embedding_parameters: int
+    """Of the other ones, those whose gradients come last. (A tied matrix has one from the output layer before.)"""
     parameter_bytes: float
     gradient_bytes: float
     master_bytes: float
@@ -244,8 +246,18 @@ def rank_states(model: Transformer, layout: Layout, settings: MemorySettings, ra
         master += held.optimizer_bytes
         moments += layers * moment_bytes(experts, settings) / (copies if stage else 1)
     layer_size = dense_size + expert_size
+    embedding = _size(other_weights(model, layout, first=True, last=False)) if rank == 0 else 0
+    if layout.pipeline == 1 and model.tied_embedding:
+        embedding -= other[0].size
     return RankStates(
-        layers * layer_size + other_size, layer_size, other_size, parameter, gradient, master, moments
+        layers * layer_size + other_size,
+        layer_size,
+        other_size,
+        embedding,
+        parameter,
+        gradient,
+        master,
+        moments,
     )
 
 

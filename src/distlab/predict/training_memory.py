@@ -19,11 +19,14 @@ from distlab.errors import SettingError
 from distlab.predict.activations import in_flight, layer_activations
 from distlab.predict.memory_terms import (
     NO_LOSS,
+    NO_OUTPUT,
     Kind,
     Term,
     Terms,
     activation_terms,
+    gradients_at_the_end,
     loss_terms,
+    output_terms,
     state_terms,
     update_terms,
     whole_terms,
@@ -156,24 +159,30 @@ def _rank_memory(model: Transformer, layout: Layout, settings: MemorySettings, r
     kept = in_flight(layout, model.layers, rank)
     layer = layer_activations(model, layout, settings)
     states, gradients, host = state_terms(layout, settings, held)
-    working, reducing = whole_terms(layout, settings, held, model.layers // layout.pipeline)
-    through = activation_terms(model, layout, settings, layer, kept, rank)
-    after = activation_terms(model, layout, settings, layer, kept, rank, ending=True)
-    loss = loss_terms(model, layout, settings, kept) if rank == layout.pipeline - 1 else NO_LOSS
-    recomputed = work_terms(model, layout, settings, layer)
+    gathered, reducing = whole_terms(layout, settings, held, model.layers // layout.pipeline)
     # Those of earlier micro-batches are there while a later one goes forward; those of a first one are not yet.
-    earlier = layout.micro_batches * layout.interleave > kept.chunks
-    early = gradients if settings.gradient_buffers or earlier else ()
-    base = states + working
+    earlier = settings.gradient_buffers or layout.micro_batches * layout.interleave > kept.chunks
+    early = gradients if earlier else ()
+    loss, output = NO_LOSS, NO_OUTPUT
+    if rank == layout.pipeline - 1:
+        loss = loss_terms(model, layout, settings, kept)
+        output = output_terms(model, layout, settings, counted=earlier)
+    through = activation_terms(model, layout, settings, layer, kept, rank)
+    last_layer = activation_terms(model, layout, settings, layer, kept, rank, left=1)
+    after = activation_terms(model, layout, settings, layer, kept, rank, left=0)
+    work = work_terms(model, layout, settings, layer)
+    forward = states + gathered
+    start = forward + early + reducing + through
+    end = forward + reducing + loss.waiting
+    made = gradients if earlier else gradients_at_the_end(gradients, held)
+    still = output.layers if earlier else ()  # else it is among the gradients
     moments = (
-        Moment("forward end", "forward end", _present(base, early, through, loss.forward)),
-        Moment("loss backward", "backward", _present(base, early, reducing, through, loss.backward)),
-        Moment(
-            "backward start", "backward", _present(base, early, reducing, through, loss.waiting, recomputed)
-        ),
-        Moment(
-            "backward end", "backward", _present(base, gradients, reducing, after, loss.waiting, recomputed)
-        ),
+        Moment("forward end", "forward end", _present(forward, early, through, loss.forward)),
+        Moment("loss backward", "backward", _present(start, loss.backward)),
+        Moment("output backward", "backward", _present(start, output.fresh, loss.waiting)),
+        Moment("backward start", "backward", _present(start, output.layers, loss.waiting, work)),
+        Moment("backward end", "backward", _present(end, made, still, last_layer, work)),
+        Moment("embedding backward", "backward", _present(end, gradients, output.embedding, after)),
         Moment("optimizer", "optimizer", _present(states, gradients, update_terms(settings, held))),
     )
     return TrainingMemory(rank, moments, _present(host), settings.fragmentation)
