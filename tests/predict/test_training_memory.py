@@ -19,7 +19,7 @@ from distlab.predict.activations import (
 )
 from distlab.predict.memory import StateBytes, zero_memory
 from distlab.predict.states import MemorySettings, layer_weights, rank_states
-from distlab.predict.training_memory import training_memory
+from distlab.predict.training_memory import TrainingMemory, training_memory
 from distlab.predict.transformer import Layout, Transformer
 
 MEGATRON = MemorySettings(
@@ -99,9 +99,9 @@ def test_deepspeeds_estimators() -> None:
     megatron = MemorySettings(precision="mixed_fp32_gradients", prefetch=0)
     assert rank_states(LLAMA, layout, megatron, 0).total_bytes == pytest.approx(18 * total / n)
     backward = training_memory(LLAMA, layout, megatron).at("backward end")
-    terms = {term.name: term.bytes for term in backward.terms}
+    held = {term.name: term.bytes for term in backward.terms}
     layer = LLAMA.layer_parameters
-    assert terms["gathered layers"] + terms["whole gradients of a layer"] == 4 * layer
+    assert held["gathered layers"] + held["whole gradients of a layer"] == 4 * layer
     # Stage 2 keeps 16-bit and fp32 gradients there.
     assert zero_memory(total, n, 2, StateBytes(2, 6, 12)).total_bytes == 2 * total + 18 * total / n
     offloaded = training_memory(LLAMA, replace(layout, zero_stage=2), MemorySettings(offload="optimizer"))
@@ -357,6 +357,48 @@ def test_one_rank_has_nothing_to_share(model: Transformer, layout: Layout, chose
     assert len(set(peaks)) == 1
 
 
+def terms(memory: TrainingMemory, moment: str) -> dict[str, float]:
+    return {term.name: term.bytes for term in memory.at(moment).terms}
+
+
+def test_what_is_kept_beside_the_layers() -> None:
+    """Of as many micro-batches as are in flight: the embedding's mask on the first rank, the loss on the last."""
+    one = SMALL.sequence * SMALL.hidden
+    dropout = MemorySettings(dropout=True)
+    for change, masks in (({}, 4), ({"interleave": 2}, 2 * 4 - 1), ({"schedule": "gpipe"}, 16)):
+        layout = replace(Layout(pipeline=4, global_batch=16), **change)
+        first = training_memory(SMALL, layout, dropout, rank=0)
+        assert terms(first, "forward end")["embedding's dropout mask"] == masks * one
+        last = training_memory(SMALL, layout, dropout, rank=3)
+        batches = 16 if change.get("schedule") else 1
+        softmax = 4 * SMALL.sequence * SMALL.vocabulary
+        assert terms(last, "forward end")["softmax of the logits"] == batches * softmax
+        # In the layers' backward pass, this micro-batch's is done with.
+        waiting = terms(last, "backward start").get("softmax of the logits", 0)
+        assert waiting == (batches - 1) * softmax
+
+
+def test_gradients_of_a_tied_matrix() -> None:
+    one = 4 * SMALL.vocabulary * SMALL.hidden
+    full = MemorySettings(precision="fp32")
+    for m, at_the_end in ((1, 2), (2, 3)):
+        memory = training_memory(SMALL, Layout(global_batch=m), full)
+        assert terms(memory, "embedding backward")["tied matrix's gradients"] == at_the_end * one
+        assert terms(memory, "backward start")["output layer's gradient"] == one
+        assert ("output layer's gradient" in terms(memory, "backward end")) == (m > 1)
+        untied = training_memory(replace(SMALL, tied_embedding=False), Layout(global_batch=m), full)
+        assert ("output layer's gradient" in terms(untied, "backward start")) == (m == 1)
+        assert "tied matrix's gradients" not in terms(untied, "embedding backward")
+        buffered = training_memory(SMALL, Layout(global_batch=m), replace(full, gradient_buffers=True))
+        assert "tied matrix's gradients" not in terms(buffered, "embedding backward")
+
+
+def test_no_more_layers_are_gathered_than_there_are() -> None:
+    layout = Layout(data=2, pipeline=8, global_batch=2, zero_stage=3)
+    memory = training_memory(SMALL, layout, MemorySettings(prefetch=3), rank=3)
+    assert terms(memory, "forward end")["gathered layers"] == 2 * SMALL.layer_parameters
+
+
 def test_offloading_moves_and_loses_nothing() -> None:
     layout = Layout(data=4, global_batch=4, zero_stage=3)
     held = rank_states(LLAMA, layout, MemorySettings(), 0).total_bytes
@@ -372,11 +414,13 @@ def test_buffers_beside_the_states() -> None:
     copies = training_memory(LLAMA, layout, MemorySettings(bucket_copies=True))
     plain = training_memory(LLAMA, layout, MemorySettings())
     assert copies.peak_bytes - plain.peak_bytes == 2 * LLAMA.parameters
-    ring = training_memory(LLAMA, Layout(context=4), MemorySettings()).at("backward end")
-    assert {t.name: t.bytes for t in ring.terms}["ring attention"] == 2 * 2048 * 2 * 8 * 128
-    deep = training_memory(LLAMA, replace(layout, recompute="full"), MemorySettings()).at("backward end")
+    sharded = training_memory(LLAMA, replace(layout, zero_stage=1), MemorySettings(bucket_copies=True))
+    assert "buckets" not in terms(sharded, "optimizer")
+    ring = training_memory(LLAMA, Layout(context=4), MemorySettings())
+    assert terms(ring, "backward end")["ring attention"] == 2 * 2048 * 2 * 8 * 128
+    deep = training_memory(LLAMA, replace(layout, recompute="full"), MemorySettings())
     layer = layer_activations(LLAMA, layout, MemorySettings())
-    assert {t.name: t.bytes for t in deep.terms}["recomputed layer"] == layer.total - layer.inputs
+    assert terms(deep, "backward end")["recomputed layer"] == layer.total - layer.inputs
 
 
 @pytest.mark.parametrize(

@@ -192,9 +192,7 @@ def local_key_value_heads(model: Transformer, layout: Layout) -> int:
 def moment_bytes(weights: list[Weight], settings: MemorySettings) -> float:
     """What the optimizer remembers of these tensors, unsharded."""
     each = settings.bytes.moment
-    if (
-        settings.optimizer == "adafactor"
-    ):  # means over rows and over columns of the squares (Shazeer and Stern, 2018)
+    if settings.optimizer == "adafactor":  # means of squares over rows and columns (Shazeer and Stern, 2018)
         return each * sum((w.rows + w.columns) * w.copies for w in weights)
     if settings.optimizer == "adamw_8bit":
         return 2 * sum(w.size * _bytes_8bit(w, each) for w in weights)
