@@ -93,7 +93,7 @@ def test_states_are_those_of_the_zero_paper(stage: Any) -> None:
 
 
 def test_deepspeeds_estimators() -> None:
-    """estimate_zero2_ and estimate_zero3_model_states_mem_needs of DeepSpeed 0.18, restated."""
+    """estimate_zero2_ and estimate_zero3_model_states_mem_needs of DeepSpeed 0.19.8, restated."""
     n, total = 16, LLAMA.parameters
     layout = Layout(data=n, global_batch=n, zero_stage=3)
     megatron = MemorySettings(precision="mixed_fp32_gradients", prefetch=0)
@@ -110,7 +110,7 @@ def test_deepspeeds_estimators() -> None:
 
 
 def test_accelerates_estimator() -> None:
-    """estimate_training_usage of Accelerate 1.x: fp32 4 + 4 + 8; mixed 4 + (4 + 2) + 8."""
+    """estimate_training_usage of Accelerate 1.15: fp32 4 + 4 + 8; mixed 4 + (4 + 2) + 8."""
     n = LLAMA.parameters
     assert rank_states(LLAMA, Layout(), MemorySettings(precision="fp32"), 0).total_bytes == 16 * n
     mixed = training_memory(LLAMA, Layout(), MemorySettings(precision="autocast")).at("embedding backward")

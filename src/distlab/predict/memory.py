@@ -1,6 +1,7 @@
 """Bytes that a rank must hold to train a model: parameters, gradients and optimizer states, sharded or not.
 
-Activations are not in here: they depend on batch, sequence and recomputation, and are often the larger part.
+Activations are not in here: they depend on batch, sequence and recomputation, and are often the larger part
+(`training_memory`).
 """
 
 from __future__ import annotations
