@@ -26,6 +26,7 @@ COMMANDS = {
     "drill ray": ("distlab.faults.drills.ray:ray", "The same under Ray Train"),
     "drill horovod": ("distlab.faults.drills.horovod:horovod", "The same under Horovod Elastic"),
     "runs show": ("distlab.train.runs:show", "Compare training runs by their logs"),
+    "scorecard": ("distlab.predict.validation_report:main", "How far the models are off measured cases"),
     "bench collectives": ("distlab.bench.collectives_command:main", "Time the collectives between processes"),
     "bench compare": ("distlab.bench.compare:compare", "Is a second result file slower beyond noise?"),
     "bench gpu": ("distlab.bench.gpu:main", "What a GPU reaches, or a CPU: products, copies, latency"),

@@ -1,0 +1,138 @@
+"""CSV files of measured cases, read with suspicion and scored: what cannot be is said, never dropped.
+
+    scored, problems = score_folder(Path("cases"))
+
+Formats: `distlab.predict.validation`.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import zip_longest
+from pathlib import Path
+
+from distlab.errors import SettingError, printable
+from distlab.files import read_limited
+from distlab.predict import megatron
+from distlab.predict.transformer import Transformer
+from distlab.predict.validation import ACTIVATION_CELLS, Row, Scored, check_counts, scorers, shown
+
+FILE_MOST_BYTES = 64 * 2**20
+SENTENCES_MOST = 10
+"""About the rows of one file; the rest is counted."""
+EXCESS = "\n"
+"""Key of a row that says why it is none: no column can be called so."""
+
+
+@dataclass(frozen=True)
+class Problems:
+    """What was not scored: sentences to read, and how many cells."""
+
+    sentences: tuple[str, ...] = ()
+    cells: int = 0
+    files: int = 0
+
+
+Result = tuple[list[Scored], Problems]
+
+
+def score_folder(folder: Path) -> tuple[list[Scored], Problems]:
+    """Every CSV file right in the folder, by name. SettingError where there is none."""
+    if not folder.is_dir():
+        raise SettingError(f"cases is {shown(str(folder))}, which is no folder; name one with CSV files.")
+    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() == ".csv")
+    if not paths:
+        raise SettingError(
+            f"cases is {shown(str(folder))}, which has no CSV file; name a folder that has some."
+        )
+    tables: list[tuple[Path, list[Row]]] = []
+    sentences: list[str] = []
+    for path in paths:
+        rows: list[Row] = []
+        tables.append((path, rows))
+        try:
+            rows.extend(_rows(path))
+        except (OSError, ValueError, csv.Error) as error:
+            sentences.append(f"{printable(path.name)} was not read: {_said(error)}")
+    files = len(sentences)
+    models = dict(_models(row for _, rows in tables for row in rows))
+    scored: list[Scored] = []
+    cells = 0
+    for path, rows in tables:
+        found, wrong = _score_rows(path, rows, models)
+        scored += found
+        cells += len(wrong)
+        sentences += wrong[:SENTENCES_MOST]
+        if len(wrong) > SENTENCES_MOST:
+            sentences.append(f"{printable(path.name)}: {len(wrong) - SENTENCES_MOST} more, not shown.")
+    return scored, Problems(tuple(sentences), cells, files)
+
+
+def _rows(path: Path) -> list[Row]:
+    """OSError for what is no regular file or too long, ValueError for what is no such table, csv.Error."""
+    text = read_limited(path, FILE_MOST_BYTES).decode("utf-8-sig")
+    lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
+    reader = csv.reader(lines)
+    header = [name.strip() for name in next(reader, [])]
+    if not any(scorers(header, {})):
+        columns = f"time_ms, iteration_s, tflops_per_gpu, {', '.join(ACTIVATION_CELLS)}"
+        raise SettingError(f"its first line has none of the columns that are measurements: {columns}.")
+    if len(set(header)) < len(header):
+        raise SettingError("its first line names a column twice.")
+    rows: list[Row] = []
+    for cells in reader:
+        # Lines that are too short lack what they lack; what a longer one means cannot be told.
+        excess = any(cell.strip() for cell in cells[len(header) :])
+        row = dict(zip_longest(header, (cell.strip() for cell in cells[: len(header)]), fillvalue=""))
+        rows.append(
+            {**row, EXCESS: f"it has {len(cells)} cells, of {len(header)} columns"} if excess else row
+        )
+    return rows
+
+
+def _score_rows(
+    path: Path, rows: Iterable[Row], models: Mapping[str, Transformer]
+) -> tuple[list[Scored], list[str]]:
+    """What was scored, and a sentence for each cell that could not be."""
+    found: list[Scored] = []
+    wrong: list[str] = []
+    for number, row in enumerate(rows, 1):
+        where = f"{printable(path.name)}, row {number}, was not scored"
+        if EXCESS in row:
+            wrong.append(f"{where}: {row[EXCESS]}.")
+            continue
+        for score in scorers(row, models):
+            try:
+                scored = score(row, path.stem)
+                if not (math.isfinite(scored.signed_error) and scored.predicted > 0):
+                    raise SettingError("its numbers are beyond what can be compared.")
+                found.append(scored)
+            except (ValueError, ArithmeticError) as error:
+                wrong.append(f"{where}: {_said(error)}")
+    return found, wrong
+
+
+def _models(rows: Iterable[Row]) -> Iterator[tuple[str, Transformer]]:
+    """Of rows of iteration times; those that are wrong are told of when they are scored."""
+    for row in rows:
+        if "iteration_s" in row:
+            try:
+                check_counts(row)
+                yield row.get("model", ""), megatron.iteration_case(row).model
+            except (ValueError, ArithmeticError):
+                continue
+
+
+def _said(error: Exception) -> str:
+    """What is wrong, as one short line that ends with a full stop."""
+    if isinstance(error, UnicodeDecodeError):
+        return "it is no UTF-8 text."
+    if isinstance(error, OSError):
+        return f"{error.strerror or error}.".replace("..", ".")
+    if isinstance(error, ArithmeticError):
+        return "its numbers are beyond what can be computed."
+    text = printable(str(error))
+    return (text if len(text) <= 400 else f"{text[:400]}...").rstrip(".") + "."
