@@ -32,6 +32,13 @@ COMMANDS = {
     "bench gpu": ("distlab.bench.gpu:main", "What a GPU reaches, or a CPU: products, copies, latency"),
     "bench roofline": ("distlab.bench.roofline:main", "Draw the roofline of such results"),
     "bench recordings": ("distlab.record.recordings:main", "What was recorded on GPUs"),
+    "predict memory": ("distlab.predict.commands.training:memory", "A training step's memory, term by term"),
+    "predict step": ("distlab.predict.commands.training:step", "A training step's time, MFU and cost"),
+    "predict collective": ("distlab.predict.commands.running:collective", "A collective's time between GPUs"),
+    "predict goodput": (
+        "distlab.predict.commands.running:goodput",
+        "The share of a run that failures and checkpoints leave",
+    ),
     "profile run": ("distlab.observe.profile.run:main", "Profile a command's training on every rank"),
     "profile analyze": ("distlab.observe.profile.analyze:main", "Analyse a profile's traces again"),
     "profile report": ("distlab.observe.profile.dossier:report", "One page: what to change first, and why"),
@@ -78,8 +85,16 @@ COMMANDS = {
     "course export-learner": ("distlab.course.export:export_learner_copy", "Write the learners' repository"),
 }
 
-PARSE_THEIR_OWN = {"train", "profile run"}
-"""Commands whose options depend on a file that an option names: they take the arguments as they are."""
+PARSE_THEIR_OWN = {
+    "train",
+    "profile run",
+    "predict memory",
+    "predict step",
+    "predict collective",
+    "predict goodput",
+}
+"""Commands that take the arguments as they are: their options depend on a file that an option names, or they answer
+before tyro is imported."""
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -90,12 +105,12 @@ def main(argv: list[str] | None = None) -> None:
         sys.exit(_usage(args))
     module, function = COMMANDS[name][0].split(":")
     with _interrupts_end_at_once():
-        import tyro
-
+        parses_own = name in PARSE_THEIR_OWN
+        if not parses_own:
+            import tyro
         command: Callable[..., int | None] = getattr(importlib.import_module(module), function)
     rest = args[len(name.split()) :]
     try:
-        parses_own = name in PARSE_THEIR_OWN
         code = command(rest) if parses_own else tyro.cli(command, prog=f"distlab {name}", args=rest)
         sys.stdout.flush()
         sys.exit(code)

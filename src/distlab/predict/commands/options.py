@@ -1,0 +1,254 @@
+"""Options and YAML keys made from the fields of dataclasses, so that a model's field has one name everywhere.
+
+    parser = Parser("distlab predict step", "How long a step takes.", {"model": Transformer, "layout": Layout})
+    given = parser.parse(args)                 # options before the file of --config, that before the defaults
+    given.make("layout", Layout)               # SettingError names the field
+
+Not tyro: its import and its parser alone take longer than an answer may.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import math
+import types
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from distlab.errors import SettingError, printable
+from distlab.predict.commands.presets import unknown
+
+MOST_BYTES = 2**20
+"""Of a YAML file: anybody may have written it."""
+
+SECTIONS = ("model", "layout", "settings", "memory", "cluster", "software", "run", "collective", "job")
+"""Of such a file. One file may serve all commands; each reads the sections that it needs."""
+
+SIZES = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
+SIZES |= {"kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
+
+MOST = 1e30
+"""Of a number, in size: beyond it sums of the models leave the range of floats, and nobody has such a machine."""
+
+Made = TypeVar("Made")
+
+
+@dataclass
+class Given:
+    """What was asked for: values by section and field, and the names of presets."""
+
+    values: dict[str, dict[str, Any]]
+    names: dict[str, str] = field(default_factory=dict)
+    """Of sections that a preset fills: `model: gpt2`."""
+    json: bool = False
+
+    def make(self, section: str, kind: type[Made]) -> Made:
+        """The dataclass; SettingError for a field that is missing or wrong."""
+        values = self.values.get(section, {})
+        for part in dataclasses.fields(kind):  # type: ignore[arg-type]
+            needed = part.default is dataclasses.MISSING and part.default_factory is dataclasses.MISSING
+            if needed and part.name not in values:
+                raise SettingError(
+                    f"{part.name} of {section} is missing; give {option(part.name)}, or {part.name} in the file of "
+                    "--config."
+                )
+        return kind(**values)
+
+    def change(self, section: str, made: Made) -> Made:
+        """A preset with the fields that were given in place of its own."""
+        values = self.values.get(section, {})
+        return dataclasses.replace(made, **values) if values else made  # type: ignore[type-var]
+
+
+class Parser:
+    """Of one command. `sections` gives the dataclass behind each part of its options."""
+
+    def __init__(self, prog: str, what: str, sections: Mapping[str, type], presets: dict[str, str]) -> None:
+        self.sections, self.presets = sections, presets
+        self.parser = _Arguments(prog=prog, description=what, allow_abbrev=False)
+        for name, known in presets.items():
+            self.parser.add_argument(option(name), metavar="NAME", help=known)
+        self.parser.add_argument(
+            "--config", metavar="FILE", help=f"YAML with the sections {', '.join(sections)}"
+        )
+        self.parser.add_argument("--json", action="store_true", help="print JSON and nothing else")
+        self.hints = {section: types_of(kind) for section, kind in sections.items()}
+        for section, kind in sections.items():
+            group = self.parser.add_argument_group(section)
+            for part in dataclasses.fields(kind):
+                if part.name in self.hints[section] and part.name != "name":
+                    _add(group, section, part, self.hints[section][part.name])
+
+    def parse(self, args: list[str]) -> Given:
+        """SettingError for an option that is none, a value that is wrong, and a file that is."""
+        found, rest = self.parser.parse_known_args(args)
+        if rest:
+            raise self._no_option(rest[0].split("=")[0])
+        given = Given({section: {} for section in self.sections}, {}, found.json)
+        if found.config is not None:
+            self._read(Path(found.config), given)
+        for name in self.presets:
+            if getattr(found, name) is not None:
+                given.names[name] = getattr(found, name)
+                given.values[name] = {}  # the file describes another
+        for section, hints in self.hints.items():
+            for name, hint in hints.items():
+                value = getattr(found, f"{section}.{name}", None)
+                if value is not None:
+                    given.values[section][name] = converted(name, value, hint)
+        return given
+
+    def _no_option(self, name: str) -> SettingError:
+        import difflib  # only for a message
+
+        known = [name for action in self.parser._actions for name in action.option_strings]
+        near = difflib.get_close_matches(name.replace("_", "-"), known, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]}? " if near else ""
+        return SettingError(
+            f"there is no option {printable(name)!r}; {hint}`{self.parser.prog} --help` lists all."
+        )
+
+    def _read(self, path: Path, given: Given) -> None:
+        for section, values in read_yaml(path).items():
+            if section not in SECTIONS:
+                raise unknown("section", section, SECTIONS)
+            if isinstance(values, str):
+                if section not in self.presets and section in self.sections:
+                    raise SettingError(f"{section} is {printable(values)!r}; it is a mapping of fields.")
+                given.names[section] = values
+            elif section in self.sections:
+                self._take(section, values, given)
+            elif section in self.presets:
+                raise SettingError(f"{section} is a mapping; `{self.parser.prog}` takes the name of one.")
+
+    def _take(self, section: str, values: Any, given: Given) -> None:
+        if not isinstance(values, dict):
+            raise SettingError(
+                f"{section} is {type(values).__name__}; it is a mapping of fields, such as {{key: 1}}."
+            )
+        hints = self.hints[section]
+        for name, value in values.items():
+            if name == "preset" and section in self.presets:
+                given.names[section] = str(value)
+            elif name not in hints:
+                raise unknown(f"key of {section}", name, hints)
+            else:
+                given.values[section][name] = converted(name, value, hints[name])
+
+
+class _Arguments(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise SettingError(f"{message}; `{self.prog} --help` lists the options.")
+
+
+def option(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def types_of(kind: type) -> dict[str, Any]:
+    """Fields that are plain values, with their types."""
+    hints = get_type_hints(kind)
+    names = [part.name for part in dataclasses.fields(kind)]
+    return {name: hints[name] for name in names if _plain(hints[name]) is not None}
+
+
+def _plain(hint: Any) -> Any:
+    """int, float, bool, str or the Literal behind a hint, None left out; None for anything else."""
+    if get_origin(hint) in (Union, types.UnionType):
+        inner = [part for part in get_args(hint) if part is not type(None)]
+        return _plain(inner[0]) if len(inner) == 1 else None
+    return hint if hint in (int, float, bool, str) or get_origin(hint) is Literal else None
+
+
+def _add(group: Any, section: str, part: dataclasses.Field[Any], hint: Any) -> None:
+    plain = _plain(hint)
+    names = dict.fromkeys((option(part.name), "--" + part.name))
+    target = f"{section}.{part.name}"
+    default = "" if part.default in (dataclasses.MISSING, None) else f"default: {part.default}"
+    if plain is bool:
+        group.add_argument(*names, dest=target, action=argparse.BooleanOptionalAction, help=default or None)
+        return
+    choices = "|".join(map(str, get_args(plain))) if get_origin(plain) is Literal else plain.__name__.upper()
+    group.add_argument(*names, dest=target, metavar=choices, help=default)
+
+
+def converted(name: str, value: Any, hint: Any) -> Any:
+    """A value of an option (text) or of YAML as the field's type. SettingError names the field."""
+    plain = _plain(hint)
+    if value is None and type(None) in get_args(hint):
+        return None
+    if get_origin(plain) is Literal:
+        for choice in get_args(plain):
+            if not isinstance(value, bool) and str(choice) == str(value):
+                return choice
+        raise unknown(name, value, [str(choice) for choice in get_args(plain)])
+    if plain is bool:
+        if isinstance(value, bool):
+            return value
+        raise _wrong(name, value, "true or false")
+    if plain is str:
+        if isinstance(value, str):
+            return printable(value[:200])
+        raise _wrong(name, value, "text")
+    if name.endswith("_bytes") and isinstance(value, str):
+        return size(name, value)
+    return _number(name, value, plain)
+
+
+def _number(name: str, value: Any, plain: type) -> int | float:
+    expected = "a whole number" if plain is int else "a number"
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise _wrong(name, value, expected)
+    try:
+        number = float(value)
+        whole = int(str(value).replace("_", "")) if plain is int else 0
+    except (ValueError, OverflowError):
+        raise _wrong(name, value, expected) from None
+    if math.isnan(number) or (math.isinf(number) and name != "mtbf_h"):
+        raise _wrong(name, value, "a finite number")
+    if number and not math.isinf(number) and not 1 / MOST <= abs(number) <= MOST:
+        raise _wrong(name, value, f"a number of at most {MOST:g}, and 0 or at least {1 / MOST:g}, in size")
+    return whole if plain is int else number
+
+
+def size(name: str, text: str) -> float:
+    """Bytes of `64MiB`, `1.5 GB` or `4096`."""
+    plain = text.strip().lower()
+    digits = plain.rstrip("abcdefghijklmnopqrstuvwxyz").strip()
+    unit = plain[len(plain.rstrip("abcdefghijklmnopqrstuvwxyz")) :]
+    if unit not in SIZES:
+        raise unknown(f"unit of {name}", text, [key for key in ("B", "KiB", "MiB", "GiB", "MB", "GB", "TB")])
+    return float(_number(name, digits, float)) * SIZES[unit]
+
+
+def _wrong(name: str, value: Any, expected: str) -> SettingError:
+    return SettingError(f"{name} is {printable(repr(value)[:80])}; it is {expected}.")
+
+
+def read_yaml(path: Path) -> dict[Any, Any]:
+    """The mapping in a file. SettingError where there is none."""
+    import yaml
+
+    try:
+        with path.open("rb") as file:
+            text = file.read(MOST_BYTES + 1)
+    except OSError as error:
+        raise SettingError(
+            f"config is {str(path)!r}, which cannot be read ({error.strerror}); name a YAML file."
+        ) from None
+    if len(text) > MOST_BYTES:
+        raise SettingError(f"config is {str(path)!r}, of more than {MOST_BYTES} bytes; name a smaller file.")
+    try:
+        values = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise SettingError(
+            f"config is {str(path)!r}, which is no YAML: {printable(str(error)[:200])}"
+        ) from None
+    if not isinstance(values, dict):
+        raise SettingError(
+            f"config is {str(path)!r}; it holds a mapping with the sections {', '.join(SECTIONS)}."
+        )
+    return values

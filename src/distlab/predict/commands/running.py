@@ -1,0 +1,212 @@
+"""`distlab predict collective` and `distlab predict goodput`."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from distlab.errors import SettingError
+from distlab.predict.collectives import Op
+from distlab.predict.commands.options import Parser
+from distlab.predict.commands.presets import unknown
+from distlab.predict.commands.show import Row, seconds, show, show_json
+from distlab.predict.commands.training import MODELS_HELP, the_model
+from distlab.predict.transformer import Transformer
+
+
+@dataclass(frozen=True)
+class CollectiveOptions:
+    """What is sent, over how many GPUs."""
+
+    op: Op = "all_reduce"
+    payload_bytes: float = 2**30
+    gpus: int = 8
+    gpus_per_node: int | None = None
+    """None: as many as a node has, or as there are."""
+    algorithm: Literal["ring", "tree", "hierarchical", "in_switch"] | None = None
+    protocol: Literal["LL", "LL128", "Simple"] | None = None
+    overlap_s: float = 0.0
+    """Independent computing that hides it."""
+
+
+def collective(args: list[str]) -> int:
+    """The time of a collective between GPUs, by NCCL's fastest algorithm and protocol."""
+    from distlab.predict import network
+    from distlab.predict.collectives import bus_bandwidth_factor
+    from distlab.predict.hardware import NODES
+
+    names = [*network.SYSTEMS, *NODES]
+    helps = {"cluster": f"one of {', '.join(names)} (default: h100_dgx)"}
+    sections = {"collective": CollectiveOptions}
+    given = Parser("distlab predict collective", str(collective.__doc__), sections, helps).parse(args)
+    asked = given.make("collective", CollectiveOptions)
+    cluster = given.names.get("cluster", "h100_dgx")
+    for name in ("gpus", "gpus_per_node"):
+        value = getattr(asked, name)
+        if value is not None and value < 1:
+            raise SettingError(f"{name} is {value}; it must be 1 or more.")
+    if asked.overlap_s < 0:
+        raise SettingError(f"overlap_s is {asked.overlap_s}; it must be 0 or more.")
+    per_node = asked.gpus_per_node or min(asked.gpus, _per_node(cluster, names))
+    try:
+        machines = network.system(cluster, asked.gpus, per_node)
+        found = network.collective_s(asked.op, asked.payload_bytes, machines, asked.algorithm, asked.protocol)
+    except ValueError as error:  # says which field, and what it may be
+        raise SettingError(str(error)) from None
+    rate = asked.payload_bytes / found.total_s if found.total_s else 0.0  # bytes per second
+    bus_rate = rate * bus_bandwidth_factor(asked.op, asked.gpus)
+    shown_s = network.exposed_s(found, asked.overlap_s)
+    if given.json:
+        show_json(
+            {
+                "cluster": cluster,
+                **dataclasses.asdict(asked),
+                "gpus_per_node": per_node,
+                "algorithm": found.algorithm,
+                "protocol": found.protocol,
+                "bound": found.bound,
+                "total_s": found.total_s,
+                "exposed_s": shown_s,
+                "algorithm_bandwidth_Bps": rate,
+                "bus_bandwidth_Bps": bus_rate,
+                "terms": [dataclasses.asdict(term) for term in found.terms],
+            }
+        )
+        return 0
+    rows = [
+        Row(t.name, seconds(t.seconds), t.seconds / found.total_s, t.why) for t in found.terms if t.seconds
+    ]
+    lines = [
+        f"Algorithm {found.algorithm}, protocol {found.protocol}; {found.bound}-bound. "
+        f"{rate / 1e9:.4g} GB/s of payload, bus bandwidth {bus_rate / 1e9:.4g} GB/s.",
+    ]
+    if asked.payload_bytes < 2**20:
+        lines.append("Below 1 MiB the measurements behind the model are mostly noise: take it as a level.")
+    if asked.overlap_s:
+        lines.append(f"Beside {seconds(asked.overlap_s)} of computing {seconds(shown_s)} of it show.")
+    nodes = asked.gpus // per_node
+    title = (
+        f"{asked.op} of {asked.payload_bytes / 2**20:,.4g} MiB over {asked.gpus} GPUs on {nodes} x {cluster}"
+    )
+    show(title, "time", rows, seconds(found.total_s), lines)
+    return 0
+
+
+def _per_node(cluster: str, names: list[str]) -> int:
+    from distlab.predict.hardware import node
+    from distlab.predict.network import SYSTEMS
+
+    if cluster in SYSTEMS:
+        return SYSTEMS[cluster].gpus_per_node
+    try:
+        return node(cluster).accelerators
+    except (KeyError, ValueError):
+        raise unknown("cluster", cluster, names) from None
+
+
+@dataclass(frozen=True)
+class GoodputOptions:
+    """The job, how it fails, and how it saves."""
+
+    gpus: int = 1024
+    mtbf_h: float | None = None
+    """Of the whole job, in hours; None: GPUs, hosts, network and software fail as those of Llama 3 did."""
+    detection_s: float = 60.0
+    restart_s: float = 600.0
+    interval_s: float | None = None
+    """Of work between two checkpoints; None: the best."""
+    blocking_s: float | None = None
+    """That training stands for a save; None: size over storage."""
+    background_s: float = 0.0
+    slowdown: float = 0.0
+    parameters: float | None = None
+    """14 bytes of checkpoint each; None: the model's."""
+    storage_Bps: float = 50e9  # noqa: N815 - the unit is part of the name
+    """That the storage takes of the whole job."""
+    days: float = 30.0
+
+
+def goodput(args: list[str]) -> int:
+    """The share of a run that becomes training, under failures and checkpoints."""
+    from distlab.predict import failures
+    from distlab.predict import goodput as model
+
+    sections = {"job": GoodputOptions, "model": Transformer}
+    helps = {"model": MODELS_HELP}
+    given = Parser("distlab predict goodput", str(goodput.__doc__), sections, helps).parse(args)
+    asked = given.make("job", GoodputOptions)
+    if asked.gpus < 1:
+        raise SettingError(f"gpus is {asked.gpus}; it must be 1 or more.")
+    failures.positive("days", asked.days)
+    mtbf_h = asked.mtbf_h
+    if mtbf_h is None:
+        mtbf_h = failures.job_mtbf_h(failures.llama3_components(asked.gpus))
+    failures.positive("mtbf_h", mtbf_h, infinite=True)
+    job = model.Recovery(mtbf_h * 3600, asked.detection_s, asked.restart_s)
+    size_bytes, blocking_s = None, asked.blocking_s
+    if blocking_s is None:
+        parameters = the_model(given)[0].parameters if asked.parameters is None else asked.parameters
+        size_bytes = model.checkpoint_bytes(parameters)
+        blocking_s = model.write_s(size_bytes, asked.storage_Bps)
+    longest_s = max(asked.interval_s or 0.0, asked.background_s, 1.0)
+    interval_s = asked.interval_s
+    if interval_s is None:
+        saving = model.Checkpoint(longest_s, blocking_s, asked.background_s, asked.slowdown)
+        if math.isinf(mtbf_h):
+            raise SettingError(
+                "mtbf_h is infinite; a job that never fails has no best interval: give interval_s."
+            )
+        interval_s = model.optimal_interval_s(job, saving)
+        if interval_s == 0:
+            raise SettingError("blocking_s is 0, so that the best interval is 0; give interval_s.")
+    saving = model.Checkpoint(interval_s, blocking_s, asked.background_s, asked.slowdown)
+    found = model.goodput(job, saving)
+    expected = asked.days * 24 / mtbf_h
+    young_s = daly_s = None
+    if not math.isinf(mtbf_h):
+        young_s = model.young_interval_s(saving.cost_s, job.mtbf_s)
+        daly_s = model.daly_interval_s(saving.cost_s, job.mtbf_s)
+    if given.json:
+        show_json(
+            {
+                **dataclasses.asdict(asked),
+                "mtbf_h": None if math.isinf(mtbf_h) else mtbf_h,
+                "blocking_s": blocking_s,
+                "interval_s": interval_s,
+                "young_interval_s": young_s,
+                "daly_interval_s": daly_s,
+                "checkpoint_bytes": size_bytes,
+                "failures": expected,
+                "goodput": found.useful,
+                "useful_days": asked.days * found.useful,
+                "terms": found.terms(),
+            }
+        )
+        return 0
+    source = "given" if asked.mtbf_h is not None else "components fail as Llama 3's did"
+    whys = {
+        "useful": "training that was kept",
+        "checkpoint": f"{seconds(saving.cost_s)} each, every {seconds(interval_s)} of work",
+        "lost": "work since the last checkpoint, done again",
+        "detection": f"{seconds(asked.detection_s)} until a failure is noticed",
+        "restart": f"{seconds(asked.restart_s)} until it trains again; may fail, too",
+    }
+    rows = [
+        Row(name, f"{share * asked.days:,.3f}", share, whys[name]) for name, share in found.terms().items()
+    ]
+    lines = [f"Job of {asked.gpus} GPUs, MTBF {mtbf_h:,.4g} h ({source}): {expected:,.4g} failures expected."]
+    if young_s is not None and daly_s is not None:
+        chosen = "given" if asked.interval_s is not None else "the best"
+        lines.append(
+            f"Interval {seconds(interval_s)} ({chosen}); Young {seconds(young_s)}, Daly {seconds(daly_s)}."
+        )
+    if size_bytes is not None:
+        rate = asked.storage_Bps / 1e9
+        lines.append(
+            f"A checkpoint of {size_bytes / 1e12:,.4g} TB takes {seconds(blocking_s)} at {rate:,.4g} GB/s."
+        )
+    title = f"Goodput of {asked.days:g} days: {found.useful:.2%}"
+    show(title, "days", rows, f"{asked.days:,.3f}", lines)
+    return 0

@@ -1,0 +1,57 @@
+"""What the commands print: a table of terms that add up, lines of text, or JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from distlab.errors import printable
+
+TIER = "predicted"
+"""Of every result here: nothing has run."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A term of the sum."""
+
+    term: str
+    value: str
+    share: float
+    why: str
+
+
+def show_json(values: dict[str, Any]) -> None:
+    """Nothing but this on standard output."""
+    print(json.dumps({"tier": TIER, **values}, indent=1, allow_nan=False))
+
+
+def show(title: str, unit: str, rows: Sequence[Row], total: str, lines: Sequence[str]) -> None:
+    """The table, its sum, and what follows from it."""
+    from rich.table import Table
+    from rich.text import Text
+
+    from distlab.bench.printing import print_report
+
+    table = Table(title=Text(printable(f"{title} ({TIER})")), title_justify="left", show_footer=True)
+    table.add_column("term", footer="total")
+    table.add_column(unit, footer=Text(total), justify="right")
+    table.add_column("share", justify="right")
+    table.add_column("why")
+    for row in rows:
+        table.add_row(Text(row.term), row.value, f"{row.share:.1%}", Text(printable(row.why)))
+    print_report([table], [printable(line) for line in lines])
+
+
+def seconds(value: float) -> str:
+    """With four digits, in a unit that fits."""
+    for factor, unit in ((1e-6, "us"), (1e-3, "ms")):
+        if 0 < value < 1000 * factor:
+            return f"{value / factor:.4g} {unit}"
+    return f"{value:,.4g} s" if value < 1e4 else f"{value:,.0f} s"
+
+
+def gib(value: float) -> str:
+    return f"{value / 2**30:,.3f}"

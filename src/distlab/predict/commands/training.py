@@ -1,0 +1,272 @@
+"""`distlab predict memory` and `distlab predict step`: a transformer's training under a layout."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from distlab.errors import SettingError
+from distlab.predict.commands.options import Given, Parser, option
+from distlab.predict.commands.presets import MODELS, STEP_CLUSTERS, preset, step_cluster
+from distlab.predict.commands.show import Row, gib, seconds, show, show_json
+from distlab.predict.transformer import Layout, Transformer
+
+if TYPE_CHECKING:
+    from distlab.predict.cluster import Cluster
+    from distlab.predict.step_time import Software
+
+MODELS_HELP = f"one of {', '.join(MODELS)}; the options below change it, or describe one of your own"
+
+
+@dataclass(frozen=True)
+class MemoryOptions:
+    """Beside `MemorySettings`."""
+
+    gpu: str | None = None
+    """In the hardware registry: does the step fit into it?"""
+    rank: int | None = None
+    """Of the pipeline; None: the fullest."""
+
+
+@dataclass(frozen=True)
+class ClusterOptions:
+    """What stands in place of a cluster's own values; None: they stay. Links as one GPU sees them, one way."""
+
+    gpus_per_node: int | None = None
+    inside_bandwidth_Bps: float | None = None  # noqa: N815 - the unit is part of the name
+    inside_alpha_s: float | None = None
+    across_bandwidth_Bps: float | None = None  # noqa: N815
+    across_alpha_s: float | None = None
+    peak_flops: float | None = None
+    gemm_efficiency: float | None = None
+    memory_Bps: float | None = None  # noqa: N815
+    stream_efficiency: float | None = None
+    element_efficiency: float | None = None
+    multiprocessors: int | None = None
+    price_per_gpu_hour: float | None = None
+
+
+@dataclass(frozen=True)
+class SoftwareOptions:
+    """The fields of `step_time.Software` and of its `kernels.Kernels`."""
+
+    fused_attention: bool = True
+    gradient_bytes: int = 2
+    overlap_gradients: bool = True
+    overlap_tensor: bool = False
+    data_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """Of the whole run."""
+
+    tokens: float | None = None
+    """To train on: gives days and, with a price, the cost."""
+
+
+def memory(args: list[str]) -> int:
+    """The memory of a training step on the fullest GPU."""
+    from distlab.predict.states import MemorySettings
+    from distlab.predict.training_memory import training_memory
+
+    sections = {"model": Transformer, "layout": Layout, "settings": MemorySettings, "memory": MemoryOptions}
+    given = Parser("distlab predict memory", _doc(memory), sections, {"model": MODELS_HELP}).parse(args)
+    model, source = the_model(given)
+    layout = the_layout(given)
+    settings, asked = given.make("settings", MemorySettings), given.make("memory", MemoryOptions)
+    capacity = None if asked.gpu is None else _capacity_bytes(asked.gpu)
+    found = training_memory(model, layout, settings, asked.rank)
+    fits = None if capacity is None else found.reserved_bytes <= capacity
+    if given.json:
+        show_json(
+            {
+                **_inputs(model, source, layout),
+                "settings": dataclasses.asdict(settings),
+                "rank": found.rank,
+                "phase": found.phase,
+                "moment": found.peak.name,
+                "peak_bytes": found.peak_bytes,
+                "reserved_bytes": found.reserved_bytes,
+                "host_bytes": found.host_bytes,
+                "gpu": asked.gpu,
+                "gpu_bytes": capacity,
+                "fits": fits,
+                "terms": found.as_rows(),
+                "moments": {moment.name: moment.bytes for moment in found.moments},
+            }
+        )
+        return 0
+    rows = [
+        Row(str(r["term"]), gib(float(r["bytes"])), float(r["bytes"]) / found.reserved_bytes, str(r["why"]))
+        for r in found.as_rows()
+    ]
+    lines = [
+        f"Fullest at: {found.peak.name}, on pipeline rank {found.rank} of {layout.pipeline}. In tensors "
+        f"{gib(found.peak_bytes)} GiB, reserved with fragmentation {gib(found.reserved_bytes)} GiB.",
+        "Not in it: the CUDA context, workspaces of libraries, NCCL's buffers.",
+        _layout_line(layout),
+    ]
+    if found.host:
+        lines.append(f"In the host's memory, for this GPU: {gib(found.host_bytes)} GiB.")
+    if capacity is not None:
+        lines.append(f"{'Fits' if fits else 'Does NOT fit'} into {asked.gpu}, {gib(capacity)} GiB.")
+    show(f"Memory of a training step: {_title(model)}", "GiB", rows, gib(found.reserved_bytes), lines)
+    return 0
+
+
+def step(args: list[str]) -> int:
+    """The time of a training step, with MFU, tokens per day and cost."""
+    from distlab.predict.step_time import predict_step
+
+    sections = {
+        "model": Transformer,
+        "layout": Layout,
+        "cluster": ClusterOptions,
+        "software": SoftwareOptions,
+        "run": RunOptions,
+    }
+    helps = {
+        "model": MODELS_HELP,
+        "cluster": f"one of {', '.join(STEP_CLUSTERS)} (default: dgx_h100); the options below change it",
+    }
+    given = Parser("distlab predict step", _doc(step), sections, helps).parse(args)
+    model, source = the_model(given)
+    layout, cluster = the_layout(given), _cluster(given)
+    tokens = given.make("run", RunOptions).tokens
+    if tokens is not None and tokens <= 0:
+        raise SettingError(f"tokens is {tokens}; it must be above 0.")
+    found = predict_step(model, layout, cluster, _software(given))
+    days = None if tokens is None else found.days(tokens)
+    cost = None if tokens is None or cluster.price_per_gpu_hour is None else found.cost(tokens)
+    if given.json:
+        show_json(
+            {
+                **_inputs(model, source, layout),
+                "cluster": dataclasses.asdict(cluster),
+                "software": dataclasses.asdict(given.make("software", SoftwareOptions)),
+                "step_s": found.step_s,
+                "mfu": found.mfu,
+                "hfu": found.hfu,
+                "tokens": found.tokens,
+                "tokens_per_day": found.tokens_per_day,
+                "flops_per_gpu": found.flops_per_gpu,
+                "days": days,
+                "cost": cost,
+                "terms": [dataclasses.asdict(term) for term in found.terms],
+            }
+        )
+        return 0
+    rows = [
+        Row(term.name, seconds(term.seconds), term.seconds / found.step_s, term.why)
+        for term in found.terms
+        if term.seconds
+    ]
+    lines = [
+        f"MFU {found.mfu:.1%}, HFU {found.hfu:.1%}, {found.flops_per_gpu / 1e12:.1f} TFLOP/s a GPU, "
+        f"{found.tokens_per_day / 1e9:,.4g} billion tokens a day without failures.",
+        _layout_line(layout),
+        f"Cluster: {cluster.name}; {cluster.gpus_per_node} GPUs a node.",
+    ]
+    if days is not None:
+        price = "" if cost is None else f", for {cost:,.0f} at {cluster.price_per_gpu_hour:g} a GPU-hour"
+        lines.append(f"{tokens:,.3g} tokens take {days:,.4g} days{price}.")
+    show(f"Time of a training step: {_title(model)}", "time", rows, seconds(found.step_s), lines)
+    return 0
+
+
+def _doc(function: Any) -> str:
+    return str(function.__doc__)
+
+
+def the_model(given: Given) -> tuple[Transformer, str]:
+    """The preset with what was given in place of its own, or one that is described wholly; and its source."""
+    if "model" in given.names:
+        known = preset(given.names["model"])
+        changed = given.change("model", known.model)
+        return changed, known.source + (", changed" if changed != known.model else "")
+    if not given.values["model"]:
+        raise SettingError(
+            f"model is missing; name one with --model ({', '.join(MODELS)}), or describe it in the file of --config."
+        )
+    given.values["model"].setdefault("name", "your own")
+    return given.make("model", Transformer), "given"
+
+
+def the_layout(given: Given) -> Layout:
+    """Without a global batch: as many micro-batches as the pipeline has stages."""
+    values = given.values["layout"]
+    if "global_batch" not in values:
+        factors = [values.get(name, 1) for name in ("data", "micro_batch", "pipeline")]
+        values["global_batch"] = max(1, factors[0]) * max(1, factors[1]) * max(1, factors[2])
+    return given.make("layout", Layout)
+
+
+def _inputs(model: Transformer, source: str, layout: Layout) -> dict[str, Any]:
+    return {
+        "model": {**dataclasses.asdict(model), "parameters": model.parameters, "source": source},
+        "layout": {**dataclasses.asdict(layout), "gpus": layout.gpus, "micro_batches": layout.micro_batches},
+    }
+
+
+def _title(model: Transformer) -> str:
+    billions = f"{model.parameters / 1e9:,.4g}B parameters"
+    active = f", {model.active_parameters / 1e9:,.4g}B active" if model.experts > 1 else ""
+    return f"{model.name}, {billions}{active}, {model.sequence} tokens a sample"
+
+
+def _layout_line(layout: Layout) -> str:
+    names = ("data", "tensor", "pipeline", "context", "expert", "interleave")
+    cut = ", ".join(f"{name} {getattr(layout, name)}" for name in names if getattr(layout, name) > 1)
+    return (
+        f"Layout: {layout.gpus} GPUs{f' ({cut})' if cut else ''}, {layout.micro_batches} micro-batches of "
+        f"{layout.micro_batch} in a batch of {layout.global_batch}, recompute {layout.recompute}, "
+        f"ZeRO {layout.zero_stage}."
+    )
+
+
+def _capacity_bytes(gpu: str) -> float:
+    from distlab.predict.hardware.accelerators import accelerator
+
+    return accelerator(gpu).memory.value.bytes
+
+
+def _software(given: Given) -> Software:
+    from distlab.predict.kernels import Kernels
+    from distlab.predict.step_time import Software
+
+    asked = given.make("software", SoftwareOptions)
+    if asked.gradient_bytes not in (2, 4):
+        raise SettingError(f"gradient_bytes is {asked.gradient_bytes}; it is 2 or 4.")
+    if asked.data_s < 0:
+        raise SettingError(f"data_s is {asked.data_s}; it is 0 or more.")
+    kernels = Kernels(asked.fused_attention, asked.gradient_bytes)
+    return Software(kernels, asked.overlap_gradients, asked.overlap_tensor, asked.data_s)
+
+
+def _cluster(given: Given) -> Cluster:
+    base = step_cluster(given.names.get("cluster", "dgx_h100"))
+    asked = {name: value for name, value in given.values["cluster"].items() if value is not None}
+    for name, value in asked.items():
+        most = 1.0 if name.endswith("_efficiency") else float("inf")
+        least_too = name.endswith("alpha_s") or name == "price_per_gpu_hour"
+        if not (0 < value <= most or (least_too and value == 0)):
+            bound = ", at most 1" if most == 1 else ""
+            expected = "0 or more" if least_too else f"above 0{bound}"
+            raise SettingError(f"{name} is {value}; it must be {expected} ({option(name)}).")
+    device = {name: asked[name] for name in asked if hasattr(base.device, name)}
+    links = {
+        side: replace(
+            getattr(base, side),
+            **{
+                name.removeprefix(side + "_"): value
+                for name, value in asked.items()
+                if name.startswith(side + "_")
+            },
+        )
+        for side in ("inside", "across")
+    }
+    own = {name: asked[name] for name in ("gpus_per_node", "price_per_gpu_hour") if name in asked}
+    name = base.name + (", changed" if asked.keys() - {"price_per_gpu_hour"} else "")
+    return replace(base, name=name, device=replace(base.device, **device), **links, **own)

@@ -1,0 +1,286 @@
+"""`distlab predict`: answers are the models', nonsense is named, and nothing heavy is imported."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from distlab.cli import COMMANDS, main
+from distlab.predict import goodput, network
+from distlab.predict.cluster import DGX_H100, SELENE
+from distlab.predict.commands.options import size
+from distlab.predict.commands.presets import MODELS
+from distlab.predict.step_time import predict_step
+from distlab.predict.training_memory import training_memory
+from distlab.predict.transformer import Layout, Transformer
+
+NAMES = sorted(
+    name
+    for name in COMMANDS
+    if name.startswith("predict ") and "distlab.predict.commands" in COMMANDS[name][0]
+)
+EXAMPLES = {
+    "predict memory": "--model gpt-175b --tensor 8 --pipeline 8 --gpu h100",
+    "predict step": "--model gpt-175b --tensor 8 --pipeline 8 --cluster dgx_a100 --tokens 3e11 --price-per-gpu-hour 2",
+    "predict collective": "--payload-bytes 64MiB --gpus 16 --cluster dgx_h100",
+    "predict goodput": "--gpus 16384 --model llama3-405b",
+}
+
+
+def run(line: str, *more: str) -> int:
+    with pytest.raises(SystemExit) as ended:
+        main([*line.split(), *more])
+    return int(ended.value.code or 0)
+
+
+def answer(line: str, capsys: pytest.CaptureFixture[str], *more: str) -> dict[str, Any]:
+    assert run(line + " --json", *more) == 0
+    found: dict[str, Any] = json.loads(capsys.readouterr().out)
+    assert found["tier"] == "predicted"
+    return found
+
+
+def error(line: str, capsys: pytest.CaptureFixture[str], *more: str) -> str:
+    assert run(line, *more) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    return printed.err
+
+
+def test_every_command_has_an_example() -> None:
+    assert sorted(EXAMPLES) == NAMES
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [  # as the weights that were published add up
+        ("gpt2", 124_439_808),
+        ("gpt2-xl", 1_557_611_200),
+        ("llama2-7b", 6_738_415_616),
+        ("llama2-70b", 68_976_648_192),
+        ("llama3-8b", 8_030_261_248),
+        ("llama3-70b", 70_553_706_496),
+        ("llama3-405b", 405_853_388_800),
+        ("mixtral-8x7b", 46_702_792_704),
+        ("mixtral-8x22b", 140_630_071_296),
+    ],
+)
+def test_presets_have_the_parameters_of_the_published_weights(name: str, parameters: int) -> None:
+    assert MODELS[name].model.parameters == parameters
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_terms_of_a_table_are_there_with_why_and_total(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(f"{name} {EXAMPLES[name]}") == 0
+    table = capsys.readouterr().out
+    assert all(word in table for word in ("(predicted)", "term", "why", "total"))
+    found = answer(f"{name} {EXAMPLES[name]}", capsys)
+    terms = found["terms"]
+    printed = terms if isinstance(terms, dict) else [term.get("name", term.get("term")) for term in terms]
+    worth = [t.get("seconds", t.get("bytes")) for t in terms] if isinstance(terms, list) else terms.values()
+    assert all(term in table for term, value in zip(printed, worth, strict=True) if value)
+
+
+def test_memory_is_the_models(capsys: pytest.CaptureFixture[str]) -> None:
+    found = answer("predict memory --model gpt-175b --tensor 8 --pipeline=8 --global_batch 16", capsys)
+    want = training_memory(MODELS["gpt-175b"].model, Layout(tensor=8, pipeline=8, global_batch=16))
+    assert found["peak_bytes"] == want.peak_bytes
+    assert found["reserved_bytes"] == pytest.approx(sum(term["bytes"] for term in found["terms"]))
+    assert found["layout"]["gpus"] == 64
+    assert found["fits"] is None
+    assert answer("predict memory --model gpt2 --gpu h100", capsys)["fits"] is True
+    assert answer("predict memory --model gpt-175b --gpu h100", capsys)["fits"] is False
+
+
+def test_step_is_the_models(capsys: pytest.CaptureFixture[str]) -> None:
+    line = "predict step --model gpt-22b --tensor 8 --global-batch 4 --micro-batch 4 --recompute full"
+    layout = Layout(tensor=8, micro_batch=4, global_batch=4, recompute="full")
+    for cluster, name in ((SELENE, "selene"), (DGX_H100, "dgx_h100")):
+        found = answer(f"{line} --cluster {name}", capsys)
+        assert found["step_s"] == predict_step(MODELS["gpt-22b"].model, layout, cluster).step_s
+        assert found["step_s"] == pytest.approx(sum(term["seconds"] for term in found["terms"]))
+        assert (found["days"], found["cost"]) == (None, None)
+    priced = answer(f"{line} --tokens 1e9 --price-per-gpu-hour 2.5", capsys)
+    assert priced["days"] == pytest.approx(1e9 / priced["tokens_per_day"])
+    assert priced["cost"] == pytest.approx(priced["days"] * 24 * 8 * 2.5)
+
+
+def test_a_clusters_values_can_be_changed(capsys: pytest.CaptureFixture[str]) -> None:
+    line = "predict step --model llama3-8b --data 16 --no-overlap-gradients"
+    usual = answer(line, capsys)
+    slow = answer(f"{line} --across-bandwidth-Bps 1e9", capsys)
+    assert slow["cluster"]["across"]["bandwidth_Bps"] == 1e9
+    assert slow["cluster"]["inside"] == usual["cluster"]["inside"]
+    assert slow["step_s"] > usual["step_s"]
+    assert answer(f"{line} --peak-flops 1e14", capsys)["step_s"] > usual["step_s"]
+
+
+def test_collective_is_the_models(capsys: pytest.CaptureFixture[str]) -> None:
+    found = answer(
+        "predict collective --op all_gather --payload-bytes 1.5MB --gpus 16 --cluster dgx_h100", capsys
+    )
+    want = network.collective_s("all_gather", 1.5e6, network.system("dgx_h100", 16, 8))
+    assert (found["total_s"], found["algorithm"], found["protocol"]) == (
+        want.total_s,
+        want.algorithm,
+        want.protocol,
+    )
+    assert found["bus_bandwidth_Bps"] == pytest.approx(1.5e6 / want.total_s * 15 / 16)
+    alone = answer("predict collective --gpus 1", capsys)
+    assert (alone["total_s"], alone["terms"]) == (0, [])
+    hidden = answer("predict collective --overlap-s 100", capsys)
+    assert hidden["exposed_s"] == 0 < hidden["total_s"]
+
+
+def test_goodput_is_the_models(capsys: pytest.CaptureFixture[str]) -> None:
+    found = answer(
+        "predict goodput --gpus 64 --mtbf-h 3 --interval-s 900 --blocking-s 30 --detection-s 60 --restart-s 300",
+        capsys,
+    )
+    want = goodput.goodput(goodput.Recovery(3 * 3600, 60, 300), goodput.Checkpoint(900, 30))
+    assert found["goodput"] == want.useful
+    assert math.fsum(found["terms"].values()) == pytest.approx(1)
+    assert found["failures"] == pytest.approx(240)
+    best = answer("predict goodput --gpus 64 --mtbf-h 3 --blocking-s 30 --restart-s 300", capsys)
+    assert best["goodput"] > want.useful
+    sized = answer("predict goodput --model gpt2 --storage-Bps 1e9", capsys)
+    assert sized["blocking_s"] == pytest.approx(14 * 124_439_808 / 1e9)
+
+
+CONFIG = """
+model: {name: "mine \\e[31m", layers: 8, hidden: 512, heads: 8, vocabulary: 1000, sequence: 256, kv_heads: null}
+layout: {data: 2, micro_batch: 2, global_batch: 8, zero_stage: 3}
+settings: {optimizer: sgd, fragmentation: 0}
+cluster: {preset: dgx_a100, price_per_gpu_hour: 1e0}
+run: {tokens: 1e9}
+job: {mtbf_h: 10, storage_Bps: 1e9}
+"""
+
+
+def test_one_file_serves_all_and_options_win(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text(CONFIG)
+    more = ("--config", str(file))
+    found = answer("predict memory", capsys, *more)
+    assert found["model"]["parameters"] == Transformer("", 8, 512, 8, 1000, 256).parameters
+    assert (found["layout"]["zero_stage"], found["settings"]["optimizer"]) == (3, "sgd")
+    assert found["peak_bytes"] == found["reserved_bytes"]
+    assert answer("predict memory --layers 4 --zero-stage 0", capsys, *more)["model"]["layers"] == 4
+    assert answer("predict memory --model gpt2", capsys, *more)["model"]["parameters"] == 124_439_808
+    step = answer("predict step", capsys, *more)
+    assert step["cluster"]["name"] == SELENE.name
+    assert step["cost"] == pytest.approx(step["days"] * 24 * 2)
+    assert answer("predict goodput", capsys, *more)["mtbf_h"] == 10
+    assert run("predict memory", *more) == 0
+    assert "\x1b[31m" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("memory", "model is missing"),
+        ("memory --model gpt3", "model is 'gpt3'; did you mean 'gpt2'?"),
+        ("memory --layers 2 --hidden 64", "heads of model is missing"),
+        ("memory --model gpt2 --tensr 2", "'--tensr'; did you mean --tensor?"),
+        ("memory --model gpt2 --tensor", "--tensor: expected one argument"),
+        ("memory --model gpt2 --tensor two", "tensor is 'two'; it is a whole number"),
+        ("memory --model gpt2 --tensor 1.5", "tensor is '1.5'; it is a whole number"),
+        ("memory --model gpt2 --tensor -2", "tensor is -2"),
+        ("memory --model gpt2 --data 0", "data is 0"),
+        ("memory --model gpt2 --tensor 5", "tensor is 5, which does not divide heads"),
+        ("memory --model gpt2 --recompute ful", "recompute is 'ful'; did you mean 'full'?"),
+        ("memory --model gpt2 --zero-stage 4", "zero_stage is '4'"),
+        ("memory --model gpt2 --fragmentation nan", "fragmentation is 'nan'; it is a finite number"),
+        ("memory --model gpt2 --rank 3", "rank is 3"),
+        ("memory --model gpt2 --gpu h10", "There is no accelerator 'h10'"),
+        ("memory --model gpt2 --layers 100000000000000000000000x", "layers is"),
+        ("step --model gpt2 --cluster dgx_h10", "cluster is 'dgx_h10'; did you mean 'dgx_h100'?"),
+        ("step --model gpt2 --gemm-efficiency 1.2", "gemm_efficiency is 1.2; it must be above 0, at most 1"),
+        ("step --model gpt2 --peak-flops 0", "peak_flops is 0"),
+        ("step --model gpt2 --inside-alpha-s -1", "inside_alpha_s is -1"),
+        ("step --model gpt2 --tokens -5", "tokens is -5"),
+        ("step --model gpt2 --data-s -1", "data_s is -1"),
+        ("step --model gpt2 --gradient-bytes 3", "gradient_bytes is 3"),
+        ("collective --op allreduce", "op is 'allreduce'; did you mean 'all_reduce'?"),
+        ("collective --payload-bytes 3parsec", "unit of payload_bytes is '3parsec'"),
+        ("collective --payload-bytes=-1", "payload_bytes is -1"),
+        ("collective --gpus 0", "gpus is 0"),
+        ("collective --gpus 12 --gpus-per-node 8", "gpus is 12; it must be a multiple of gpus_per_node"),
+        ("collective --cluster dgx", "cluster is 'dgx'"),
+        ("collective --op all_gather --algorithm tree", "algorithm is 'tree'"),
+        ("goodput", "model is missing"),
+        ("goodput --model gpt2 --mtbf-h 0", "mtbf_h is 0"),
+        ("goodput --model gpt2 --mtbf-h inf", "mtbf_h is infinite"),
+        ("goodput --model gpt2 --slowdown 1", "slowdown is 1"),
+        ("goodput --blocking-s 0", "blocking_s is 0"),
+        ("goodput --blocking-s -1", "blocking_s is -1"),
+        ("goodput --model gpt2 --storage-Bps 0", "storage_Bps is 0"),
+        ("goodput --model gpt2 --days 0", "days is 0"),
+        ("goodput --model gpt2 --gpus -1", "gpus is -1"),
+        ("goodput --model gpt2 --interval-s 0", "interval_s is 0"),
+        ("goodput --model gpt2 --background-s -1", "background_s is -1"),
+        ("step --model gpt2 --peak-flops 1e-320", "peak_flops is '1e-320'; it is a number of at most 1e+30"),
+        ("step --model gpt2 --tokens 1e308", "tokens is '1e308'"),
+        ("memory --config no-such.yaml", "config is 'no-such.yaml', which cannot be read"),
+    ],
+)
+def test_nonsense_names_the_field(line: str, words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert words in error(f"predict {line}", capsys)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("modle: gpt2", "section is 'modle'; did you mean 'model'?"),
+        ("model: {layer: 2}", "key of model is 'layer'; did you mean 'layers'?"),
+        ("model: {layers: [2]}", "layers is [2]; it is a whole number"),
+        ("model: {layers: true}", "layers is True; it is a whole number"),
+        ("model: {layers: .nan}", "layers is nan"),
+        ("model: {gated: 1}", "gated is 1; it is true or false"),
+        ("model: gpt2\nlayout: flat", "layout is 'flat'; it is a mapping"),
+        ("model: gpt2\nlayout: [1]", "layout is list; it is a mapping"),
+        ("model: gpt2\nsettings: {optimizer: adam}", "optimizer is 'adam'; did you mean 'adamw'?"),
+        ("- 1", "it holds a mapping"),
+        ("{", "which is no YAML"),
+        ("? [a]\n: 1", "which is no YAML"),
+        ("[" * 5000, "which is no YAML"),
+        ("a: " + "x" * 2**20, "more than 1048576 bytes"),
+        ("model: !!python/object/apply:os.system ['true']", "which is no YAML"),
+    ],
+)
+def test_a_wrong_file_names_the_key(
+    text: str, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "own.yaml").write_text(text)
+    said = error("predict memory", capsys, "--config", str(tmp_path / "own.yaml"))
+    assert words in said.replace('"', "'")
+
+
+def test_sizes() -> None:
+    assert [size("s", text) for text in ("4096", "64MiB", "1.5 GB", "2kb", "1e3B")] == [
+        4096,
+        64 * 2**20,
+        1.5e9,
+        2000,
+        1000,
+    ]
+
+
+def test_answers_import_nothing_heavy() -> None:
+    lines = [f"{name} {rest} --json".split() for name, rest in EXAMPLES.items()]
+    code = f"""
+import contextlib, io, sys
+from distlab.cli import main
+for line in {lines!r}:
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):
+        main(line)
+print({{"torch", "numpy", "matplotlib", "tyro", "rich", "yaml", "pydantic"}} & sys.modules.keys())
+"""
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ended.stdout == "set()\n"
