@@ -14,8 +14,9 @@ import pytest
 
 from distlab.cli import main
 from distlab.errors import SettingError
+from distlab.predict import megatron
 from distlab.predict.network import SYSTEMS, system
-from distlab.predict.validation import Scored, score_shipped, system_for
+from distlab.predict.validation import Scored, score_shipped, system_for, topology_for
 from distlab.predict.validation_files import SENTENCES_MOST, score_folder
 from distlab.predict.validation_report import Target, groups, percentile_95
 
@@ -71,12 +72,16 @@ def test_one_row_for_each_measured_cell_of_each_format(
     assert link["predicted"] == pytest.approx(0.33, rel=0.2)  # milliseconds
 
 
-def test_weak_scaling_of_sizes_that_the_script_does_not_have(tmp_path: Path) -> None:
-    """One tensor- and two pipeline-parallel ranks: micro-batches of 1."""
-    (tmp_path / "w.csv").write_text(f"{WEAK}3.1,32,2560,40,1,2,16,64,100\n")
+def test_weak_scaling_of_sizes_that_the_script_does_not_have(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Micro-batches of 1 and one chunk, otherwise as those that it has: 8 x 64 ranks ran so."""
+    (tmp_path / "w.csv").write_text(f"{WEAK}1008,160,25600,128,8,64,3072,3072,163\n")
+    (known,), _ = score_folder(tmp_path)
+    monkeypatch.delitem(megatron.MICRO_BATCH_AND_CHUNKS, (8, 64))
     (cell,), problems = score_folder(tmp_path)
-    assert (cell.case, problems.cells) == ("3.1B", 0)
-    assert 20 < cell.predicted < 312
+    assert problems.cells == 0
+    assert cell == known
 
 
 @pytest.mark.parametrize(
@@ -93,6 +98,15 @@ def test_weak_scaling_of_sizes_that_the_script_does_not_have(tmp_path: Path) -> 
 def test_an_unknown_system_is_the_generic_one_of_its_hardware(name: str, stands_for: str) -> None:
     assert system_for(name) == stands_for
     assert system(stands_for, 2, 2).gpus == 2
+
+
+def test_cards_are_joined_by_their_slots() -> None:
+    found = topology_for("a40_pairwise_nvlink", 4, 4)
+    assert "PCIe 4" in found.inside.name
+    assert 15e9 < found.inside.bandwidth_Bps < 31.5e9
+    with pytest.raises(SettingError, match="gpus is 8"):
+        topology_for("l4", 8, 4)
+    assert "NVLink" in topology_for("a100_t4x", 4, 4).inside.name  # a word, not a part of one
 
 
 def test_hardware_that_nobody_can_tell_is_refused() -> None:

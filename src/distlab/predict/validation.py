@@ -31,7 +31,7 @@ from distlab.predict import megatron, recorded
 from distlab.predict.activations import relative_activations
 from distlab.predict.hardware import node
 from distlab.predict.network import SYSTEMS, Topology, collective_s, system
-from distlab.predict.network.systems import held_out
+from distlab.predict.network.systems import cards, held_out
 from distlab.predict.states import MemorySettings
 from distlab.predict.step_time import Software
 from distlab.predict.transformer import Layout, Recompute, Transformer
@@ -89,6 +89,15 @@ GENERIC_SYSTEMS = (
 """For a system that is neither one of `SYSTEMS` nor a node of the registry: words in its name, and the machine that
 stands for it. The first whose words are all there is taken."""
 
+GENERIC_CARDS = {
+    "l40s": "pcie4_x16",
+    "l4": "pcie4_x16",
+    "a10": "pcie4_x16",
+    "a40": "pcie4_x16",
+    "t4": "pcie3_x16",
+}
+"""Cards that their slots join (datasheets, S; A40 R, whose bridges between pairs are left out)."""
+
 
 def system_for(name: str) -> str:
     """The name under which `network.system` knows the machine. SettingError where nothing in it tells the hardware."""
@@ -100,7 +109,7 @@ def system_for(name: str) -> str:
         pass
     found = next((to for words, to in GENERIC_SYSTEMS if all(word in name.lower() for word in words)), None)
     if found is None:
-        known = ", ".join(sorted({words[0] for words, _ in GENERIC_SYSTEMS}))
+        known = ", ".join([*dict.fromkeys(words[0] for words, _ in GENERIC_SYSTEMS), *GENERIC_CARDS])
         raise SettingError(
             f"system is {shown(name)}, which names no known hardware; it is one of {', '.join(SYSTEMS)}, a node of "
             f"the hardware registry, or has a word of {known} in it."
@@ -109,8 +118,17 @@ def system_for(name: str) -> str:
 
 
 @lru_cache(maxsize=1024)
-def _topology(name: str, gpus: int, gpus_per_node: int) -> Topology:
-    return system(system_for(name), gpus, gpus_per_node)
+def topology_for(name: str, gpus: int, gpus_per_node: int) -> Topology:
+    """The group on the machine of that name, or on the generic one of its hardware. ValueError where there is none."""
+    words = re.split(r"[^a-z0-9]+", name.lower())
+    slot = next((to for card, to in GENERIC_CARDS.items() if card in words), None)
+    if slot is None:
+        return system(system_for(name), gpus, gpus_per_node)
+    if gpus != gpus_per_node:
+        raise SettingError(
+            f"gpus is {gpus}, more than gpus_per_node, {gpus_per_node}; no network is known there."
+        )
+    return cards(slot, gpus)
 
 
 def _score_collective(row: Row, family: str) -> Scored:
@@ -118,7 +136,7 @@ def _score_collective(row: Row, family: str) -> Scored:
     payload, time_ms = _positive(row, "payload_bytes"), _positive(row, "time_ms")
     if gpus == 1:
         raise SettingError("gpus is 1; a collective over one GPU sends nothing.")
-    predicted_ms = 1e3 * collective_s("all_reduce", payload, _topology(name, gpus, per_node)).total_s
+    predicted_ms = 1e3 * collective_s("all_reduce", payload, topology_for(name, gpus, per_node)).total_s
     run = (name, gpus, per_node)
     case = f"{printable(name)} {gpus} GPUs, {per_node} per node, {payload:.12g} bytes"
     fitted = (*run, payload) in _fitted_collectives()

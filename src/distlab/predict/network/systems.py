@@ -153,6 +153,14 @@ def system(name: str, gpus: int, gpus_per_node: int) -> Topology:
     return Topology(gpus, gpus_per_node, inside, found.fabric, found.in_switch, found.launch_s)
 
 
+def cards(link_name: str, gpus: int) -> Topology:
+    """GPUs of one node that a link of the registry joins, such as "pcie4_x16": nobody has measured them here.
+
+    SettingError for a link that the registry does not have.
+    """
+    return Topology(gpus, gpus, _sold(link_name), launch_s=LAUNCH_S)
+
+
 def _node(name: str) -> Node:
     try:
         return node(name)
