@@ -262,6 +262,19 @@ def test_a_wrong_file_names_the_key(
     assert words in said.replace('"', "'")
 
 
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_help_shows_each_field(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(f"{name} --help") == 0
+    shown = capsys.readouterr().out
+    words = {
+        "memory": "--zero-stage",
+        "step": "--across-alpha-s",
+        "collective": "--op",
+        "goodput": "--mtbf-h",
+    }
+    assert words[name.split()[1]] in shown
+
+
 def test_sizes() -> None:
     assert [size("s", text) for text in ("4096", "64MiB", "1.5 GB", "2kb", "1e3B")] == [
         4096,

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from distlab.errors import SettingError, printable
+from distlab.predict.commands.helps import HELPS
 from distlab.predict.commands.presets import unknown
 
 MOST_BYTES = 2**20
@@ -68,7 +69,7 @@ class Parser:
 
     def __init__(self, prog: str, what: str, sections: Mapping[str, type], presets: dict[str, str]) -> None:
         self.sections, self.presets = sections, presets
-        self.parser = _Arguments(prog=prog, description=what, allow_abbrev=False)
+        self.parser = _Arguments(prog=prog, usage=f"{prog} [options]", description=what, allow_abbrev=False)
         for name, known in presets.items():
             self.parser.add_argument(option(name), metavar="NAME", help=known)
         self.parser.add_argument(
@@ -84,7 +85,7 @@ class Parser:
 
     def parse(self, args: list[str]) -> Given:
         """SettingError for an option that is none, a value that is wrong, and a file that is."""
-        found, rest = self.parser.parse_known_args(args)
+        found, rest = self.parser.parse_known_args([_dashed(arg) for arg in args])
         if rest:
             raise self._no_option(rest[0].split("=")[0])
         given = Given({section: {} for section in self.sections}, {}, found.json)
@@ -105,7 +106,7 @@ class Parser:
         import difflib  # only for a message
 
         known = [name for action in self.parser._actions for name in action.option_strings]
-        near = difflib.get_close_matches(name.replace("_", "-"), known, n=1, cutoff=0.5)
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]}? " if near else ""
         return SettingError(
             f"there is no option {printable(name)!r}; {hint}`{self.parser.prog} --help` lists all."
@@ -165,14 +166,22 @@ def _plain(hint: Any) -> Any:
 
 def _add(group: Any, section: str, part: dataclasses.Field[Any], hint: Any) -> None:
     plain = _plain(hint)
-    names = dict.fromkeys((option(part.name), "--" + part.name))
-    target = f"{section}.{part.name}"
+    target, name = f"{section}.{part.name}", option(part.name)
     default = "" if part.default in (dataclasses.MISSING, None) else f"default: {part.default}"
+    if section == "model":
+        default = ""  # a preset's own value stands
+    said = "; ".join(text for text in (HELPS.get(part.name, ""), default) if text) or None
     if plain is bool:
-        group.add_argument(*names, dest=target, action=argparse.BooleanOptionalAction, help=default or None)
+        group.add_argument(name, dest=target, action=argparse.BooleanOptionalAction, help=said)
         return
     choices = "|".join(map(str, get_args(plain))) if get_origin(plain) is Literal else plain.__name__.upper()
-    group.add_argument(*names, dest=target, metavar=choices, help=default)
+    group.add_argument(name, dest=target, metavar=choices, help=said)
+
+
+def _dashed(arg: str) -> str:
+    """`--micro_batch=2` as `--micro-batch=2`: fields may be written as they are called."""
+    name, sign, value = arg.partition("=")
+    return name.replace("_", "-") + sign + value if arg.startswith("--") else arg
 
 
 def converted(name: str, value: Any, hint: Any) -> Any:
