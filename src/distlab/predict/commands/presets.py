@@ -71,7 +71,7 @@ def _mixtral(
 
 
 _GPT2 = "Radford et al., 2019, table 2 (R)"
-_MEGATRON = "Narayanan et al., SC'21, and Korthikanti et al., 2022, table 3 (V)"
+_MEGATRON = "Narayanan et al., SC'21, table 1, and Korthikanti et al., 2022, table 3 (V)"
 _LLAMA2 = "Touvron et al., 2023, Llama 2 (R)"
 _LLAMA3 = "Grattafiori et al., 2024, table 3 (R); sequence of pre-training"
 _MISTRAL = "Jiang et al., 2024, Mixtral of Experts, table 1 (R)"
@@ -84,7 +84,7 @@ MODELS: dict[str, Preset] = {
     "gpt-22b": Preset(_gpt("GPT 22B", 48, 6144, 64, 51200, 2048), _MEGATRON),
     "gpt-175b": Preset(_gpt("GPT 175B", 96, 12288, 96, 51200, 2048), _MEGATRON),
     "gpt-530b": Preset(_gpt("MT-NLG 530B", 105, 20480, 128, 51200, 2048), _MEGATRON),
-    "gpt-1t": Preset(_gpt("GPT 1T", 128, 25600, 160, 51200, 2048), _MEGATRON),
+    "gpt-1t": Preset(_gpt("GPT 1T", 128, 25600, 160, 51200, 2048), "Narayanan et al., SC'21, table 1 (R)"),
     "llama2-7b": Preset(_llama("Llama 2 7B", 32, 4096, 32, 11008, 32000, 4096, 32), _LLAMA2),
     "llama2-13b": Preset(_llama("Llama 2 13B", 40, 5120, 40, 13824, 32000, 4096, 40), _LLAMA2),
     "llama2-70b": Preset(_llama("Llama 2 70B", 80, 8192, 64, 28672, 32000, 4096, 8), _LLAMA2),

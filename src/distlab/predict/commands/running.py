@@ -5,15 +5,18 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from distlab.errors import SettingError
 from distlab.predict.collectives import Op
-from distlab.predict.commands.options import Parser
+from distlab.predict.commands.options import Given, Parser
 from distlab.predict.commands.presets import unknown
 from distlab.predict.commands.show import Row, seconds, show, show_json
 from distlab.predict.commands.training import MODELS_HELP, the_model
 from distlab.predict.transformer import Transformer
+
+if TYPE_CHECKING:
+    from distlab.predict.goodput import Checkpoint, Goodput, Recovery
 
 
 @dataclass(frozen=True)
@@ -145,23 +148,7 @@ def goodput(args: list[str]) -> int:
         mtbf_h = failures.job_mtbf_h(failures.llama3_components(asked.gpus))
     failures.positive("mtbf_h", mtbf_h, infinite=True)
     job = model.Recovery(mtbf_h * 3600, asked.detection_s, asked.restart_s)
-    size_bytes, blocking_s = None, asked.blocking_s
-    if blocking_s is None:
-        parameters = the_model(given)[0].parameters if asked.parameters is None else asked.parameters
-        size_bytes = model.checkpoint_bytes(parameters)
-        blocking_s = model.write_s(size_bytes, asked.storage_Bps)
-    longest_s = max(asked.interval_s or 0.0, asked.background_s, 1.0)
-    interval_s = asked.interval_s
-    if interval_s is None:
-        saving = model.Checkpoint(longest_s, blocking_s, asked.background_s, asked.slowdown)
-        if math.isinf(mtbf_h):
-            raise SettingError(
-                "mtbf_h is infinite; a job that never fails has no best interval: give interval_s."
-            )
-        interval_s = model.optimal_interval_s(job, saving)
-        if interval_s == 0:
-            raise SettingError("blocking_s is 0, so that the best interval is 0; give interval_s.")
-    saving = model.Checkpoint(interval_s, blocking_s, asked.background_s, asked.slowdown)
+    size_bytes, saving = _saving(given, asked, job)
     found = model.goodput(job, saving)
     expected = asked.days * 24 / mtbf_h
     young_s = daly_s = None
@@ -173,8 +160,8 @@ def goodput(args: list[str]) -> int:
             {
                 **dataclasses.asdict(asked),
                 "mtbf_h": None if math.isinf(mtbf_h) else mtbf_h,
-                "blocking_s": blocking_s,
-                "interval_s": interval_s,
+                "blocking_s": saving.blocking_s,
+                "interval_s": saving.interval_s,
                 "young_interval_s": young_s,
                 "daly_interval_s": daly_s,
                 "checkpoint_bytes": size_bytes,
@@ -185,28 +172,53 @@ def goodput(args: list[str]) -> int:
             }
         )
         return 0
+    lines = [_failures_line(asked, mtbf_h, expected)]
+    if young_s is not None and daly_s is not None:
+        chosen = "given" if asked.interval_s is not None else "the best"
+        young = f"Young {seconds(young_s)}, Daly {seconds(daly_s)}"
+        lines.append(f"Interval {seconds(saving.interval_s)} ({chosen}); {young}.")
+    if size_bytes is not None:
+        rate = f"{seconds(saving.blocking_s)} at {asked.storage_Bps / 1e9:,.4g} GB/s"
+        lines.append(f"A checkpoint of {size_bytes / 1e12:,.4g} TB takes {rate}.")
+    title = f"Goodput of {asked.days:g} days: {found.useful:.2%}"
+    show(title, "days", _shares(asked, saving, found), f"{asked.days:,.3f}", lines)
+    return 0
+
+
+def _saving(given: Given, asked: GoodputOptions, job: Recovery) -> tuple[float | None, Checkpoint]:
+    """Bytes of a checkpoint, where its time follows from them; and how it is saved, by default at the best interval."""
+    from distlab.predict.goodput import Checkpoint, checkpoint_bytes, optimal_interval_s, write_s
+
+    size_bytes, blocking_s = None, asked.blocking_s
+    if blocking_s is None:
+        parameters = the_model(given)[0].parameters if asked.parameters is None else asked.parameters
+        size_bytes = checkpoint_bytes(parameters)
+        blocking_s = write_s(size_bytes, asked.storage_Bps)
+    if asked.interval_s is not None:
+        return size_bytes, Checkpoint(asked.interval_s, blocking_s, asked.background_s, asked.slowdown)
+    if math.isinf(job.mtbf_s):
+        raise SettingError(
+            "mtbf_h is infinite; a job that never fails has no best interval: give interval_s."
+        )
+    saving = Checkpoint(max(asked.background_s, 1.0), blocking_s, asked.background_s, asked.slowdown)
+    best_s = optimal_interval_s(job, saving)
+    if best_s == 0:
+        raise SettingError("blocking_s is 0, so that the best interval is 0; give interval_s.")
+    return size_bytes, saving.every(best_s)
+
+
+def _failures_line(asked: GoodputOptions, mtbf_h: float, expected: float) -> str:
     source = "given" if asked.mtbf_h is not None else "components fail as Llama 3's did"
+    return f"Job of {asked.gpus} GPUs, MTBF {mtbf_h:,.4g} h ({source}): {expected:,.4g} failures expected."
+
+
+def _shares(asked: GoodputOptions, saving: Checkpoint, found: Goodput) -> list[Row]:
     whys = {
         "useful": "training that was kept",
-        "checkpoint": f"{seconds(saving.cost_s)} each, every {seconds(interval_s)} of work",
+        "checkpoint": f"{seconds(saving.cost_s)} each, every {seconds(saving.interval_s)} of work",
         "lost": "work since the last checkpoint, done again",
         "detection": f"{seconds(asked.detection_s)} until a failure is noticed",
         "restart": f"{seconds(asked.restart_s)} until it trains again; may fail, too",
     }
-    rows = [
-        Row(name, f"{share * asked.days:,.3f}", share, whys[name]) for name, share in found.terms().items()
-    ]
-    lines = [f"Job of {asked.gpus} GPUs, MTBF {mtbf_h:,.4g} h ({source}): {expected:,.4g} failures expected."]
-    if young_s is not None and daly_s is not None:
-        chosen = "given" if asked.interval_s is not None else "the best"
-        lines.append(
-            f"Interval {seconds(interval_s)} ({chosen}); Young {seconds(young_s)}, Daly {seconds(daly_s)}."
-        )
-    if size_bytes is not None:
-        rate = asked.storage_Bps / 1e9
-        lines.append(
-            f"A checkpoint of {size_bytes / 1e12:,.4g} TB takes {seconds(blocking_s)} at {rate:,.4g} GB/s."
-        )
-    title = f"Goodput of {asked.days:g} days: {found.useful:.2%}"
-    show(title, "days", rows, f"{asked.days:,.3f}", lines)
-    return 0
+    shares = found.terms().items()
+    return [Row(name, f"{share * asked.days:,.3f}", share, whys[name]) for name, share in shares]

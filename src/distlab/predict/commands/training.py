@@ -14,7 +14,8 @@ from distlab.predict.transformer import Layout, Transformer
 
 if TYPE_CHECKING:
     from distlab.predict.cluster import Cluster
-    from distlab.predict.step_time import Software
+    from distlab.predict.step_time import Software, StepTime
+    from distlab.predict.training_memory import TrainingMemory
 
 MODELS_HELP = f"one of {', '.join(MODELS)}; the options below change it, or describe one of your own"
 
@@ -98,21 +99,7 @@ def memory(args: list[str]) -> int:
             }
         )
         return 0
-    rows = [
-        Row(str(r["term"]), gib(float(r["bytes"])), float(r["bytes"]) / found.reserved_bytes, str(r["why"]))
-        for r in found.as_rows()
-    ]
-    lines = [
-        f"Fullest at: {found.peak.name}, on pipeline rank {found.rank} of {layout.pipeline}. In tensors "
-        f"{gib(found.peak_bytes)} GiB, reserved with fragmentation {gib(found.reserved_bytes)} GiB.",
-        "Not in it: the CUDA context, workspaces of libraries, NCCL's buffers.",
-        _layout_line(layout),
-    ]
-    if found.host:
-        lines.append(f"In the host's memory, for this GPU: {gib(found.host_bytes)} GiB.")
-    if capacity is not None:
-        lines.append(f"{'Fits' if fits else 'Does NOT fit'} into {asked.gpu}, {gib(capacity)} GiB.")
-    show(f"Memory of a training step: {_title(model)}", "GiB", rows, gib(found.reserved_bytes), lines)
+    _show_memory(model, layout, found, asked.gpu, capacity)
     return 0
 
 
@@ -158,6 +145,34 @@ def step(args: list[str]) -> int:
             }
         )
         return 0
+    _show_step(model, layout, cluster, found, tokens)
+    return 0
+
+
+def _show_memory(
+    model: Transformer, layout: Layout, found: TrainingMemory, gpu: str | None, capacity: float | None
+) -> None:
+    rows = [
+        Row(str(r["term"]), gib(float(r["bytes"])), float(r["bytes"]) / found.reserved_bytes, str(r["why"]))
+        for r in found.as_rows()
+    ]
+    lines = [
+        f"Fullest at: {found.peak.name}, on pipeline rank {found.rank} of {layout.pipeline}. In tensors "
+        f"{gib(found.peak_bytes)} GiB, reserved with fragmentation {gib(found.reserved_bytes)} GiB.",
+        "Not in it: the CUDA context, workspaces of libraries, NCCL's buffers.",
+        _layout_line(layout),
+    ]
+    if found.host:
+        lines.append(f"In the host's memory, for this GPU: {gib(found.host_bytes)} GiB.")
+    if capacity is not None:
+        fits = "Fits" if found.reserved_bytes <= capacity else "Does NOT fit"
+        lines.append(f"{fits} into {gpu}, {gib(capacity)} GiB.")
+    show(f"Memory of a training step: {_title(model)}", "GiB", rows, gib(found.reserved_bytes), lines)
+
+
+def _show_step(
+    model: Transformer, layout: Layout, cluster: Cluster, found: StepTime, tokens: float | None
+) -> None:
     rows = [
         Row(term.name, seconds(term.seconds), term.seconds / found.step_s, term.why)
         for term in found.terms
@@ -169,11 +184,11 @@ def step(args: list[str]) -> int:
         _layout_line(layout),
         f"Cluster: {cluster.name}; {cluster.gpus_per_node} GPUs a node.",
     ]
-    if days is not None:
-        price = "" if cost is None else f", for {cost:,.0f} at {cluster.price_per_gpu_hour:g} a GPU-hour"
-        lines.append(f"{tokens:,.3g} tokens take {days:,.4g} days{price}.")
+    if tokens is not None:
+        hourly = cluster.price_per_gpu_hour
+        price = "" if hourly is None else f", for {found.cost(tokens):,.2f} at {hourly:g} a GPU-hour"
+        lines.append(f"{tokens:,.3g} tokens take {found.days(tokens):,.4g} days{price}.")
     show(f"Time of a training step: {_title(model)}", "time", rows, seconds(found.step_s), lines)
-    return 0
 
 
 def _doc(function: Any) -> str:
