@@ -5,8 +5,12 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
+
+from tests.observe.stack_rig import until
 
 BEGIN = """
 import ctypes, signal
@@ -83,9 +87,21 @@ def test_it_is_told_once_the_profiler_is_not_at_work(body: str, said: str, code:
     assert process.returncode == code
 
 
+def _is_waiting(pid: int) -> bool:
+    """Is the main thread in a lock of the kernel's? It is three times in a row, then, and used no time meanwhile."""
+    seen = set()
+    for _ in range(3):
+        fields = Path(f"/proc/{pid}/task/{pid}/stat").read_text().rpartition(")")[2].split()
+        seen.add((fields[0], fields[11], fields[12]))
+        time.sleep(0.05)
+    return len(seen) == 1 and seen.pop()[0] == "S"
+
+
 def test_a_rank_that_hangs_is_ended() -> None:
     with started(HANGS) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "locked\n"
+        # A signal before the second lock would find the main thread still in Python.
+        until(lambda: _is_waiting(process.pid), "the main thread at the lock that nobody gives back")
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == -signal.SIGKILL
