@@ -226,7 +226,7 @@ def test_a_chart_is_told_in_words_in_a_table_and_by_the_keyboard(url: str, conte
     expect(chart).to_be_visible()
     expect(panel.locator(".summary")).to_contain_text("GPU 0")
     chart.focus()
-    page.keyboard.press("ArrowLeft")
+    page.keyboard.press("End")  # the point before it may be older than the first sample
     expect(page.locator("#announce")).to_contain_text("°C")
     first = page.locator("#announce").inner_text()
     page.keyboard.press("Home")
