@@ -7,6 +7,15 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
+class Term:
+    """A part of a predicted time that adds to it, and why it is so long."""
+
+    name: str
+    seconds: float
+    why: str
+
+
+@dataclass(frozen=True)
 class Span:
     """From `start_s` to `end_s`, in seconds after the backward pass began."""
 

@@ -32,6 +32,7 @@ from distlab.predict.kernels import (
     optimizer_s,
     output_time,
 )
+from distlab.predict.scaling import Term
 from distlab.predict.transformer import Layout, Transformer
 
 DAY_S = 86400
@@ -48,15 +49,6 @@ class Software:
     """Tensor-parallel collectives of the backward pass run beside the products that make the weights' gradients."""
     data_s: float = 0.0
     """Loading a micro-batch; only what is longer than the step's compute shows."""
-
-
-@dataclass(frozen=True)
-class Term:
-    """A part of the step that adds to it, in seconds, and why it is so long."""
-
-    name: str
-    seconds: float
-    why: str
 
 
 @dataclass(frozen=True)

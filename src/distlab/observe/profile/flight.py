@@ -24,6 +24,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from distlab.files import write_whole
+
 FOLDER = "DISTLAB_FLIGHT"
 ENTRIES = 2000
 """Collectives that a rank remembers: what torch itself takes for NCCL."""
@@ -110,10 +112,7 @@ def dump(folder: Path, rank: int, world_size: int) -> None:
         "main_thread": _main_thread(),
         "flight": json.loads(c10d._dump_fr_trace_json()),  # type: ignore[attr-defined]
     }
-    path = folder / DUMP.format(rank)
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(record), encoding="utf-8")
-    part.rename(path)
+    write_whole(folder / DUMP.format(rank), json.dumps(record).encode())
 
 
 def _main_thread() -> list[str]:

@@ -23,6 +23,7 @@ from typing import Any, Literal
 from tyro.conf import Positional
 
 from distlab.errors import SettingError, printable
+from distlab.files import read_limited
 
 MOST_BYTES = 2**26
 """Of one rank's record: 2,000 collectives with their stacks take about 4 MB."""
@@ -104,9 +105,7 @@ def read_flights(folder: Path) -> list[Record]:
 
 def _read(path: Path, rank: int, is_json: bool) -> Record:
     try:
-        if path.stat().st_size > MOST_BYTES:
-            raise ValueError(f"it is larger than {MOST_BYTES // 2**20} MiB")
-        content = path.read_bytes()
+        content = read_limited(path, MOST_BYTES)
         whole = jsonlib.loads(content) if is_json else {"flight": _unpickled(content)}
         _check_extent(whole)
         return _record(rank, whole)

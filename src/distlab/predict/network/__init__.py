@@ -13,7 +13,7 @@ holds machines with their sources and fits, `calibrate` fits a machine of your o
 from __future__ import annotations
 
 from distlab.predict.network.algorithms import Algorithm
-from distlab.predict.network.model import CollectivePrediction, Term, collective_s, exposed_s
+from distlab.predict.network.model import CollectivePrediction, collective_s, exposed_s
 from distlab.predict.network.systems import SYSTEMS, system
 from distlab.predict.network.topology import PROTOCOLS, Fabric, InSwitch, NodeLink, Protocol, Topology
 
@@ -26,7 +26,6 @@ __all__ = [
     "InSwitch",
     "NodeLink",
     "Protocol",
-    "Term",
     "Topology",
     "collective_s",
     "exposed_s",

@@ -23,16 +23,7 @@ from typing import get_args
 from distlab.predict.collectives import Op
 from distlab.predict.network.algorithms import ALGORITHMS, Algorithm, Route, route
 from distlab.predict.network.topology import PROTOCOL_COSTS, PROTOCOLS, Protocol, Topology
-from distlab.predict.scaling import exposed_communication_s
-
-
-@dataclass(frozen=True)
-class Term:
-    """A part of the sum."""
-
-    name: str
-    seconds: float
-    why: str
+from distlab.predict.scaling import Term, exposed_communication_s
 
 
 @dataclass(frozen=True)
