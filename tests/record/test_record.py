@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from distlab.bench.results import read_results
 from distlab.errors import SettingError, WorkError
@@ -25,6 +26,7 @@ from distlab.record import command, oom
 from distlab.record.plan import Mode, PartPlan, parts
 from distlab.record.process import Call, run_call
 from distlab.record.recordings import read_recording, recordings, unpack_run
+from distlab.record.steps import CPU_SIZES, STEPS, measure_all
 from distlab.record.store import Store, folder_name, scrubbed, scrubbed_text
 from distlab.record.telemetry import Telemetry, in_words, seen, simulated_by
 from distlab.train.records import read_info, read_log
@@ -73,6 +75,8 @@ def test_what_was_recorded_can_be_read(rehearsed: Path, tmp_path: Path) -> None:
     assert read_results(rehearsed / "bench.json").kind == "gpu"
     assert {row["data"] for row in read_results(rehearsed / "zeros.json").rows} == {"zeros"}
     assert read_results(rehearsed / "collectives.json").kind == "collectives"
+    (step,) = read_results(rehearsed / "steps.json").rows
+    assert (step["hidden"], step["layers"], len(step["samples_s"])) == (64, 2, STEPS)
     for case, batch in (("good", 16), ("starved", 16), ("small_batch", 1)):
         run = unpack_run(recording, case, tmp_path)
         lines = read_log(str(run))
@@ -86,6 +90,11 @@ def test_what_was_recorded_can_be_read(rehearsed: Path, tmp_path: Path) -> None:
     oom = json.loads((rehearsed / "oom.json").read_text())
     assert "allocate memory" in oom["error"]
     assert [attempt["fits"] for attempt in oom["attempts"]].index(False) == len(oom["attempts"]) - 1
+
+
+def test_no_size_is_begun_once_the_time_is_over() -> None:
+    found = dict(measure_all(CPU_SIZES, torch.device("cpu"), 0.0))
+    assert found == dict.fromkeys(CPU_SIZES, "not begun: the 0 s were over")
 
 
 def test_the_slow_loader_starves_the_run(rehearsed: Path, tmp_path: Path) -> None:

@@ -34,6 +34,11 @@ class Mode:
         return 0.5 if self.short else 20.0 if self.device == "gpu" else 8.0
 
     @property
+    def steps_s(self) -> float:
+        """Seconds after which no further size of model is begun."""
+        return 70.0 if self.device == "gpu" else 10.0
+
+    @property
     def heat_s(self) -> float:
         """Seconds of products without a pause."""
         return 0.5 if self.short else 40.0 if self.device == "gpu" else 8.0
@@ -133,11 +138,19 @@ def parts(mode: Mode, scratch: Path) -> list[PartPlan]:
     collectives = f"Collectives between {mode.ranks} ranks"
     zeros = "Products of zeros, whose clock no real data reaches"
     hot = ("hot", "{}", "--seconds", f"{mode.heat_s:g}", *device)
+    steps = ("{}/steps.json", "--seconds", f"{mode.steps_s:g}", *device, *(["--short"] if mode.short else []))
     oom = ("{}", "--limit-gib", f"{mode.oom_limit_gib:g}", *device)
     listed = [
         plan("bench", bench, 120, "distlab.cli", *_bench(mode)),
         plan("collectives", collectives, 90, "distlab.cli", *_collectives(mode)),
         training("good", "a batch that fills the device"),
+        plan(
+            "steps",
+            "Training steps by size: time and memory",
+            mode.steps_s + 50,
+            "distlab.record.steps",
+            *steps,
+        ),
         training("starved", "a loader that is slower than the device"),
         training("small_batch", "one sample a step"),
         profiled("good"),
