@@ -16,9 +16,19 @@ from distlab.cli import main
 from distlab.errors import SettingError
 from distlab.predict import megatron
 from distlab.predict.network import SYSTEMS, system
-from distlab.predict.validation import Scored, score_shipped, system_for, topology_for
+from distlab.predict.validation import Scored
 from distlab.predict.validation_files import SENTENCES_MOST, score_folder
-from distlab.predict.validation_report import Target, groups, percentile_95
+from distlab.predict.validation_formats import system_for, topology_for
+from distlab.predict.validation_shipped import score_shipped
+from distlab.predict.validation_targets import (
+    FAMILIES,
+    NO_TARGET,
+    WHY_MISSED,
+    Group,
+    Target,
+    groups,
+    percentile_95,
+)
 
 ALL_REDUCE = "# remark\nsystem,gpus,gpus_per_node,payload_bytes,time_ms\n"
 ITERATION = (
@@ -203,21 +213,58 @@ def test_no_folder_or_one_without_tables_is_bad_input(
     assert (out, "no CSV file" in err) == ("", True)
 
 
-def test_what_was_fitted_is_what_the_fits_say() -> None:
-    cells = score_shipped()
-    assert {c.family for c in cells if c.kind == "step" and not c.fitted} == {"megatron_530b"}
-    assert not any(c.fitted for c in cells if c.kind == "activations")
-    links = [c for c in cells if c.kind == "collective"]
+@pytest.fixture(scope="module")
+def shipped() -> list[Scored]:
+    return score_shipped()
+
+
+@pytest.fixture(scope="module")
+def judged(shipped: list[Scored]) -> list[Group]:
+    """Groups of the package's cases that have a target and that no fit used."""
+    return [group for group in groups(shipped) if not group.fitted and group.target != NO_TARGET]
+
+
+def test_what_was_fitted_is_what_the_fits_say(shipped: list[Scored]) -> None:
+    steps = [c for c in shipped if c.family.startswith("megatron")]
+    assert {c.family for c in steps if c.fitted} == {"megatron_iteration_time", "megatron_weak_scaling"}
+    assert {c.family for c in steps if not c.fitted} == {"megatron_530b", "megatron_left_out"}
+    assert not any(c.fitted for c in shipped if c.kind not in ("step", "collective"))
+    links = [c for c in shipped if c.family.startswith("all_reduce")]
     assert not any(c.fitted for c in links if c.payload_bytes <= 2**20)
     large = [c.fitted for c in links if c.payload_bytes > 2**20]
     assert sum(large) == pytest.approx(len(large) / 2, abs=1)
 
 
-def test_the_cases_in_the_package_meet_the_targets() -> None:
-    """Of those that no fit used."""
-    judged = [group for group in groups(score_shipped()) if not group.fitted and group.target != Target()]
-    assert len(judged) == 13
-    assert [f"{group.family} {group.name}" for group in judged if group.misses] == []
+def test_a_model_that_is_left_out_is_predicted_by_a_fit_to_the_others(shipped: list[Scored]) -> None:
+    left_out = [c for c in shipped if c.family == "megatron_left_out"]
+    assert len(left_out) == len(megatron.FITTED)
+    case = next(case for case in megatron.FITTED if case.model.name == "529.6B")
+    others = megatron.fit([c for c in megatron.FITTED if c.model.name != "529.6B"])
+    (cell,) = (c for c in left_out if c.case == "529.6B")
+    assert cell.predicted == case.step(others).step_s != case.step().step_s
+    assert cell.measured == case.measured_step_s
+
+
+def test_targets_that_the_package_misses_are_known_and_say_why(judged: list[Group]) -> None:
+    """Of cases that no fit used. A target that is missed newly, or met at last, changes this test and the sentences."""
+    missed = {(group.family, group.name) for group in judged if group.misses}
+    assert missed == set(WHY_MISSED)
+    assert all(group.why for group in judged if group.misses)
+
+
+def test_collectives_steps_and_activations_meet_theirs(judged: list[Group]) -> None:
+    """The recorded all-reduces, the published steps and the activations: what the targets were set for."""
+    names = ("all_reduce", "megatron", "activation", "failure")
+    meant = [group for group in judged if group.family.startswith(names)]
+    assert len(meant) >= 15
+    assert [f"{group.family} {group.name}" for group in meant if group.misses] == []
+
+
+def test_each_family_is_described(shipped: list[Scored]) -> None:
+    assert list(dict.fromkeys(cell.family for cell in shipped)) == list(FAMILIES)
+    for family in FAMILIES.values():
+        for sentence in (family.split, family.leaves_out):
+            assert sentence.endswith(".")
 
 
 def cell(measured: float, predicted: float = 1.0, payload: float = 2.0**21, per_node: int = 8) -> Scored:
@@ -233,7 +280,7 @@ def test_collectives_are_judged_by_neighbours_where_these_are_noisy() -> None:
     (noisy,) = groups([cell(1.0), cell(3.0, payload=2.0**22), cell(4.0, payload=2.0**23)])
     assert noisy.target.mean == pytest.approx(1.25 / 3)
     (small,) = groups([cell(1.0, payload=2.0**20)])
-    assert small.target == Target()
+    assert small.target == NO_TARGET
     assert not small.misses
 
 
@@ -243,6 +290,20 @@ def test_a_miss_is_one() -> None:
     step = Scored("f", "c", 1.1, 1.0, "step", False)
     assert groups([step])[0].misses  # more than 9% in one
     assert percentile_95([float(i) for i in range(1, 101)]) == 95
+    with pytest.raises(ValueError, match="no errors"):
+        percentile_95([])
+
+
+def test_states_are_exact_counts_in_their_interval_and_shares_within_points() -> None:
+    def judged(kind: str, predicted: float, interval: tuple[float, float] | None = None) -> bool:
+        unfitted = Scored("f", "c", predicted, 90.0, kind, False, interval=interval)  # type: ignore[arg-type]
+        return groups([unfitted])[0].misses
+
+    assert [judged("states", 90.0), judged("states", 90.0000001)] == [False, True]
+    assert [judged("failures", 50.0, (40, 90)), judged("failures", 90.0, (91, 99))] == [False, True]
+    assert judged("failures", 90.0)  # without an interval nothing can lie in it
+    assert [judged("goodput", 88.0), judged("goodput", 92.1)] == [False, True]
+    assert not judged("scaling", 1.0)  # has no target
 
 
 def test_the_table_shows_misses_and_what_was_fitted(
@@ -260,7 +321,7 @@ def test_the_table_shows_misses_and_what_was_fitted(
     assert "s[red]" in out
     red = [line for line in out.splitlines() if "\x1b[31m" in line]
     assert len(red) == 3  # both groups, and the case of one
-    assert all("no" in line for line in red)
+    assert all("no" in line and "missed" in line for line in red)  # not by colour alone
 
 
 def test_the_larger_cases() -> None:

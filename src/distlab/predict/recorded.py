@@ -1,4 +1,4 @@
-"""All-reduce times that others measured and published, to hold a model against.
+"""Times and bandwidths of collectives that others measured and published, to hold a model against.
 
 Each file names its source, hardware and units in its first lines.
 """
@@ -11,6 +11,7 @@ from importlib import resources
 
 DGX = "all_reduce_dgx.csv"
 H200 = "all_reduce_h200.csv"
+BANDWIDTHS = "published_bandwidths.csv"
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,35 @@ class AllReduceRun:
     @property
     def nodes(self) -> int:
         return self.gpus // self.gpus_per_node
+
+
+@dataclass(frozen=True)
+class PublishedBandwidth:
+    """One collective over a long payload. `algorithm` is None where NCCL chose."""
+
+    op: str
+    system: str
+    gpus: int
+    gpus_per_node: int
+    payload_bytes: float
+    algorithm: str | None
+    busbw_GBps: float  # noqa: N815
+
+
+def published_bandwidths() -> list[PublishedBandwidth]:
+    """Single figures from bekman_ml_engineering, of which no fit knows."""
+    return [
+        PublishedBandwidth(
+            row["op"],
+            row["system"],
+            int(row["gpus"]),
+            int(row["gpus_per_node"]),
+            float(row["payload_bytes"]),
+            row["algorithm"] or None,
+            float(row["busbw_GBps"]),
+        )
+        for row in _rows(BANDWIDTHS)
+    ]
 
 
 def all_reduce_runs() -> list[AllReduceRun]:

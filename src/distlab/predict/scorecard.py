@@ -10,10 +10,11 @@ from __future__ import annotations
 import json
 import math
 import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+
+from distlab.files import write_whole
 
 
 @dataclass(frozen=True)
@@ -53,12 +54,7 @@ class Scorecard:
             if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
                 raise ValueError(f"the prediction {name!r} is {value!r}; it must be a number.")
         standing = {**predictions, **self.committed()}
-        handle, part = tempfile.mkstemp(prefix=".", dir=self.path.parent)
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump(standing, file, indent=1)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, self.path)
+        write_whole(self.path, json.dumps(standing, indent=1).encode())
         return {name: float(value) for name, value in standing.items()}
 
     def compare(self, measured: Mapping[str, float]) -> list[Outcome]:

@@ -1,46 +1,43 @@
 """The models held against measured cases: one `Scored` for each measured cell.
 
-    scored = score_shipped()                            # the cases inside the package
-    scored, problems = score_folder(Path("cases"))      # in `validation_files`: any CSV files in the formats below
+    scored = score_shipped()                            # in `validation_shipped`: the cases inside the package
+    scored, problems = score_folder(Path("cases"))      # in `validation_files`: any CSV files
     scored[0].predicted, scored[0].measured, scored[0].signed_error
 
-Formats, told by the column of the measurement (lines that begin with # are remarks):
-
-    time_ms          system, gpus, gpus_per_node, payload_bytes: an all-reduce
-    iteration_s      a step, as `megatron.iteration_case` reads it
-    tflops_per_gpu   a step, as `megatron.weak_scaling_case` reads it. For tensor and pipeline sizes of which
-                     run_table_1.sh says nothing: micro-batches of 1 and one chunk
-    sequence_parallel, selective, selective+sequence, full
-                     percent of what activations take with tensor parallelism alone, of `model`: one of the folder's
-                     iteration_s files, or of `PUBLISHED_MODELS`
-
-No parameter is touched. A case counts as fitted where a fit of `network.systems` or `cluster` used that measurement;
-activations have no fitted parameter.
+Formats of files: `validation_formats`. Targets, and what is known of each family: `validation_targets`. Other people's
+estimators on the same cases: `validation_peers`.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
-from functools import cache, lru_cache
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 from distlab.errors import SettingError, printable
-from distlab.predict import megatron, recorded
-from distlab.predict.activations import relative_activations
-from distlab.predict.hardware import node
-from distlab.predict.network import SYSTEMS, Topology, collective_s, system
-from distlab.predict.network.systems import cards, held_out
+from distlab.predict.megatron import Case
 from distlab.predict.states import MemorySettings
-from distlab.predict.step_time import Software
-from distlab.predict.transformer import Layout, Recompute, Transformer
+from distlab.predict.transformer import Layout, Transformer
 
-Kind = Literal["collective", "step", "activations"]
+Kind = Literal[
+    "collective", "step", "activations", "states", "peak", "scaling", "failures", "goodput", "product"
+]
+"""What a cell measures. states: what a rank holds between steps; peak: the most it holds in a step; scaling: a step on
+several ranks; product: a matrix product."""
+
 Row = Mapping[str, str]
 
 COUNT_MOST = 10**9
 NUMBER_MOST = 1e30
+
+
+@dataclass(frozen=True)
+class MemoryRun:
+    """A training run whose memory was measured: what any estimator of memory is asked about."""
+
+    model: Transformer
+    layout: Layout
+    settings: MemorySettings
 
 
 @dataclass(frozen=True)
@@ -56,6 +53,11 @@ class Scored:
     run: tuple[str, int, int] = ("", 0, 0)
     """Of a collective: system, GPUs, GPUs per node."""
     payload_bytes: float = 0.0
+    unit: str = ""
+    interval: tuple[float, float] | None = None
+    """Of a count: where the prediction has it in 95 of 100 cases."""
+    inputs: Case | MemoryRun | None = field(default=None, compare=False, repr=False)
+    """What was predicted, so that others can predict it too."""
 
     @property
     def signed_error(self) -> float:
@@ -72,242 +74,18 @@ class Scored:
         }
 
 
-# Collectives.
-
-GENERIC_SYSTEMS = (
-    (("a100", "pairwise"), "a100_pairwise_nvlink"),
-    (("a100", "pcie"), "a100_pairwise_nvlink"),
-    (("h100", "pairwise"), "h100_pairwise_nvlink"),
-    (("h100", "pcie"), "h100_pairwise_nvlink"),
-    (("b200",), "dgx_b200"),
-    (("h200",), "dgx_h200"),
-    (("h100",), "dgx_h100"),
-    (("a100",), "dgx_a100"),
-    (("v100",), "dgx_2"),
-    (("mi300x",), "nd96isr_mi300x_v5"),
-)
-"""For a system that is neither one of `SYSTEMS` nor a node of the registry: words in its name, and the machine that
-stands for it. The first whose words are all there is taken."""
-
-GENERIC_CARDS = {
-    "l40s": "pcie4_x16",
-    "l4": "pcie4_x16",
-    "a10": "pcie4_x16",
-    "a40": "pcie4_x16",
-    "t4": "pcie3_x16",
-}
-"""Cards that their slots join (datasheets, S; A40 R, whose bridges between pairs are left out)."""
-
-
-def system_for(name: str) -> str:
-    """The name under which `network.system` knows the machine. SettingError where nothing in it tells the hardware."""
-    if name in SYSTEMS:
-        return name
-    try:
-        return node(name).name
-    except (KeyError, ValueError):
-        pass
-    found = next((to for words, to in GENERIC_SYSTEMS if all(word in name.lower() for word in words)), None)
-    if found is None:
-        known = ", ".join([*dict.fromkeys(words[0] for words, _ in GENERIC_SYSTEMS), *GENERIC_CARDS])
-        raise SettingError(
-            f"system is {shown(name)}, which names no known hardware; it is one of {', '.join(SYSTEMS)}, a node of "
-            f"the hardware registry, or has a word of {known} in it."
-        )
-    return found
-
-
-@lru_cache(maxsize=1024)
-def topology_for(name: str, gpus: int, gpus_per_node: int) -> Topology:
-    """The group on the machine of that name, or on the generic one of its hardware. ValueError where there is none."""
-    words = re.split(r"[^a-z0-9]+", name.lower())
-    slot = next((to for card, to in GENERIC_CARDS.items() if card in words), None)
-    if slot is None:
-        return system(system_for(name), gpus, gpus_per_node)
-    if gpus != gpus_per_node:
-        raise SettingError(
-            f"gpus is {gpus}, more than gpus_per_node, {gpus_per_node}; no network is known there."
-        )
-    return cards(slot, gpus)
-
-
-def _score_collective(row: Row, family: str) -> Scored:
-    name, gpus, per_node = row.get("system") or "", _count(row, "gpus"), _count(row, "gpus_per_node")
-    payload, time_ms = _positive(row, "payload_bytes"), _positive(row, "time_ms")
-    if gpus == 1:
-        raise SettingError("gpus is 1; a collective over one GPU sends nothing.")
-    predicted_ms = 1e3 * collective_s("all_reduce", payload, topology_for(name, gpus, per_node)).total_s
-    run = (name, gpus, per_node)
-    case = f"{printable(name)} {gpus} GPUs, {per_node} per node, {payload:.12g} bytes"
-    fitted = (*run, payload) in _fitted_collectives()
-    return Scored(family, case, predicted_ms, time_ms, "collective", fitted, run, payload)
-
-
-@cache
-def _fitted_collectives() -> frozenset[tuple[str, int, int, float]]:
-    """Cells of the recorded runs that took part in a fit of `network.systems`."""
-    return frozenset(
-        (run.system, run.gpus, run.gpus_per_node, size)
-        for run in recorded.all_reduce_runs()
-        for position, (size, _) in enumerate(run.samples)
-        if not held_out(position, size)
-    )
-
-
-# Steps.
-
-
-def _score_iteration(row: Row, family: str) -> Scored:
-    check_counts(row)
-    _positive(row, "iteration_s")
-    return _score_step(megatron.iteration_case(row), family)
-
-
-def _score_weak_scaling(row: Row, family: str) -> Scored:
-    check_counts(row)
-    _positive(row, "tflops_per_gpu")
-    ranks = (_count(row, "tensor_parallel"), _count(row, "pipeline_parallel"))
-    if ranks in megatron.MICRO_BATCH_AND_CHUNKS:
-        return _score_step(megatron.weak_scaling_case(row), family)
-    plain = {"model": f"{row.get('params_B')}B", "micro_batch": "1", "interleave": "1", "recompute": "full"}
-    case = megatron.iteration_case({**row, **plain, "iteration_s": row.get("tflops_per_gpu", "")})
-    software = replace(case.software, overlap_tensor=False)
-    return _score_step(replace(case, name=case.model.name, software=software, unit="tflops_per_gpu"), family)
-
-
-def _score_step(case: megatron.Case, family: str) -> Scored:
-    fitted = _key(case) in {_key(known) for known in megatron.FITTED}
-    return Scored(family, printable(case.name), case.predict(), case.measured, "step", fitted)
-
-
-def _key(case: megatron.Case) -> tuple[Transformer, Layout, Software, str]:
-    return replace(case.model, name=""), case.layout, case.software, case.unit
-
-
-def check_counts(row: Row) -> None:
-    for field in (
-        "layers",
-        "heads",
-        "hidden",
-        "gpus",
-        "global_batch",
-        "tensor_parallel",
-        "pipeline_parallel",
-    ):
-        _count(row, field)
-
-
-# Activations.
-
-PUBLISHED_MODELS = {
-    name: Transformer(name, layers, hidden, heads, megatron.VOCABULARY, megatron.SEQUENCE)
-    for name, layers, hidden, heads in (
-        ("22B", 48, 6144, 64),
-        ("175B", 96, 12288, 96),
-        ("530B", 105, 20480, 128),
-        ("1T", 128, 25600, 160),
-    )
-}
-"""Korthikanti et al., 2022 (arXiv 2205.05198), table 3 (22B and 175B: V; 530B and 1T: R)."""
-
-PUBLISHED_TENSOR = 8
-"""Tensor-parallel ranks of all of them."""
-
-MEGATRON_MEMORY = MemorySettings(
-    precision="mixed_fp32_gradients", attention="scores", dropout=True, gradient_buffers=True
-)
-"""What the paper's figure counts: dropout masks, and scores that are kept."""
-
-ACTIVATION_CELLS: dict[str, tuple[bool, Recompute]] = {
-    "sequence_parallel": (True, "none"),
-    "selective": (False, "selective"),
-    "selective+sequence": (True, "selective"),
-    "full": (False, "full"),
-}
-"""By column: whether sequences are split too, and what is computed again."""
-
-FIGURE_7 = {
-    "22B": (66.84, 49.42, 16.18, 7.64),
-    "175B": (62.04, 56.53, 18.49, 8.71),
-}
-"""Korthikanti et al., 2022, figure 7: percent, in the order of `ACTIVATION_CELLS`."""
-
-
-def _score_activations(row: Row, family: str, column: str, models: Mapping[str, Transformer]) -> Scored:
-    name = (row.get("model") or "").strip()
-    model = models.get(name) or next(
-        (m for key, m in PUBLISHED_MODELS.items() if re.search(rf"\b{key}\b", name, re.IGNORECASE)), None
-    )
-    if model is None:
-        raise SettingError(
-            f"model is {shown(name)}; it is one of {', '.join(PUBLISHED_MODELS)}, or of a file of iteration times "
-            "beside this one."
-        )
-    measured = _positive(row, column)
-    sequence_parallel, recompute = ACTIVATION_CELLS[column]
-    layout = Layout(tensor=PUBLISHED_TENSOR, sequence_parallel=sequence_parallel, recompute=recompute)
-    layout.check(model)
-    predicted = 100 * relative_activations(model, layout, MEGATRON_MEMORY)
-    return Scored(family, f"{printable(name)} {column}", predicted, measured, "activations", fitted=False)
-
-
-# All.
-
-Score = Callable[[Row, str], Scored]
-
-
-def score_shipped() -> list[Scored]:
-    """The cases in the package: recorded all-reduces, published steps and activations."""
-    found: list[Scored] = []
-    for run in recorded.all_reduce_runs():
-        for size, time_s in run.samples:
-            row = {"system": run.system, "gpus": str(run.gpus), "gpus_per_node": str(run.gpus_per_node)}
-            row |= {"payload_bytes": repr(size), "time_ms": repr(1e3 * time_s)}
-            found.append(
-                _score_collective(row, "all_reduce_h200" if run.system == "h200" else "all_reduce_dgx")
-            )
-    for case in megatron.FITTED:
-        unit = case.unit == "iteration_s"
-        found.append(_score_step(case, "megatron_iteration_time" if unit else "megatron_weak_scaling"))
-    found += [_score_step(case, "megatron_530b") for case, _ in megatron.held_out_530b()]
-    for name, percents in FIGURE_7.items():
-        for column, percent in zip(ACTIVATION_CELLS, percents, strict=True):
-            cell = {"model": name, column: str(percent)}
-            found.append(_score_activations(cell, "activation_memory", column, {}))
-    return found
-
-
-def scorers(columns: Iterable[str], models: Mapping[str, Transformer]) -> list[Score]:
-    """One for each column that is a measurement."""
-    names = set(columns)
-    found: list[Score] = []
-    plain: tuple[tuple[str, Score], ...] = (
-        ("time_ms", _score_collective),
-        ("iteration_s", _score_iteration),
-        ("tflops_per_gpu", _score_weak_scaling),
-    )
-    found += [score for column, score in plain if column in names]
-    if "model" in names and "iteration_s" not in names:
-        found += [_activation_scorer(column, models) for column in ACTIVATION_CELLS if column in names]
-    return found
-
-
-def _activation_scorer(column: str, models: Mapping[str, Transformer]) -> Score:
-    return lambda row, family: _score_activations(row, family, column, models)
-
-
-def _count(row: Row, field: str) -> int:
+def count(row: Row, field: str) -> int:
     text = row.get(field)
     try:
-        count = int(text or "")
+        number = int(text or "")
     except ValueError:
-        count = 0
-    if not 1 <= count <= COUNT_MOST:
+        number = 0
+    if not 1 <= number <= COUNT_MOST:
         raise SettingError(f"{field} is {shown(text)}; it must be a whole number of 1 to {COUNT_MOST:,}.")
-    return count
+    return number
 
 
-def _positive(row: Row, field: str) -> float:
+def positive(row: Row, field: str) -> float:
     text = row.get(field)
     try:
         number = float(text or "")

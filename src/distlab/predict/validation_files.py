@@ -2,7 +2,7 @@
 
     scored, problems = score_folder(Path("cases"))
 
-Formats: `distlab.predict.validation`.
+Formats: `distlab.predict.validation_formats`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from distlab.errors import SettingError, printable
 from distlab.files import read_limited
 from distlab.predict import megatron
 from distlab.predict.transformer import Transformer
-from distlab.predict.validation import ACTIVATION_CELLS, Row, Scored, check_counts, scorers, shown
+from distlab.predict.validation import Row, Scored, shown
+from distlab.predict.validation_formats import ACTIVATION_CELLS, check_counts, scorers
 
 FILE_MOST_BYTES = 64 * 2**20
 SENTENCES_MOST = 10

@@ -1,0 +1,290 @@
+"""What errors may be at most, what is known of each family of cases, and which groups of cells are judged together.
+
+    for group in groups(score_shipped()): print(group.family, group.name, group.misses)
+
+Targets hold for cells that no fit used. `WHY_MISSED` has a sentence for each group of the package's that misses one.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from distlab.errors import printable
+from distlab.predict.units import MIB
+from distlab.predict.validation import Kind, Scored
+
+SMALL_MOST_BYTES = MIB
+"""Up to here measured collectives are mostly noise: no target."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """What absolute errors may be at most: their mean, and each. Counts lie `inside` the interval of their prediction;
+    shares in percent are off by `points` at most."""
+
+    mean: float = math.inf
+    each: float = math.inf
+    points: float = math.inf
+    inside: bool = False
+
+    def missed_by(self, cell: Scored) -> bool:
+        """Whether this one cell is beyond what each may be."""
+        outside = self.inside and not (
+            cell.interval and cell.interval[0] <= cell.measured <= cell.interval[1]
+        )
+        off = abs(cell.predicted - cell.measured)
+        return outside or abs(cell.signed_error) > self.each or off > self.points
+
+    def __str__(self) -> str:
+        parts = [
+            f"{what} {limit:.1%}"
+            for what, limit in (("mean", self.mean), ("max", self.each))
+            if limit < math.inf
+        ]
+        if self.each == 0:
+            parts = ["exact"]
+        if self.points < math.inf:
+            parts.append(f"{self.points:g} points")
+        if self.inside:
+            parts.append("in the 95% interval")
+        return ", ".join(parts) or "none"
+
+
+NO_TARGET = Target()
+INSIDE_MEAN, ACROSS_MEAN, OF_INTERPOLATION = 0.04, 0.10, 1.25
+"""Of collectives over 1 MiB: inside a node, across nodes; or of what the line between neighbouring sizes is off, where
+that is more."""
+
+TARGETS: dict[Kind, Target] = {
+    "step": Target(mean=0.035, each=0.09),  # Calculon's own validation: 3.65% and 8.87%
+    "activations": Target(each=0.05),
+    "states": Target(each=0.0),
+    "failures": Target(inside=True),
+    "goodput": Target(points=2.0),
+}
+"""By kind of cell; collectives: `INSIDE_MEAN`, `ACROSS_MEAN`. Others have none."""
+
+KIND_NAMES: dict[Kind, str] = {
+    "step": "step time",
+    "activations": "activations",
+    "states": "states",
+    "peak": "peak of a step",
+    "scaling": "steps on several ranks",
+    "failures": "failures counted",
+    "goodput": "goodput",
+    "product": "matrix products",
+}
+
+Tier = Literal["published", "recorded", "this machine's own"]
+
+
+@dataclass(frozen=True)
+class Family:
+    """What is known of a family of cases."""
+
+    title: str
+    tier: Tier
+    machine: str
+    source: str
+    """A key of the book's bibliography, or words."""
+    split: str
+    """Which of its cases a fit used, and which not."""
+    leaves_out: str
+    """What the model does not know of."""
+
+
+_ODD_SIZES = "Above 1 MiB every second size of a run was fitted, the others were held out."
+
+FAMILIES: dict[str, Family] = {
+    "all_reduce_dgx": Family(
+        "All-reduce on DGX A100 and DGX H100",
+        "published",
+        "1 and 2 nodes of DGX A100, 1 node of DGX H100",
+        "agrawal2024vidur",
+        _ODD_SIZES,
+        "What else the network carries, and which algorithm NCCL's version chose: the recording does not say.",
+    ),
+    "all_reduce_h200": Family(
+        "All-reduce on 8 H200",
+        "published",
+        "8 H200 SXM, NVSwitch",
+        "bekman_ml_engineering",
+        _ODD_SIZES,
+        "The clock's resolution and the jitter of a launch.",
+    ),
+    "published_bandwidths": Family(
+        "Bus bandwidth of long payloads",
+        "published",
+        "8 A100, 8 H200, 4 nodes of 8 B200",
+        "bekman_ml_engineering",
+        "No fit used any. B200's links are NVLink 4's fit, scaled by the datasheets.",
+        "That two machines with the same datasheet reach different rates.",
+    ),
+    "megatron_iteration_time": Family(
+        "Iteration time, 22B and 175B",
+        "published",
+        "8 and 64 A100 80 GB",
+        "korthikanti2022reducing",
+        "All four rows are in the fit of the two efficiencies.",
+        "Jitter, loading of data, clocks that fall under load.",
+    ),
+    "megatron_weak_scaling": Family(
+        "Weak scaling, 1.7B to 529.6B",
+        "published",
+        "32 to 2,520 A100 80 GB (Selene)",
+        "narayanan2021megatron",
+        "All five rows are in the fit of the two efficiencies.",
+        "Jitter, contention between jobs, stragglers.",
+    ),
+    "megatron_530b": Family(
+        "530B on 2,240 GPUs",
+        "published",
+        "2,240 A100 80 GB",
+        "korthikanti2022reducing",
+        "In no fit. The paper's abstract gives GPUs and MFU; batch and layout are recalled.",
+        "Stragglers of 280 nodes.",
+    ),
+    "megatron_left_out": Family(
+        "The same nine rows, each model left out in turn",
+        "published",
+        "8 to 2,520 A100 80 GB",
+        "korthikanti2022reducing, narayanan2021megatron",
+        "For each model the efficiencies are fitted to the other models' rows alone.",
+        "The same as of both tables.",
+    ),
+    "activation_memory": Family(
+        "Activations against none recomputed",
+        "published",
+        "22B and 175B, tensor parallel over 8",
+        "korthikanti2022reducing",
+        "Nothing is fitted.",
+        "Buffers of libraries and fragmentation, which the paper's figure leaves out as well.",
+    ),
+    "failure_counts": Family(
+        "Failures of large jobs",
+        "published",
+        "504 to 16,384 GPUs",
+        "grattafiori2024llama3, and others",
+        "Each site is predicted from the other sites alone.",
+        "A site's age, its cooling, and what it counts as a failure: hence intervals of two orders of magnitude.",
+    ),
+    "goodput_published": Family(
+        "Goodput of large jobs",
+        "published",
+        "2,048 to 100,000 GPUs, projected",
+        "Kokolis et al., 2024 (arXiv 2410.21680)",
+        "Nothing is fitted. The published values are an expression and projections, not measurements.",
+        "Stragglers and elastic worlds; `distlab predict goodput` simulates these.",
+    ),
+}
+"""By name of the family."""
+
+WHY_MISSED: dict[tuple[str, str], str] = {
+    ("published_bandwidths", "a100_dgx, 1 x 8"): (
+        "The model was fitted to a recording of slower A100 nodes. Machines with one datasheet differ by as much: "
+        "calibrate yours with `distlab bench collectives`."
+    ),
+    ("published_bandwidths", "h200, 1 x 8"): (
+        "NVLink 4 was fitted to 2 and 4 H100 up to 64 MiB; over long payloads rings of 8 H200 are a little faster."
+    ),
+    ("goodput_published", "goodput"): (
+        "The projection for 100,000 GPUs is about 0.9, and does not give the time of a save: we take the one for "
+        "which its interval is Young's."
+    ),
+}
+"""By family and group."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Cells that are judged together: all of them used in a fit, or none."""
+
+    family: str
+    name: str
+    cells: tuple[Scored, ...]
+    target: Target
+
+    @property
+    def errors(self) -> list[float]:
+        return [abs(cell.signed_error) for cell in self.cells]
+
+    @property
+    def fitted(self) -> bool:
+        return self.cells[0].fitted
+
+    @property
+    def small(self) -> bool:
+        """Collectives below the noise floor."""
+        return is_small(self.cells[0])
+
+    @property
+    def misses(self) -> bool:
+        return statistics.fmean(self.errors) > self.target.mean or any(map(self.target.missed_by, self.cells))
+
+    @property
+    def why(self) -> str:
+        """Why it misses its target, where that is known."""
+        return WHY_MISSED.get((self.family, self.name), "") if self.misses else ""
+
+
+def is_small(cell: Scored) -> bool:
+    return cell.kind == "collective" and cell.payload_bytes <= SMALL_MOST_BYTES
+
+
+def percentile_95(errors: Sequence[float]) -> float:
+    """The least error that 95% of them do not exceed. ValueError for none."""
+    if not errors:
+        raise ValueError("there are no errors")
+    return sorted(errors)[math.ceil(0.95 * len(errors)) - 1]
+
+
+def groups(scored: Iterable[Scored]) -> list[Group]:
+    """By family; collectives also by size and run; fitted cells apart from those held out."""
+    everything = list(scored)
+    runs: dict[tuple[str, object], list[Scored]] = {}
+    found: dict[tuple[str, str, bool], list[Scored]] = {}
+    for cell in everything:
+        if cell.kind == "collective":
+            runs.setdefault((cell.family, cell.run), []).append(cell)
+        found.setdefault((cell.family, _group_name(cell), cell.fitted), []).append(cell)
+    lines = {cell: error for run in runs.values() for cell, error in interpolated(run)}
+    return [
+        Group(family, name, tuple(cells), _target(cells, lines)) for (family, name, _), cells in found.items()
+    ]
+
+
+def _group_name(cell: Scored) -> str:
+    if cell.kind != "collective":
+        return KIND_NAMES[cell.kind]
+    if is_small(cell):
+        return "up to 1 MiB: mostly noise"
+    name, gpus, per_node = cell.run
+    return f"{printable(name)}, {gpus // per_node} x {per_node}"
+
+
+def _target(cells: Sequence[Scored], lines: dict[Scored, float]) -> Target:
+    first = cells[0]
+    if first.kind != "collective":
+        return TARGETS.get(first.kind, NO_TARGET)
+    if is_small(first):
+        return NO_TARGET
+    plain = INSIDE_MEAN if first.run[1] == first.run[2] else ACROSS_MEAN
+    between = [lines[cell] for cell in cells if cell in lines]
+    return Target(mean=max(plain, OF_INTERPOLATION * statistics.fmean(between) if between else 0.0))
+
+
+def interpolated(run: Sequence[Scored]) -> list[tuple[Scored, float]]:
+    """Of each cell of a run between two other sizes: how far the line between them (of logarithms) is off."""
+    cells = sorted(run, key=lambda cell: cell.payload_bytes)
+    found = []
+    for below, cell, above in zip(cells, cells[1:], cells[2:], strict=False):
+        if below.payload_bytes < cell.payload_bytes < above.payload_bytes:
+            low, at, high = (math.log(c.payload_bytes) for c in (below, cell, above))
+            share = (at - low) / (high - low)
+            line = (1 - share) * math.log(below.measured) + share * math.log(above.measured)
+            found.append((cell, abs(math.expm1(min(line - math.log(cell.measured), 700.0)))))
+    return found
