@@ -195,7 +195,7 @@ def test_ncu_is_run_around_the_command(
     _fake(tmp_path, "ncu", f'case "$1" in --csv) cat {tmp_path}/made.csv;; esac', monkeypatch)
     assert ncu(("python", "x.py"), out=tmp_path / "out", kernel="regex:gemm", json=True) == 0
     profiled, exported = (tmp_path / "calls").read_text().splitlines()
-    assert "--kernel-name=regex:gemm --launch-skip=50 --launch-count=10" in profiled
+    assert "--kernel-name=regex:gemm --clock-control=none --launch-skip=50 --launch-count=10" in profiled
     assert exported.endswith(f"--csv --page=raw --import={tmp_path}/out/ncu.ncu-rep")
     assert json.loads(capfd.readouterr().out)[0]["name"] == "gemm"
 

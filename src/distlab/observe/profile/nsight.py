@@ -42,11 +42,15 @@ def nsys_command(
 
 
 def ncu_command(out: Path, command: tuple[str, ...], kernel: str, skip: int, count: int) -> list[str]:
-    """Nsight Compute around a command; it leaves `ncu.ncu-rep` in `out`."""
+    """Nsight Compute around a command; it leaves `ncu.ncu-rep` in `out`.
+
+    Clocks stay as they are: by itself ncu would lock them to the base clock, on a GPU that others may use, too.
+    """
     chosen = [f"--kernel-name={kernel}"] if kernel else []
     return [
         *("ncu", "--target-processes=all", f"--metrics={','.join(METRICS)}", "--force-overwrite"),
         *chosen,
+        "--clock-control=none",
         f"--launch-skip={skip}",
         f"--launch-count={count}",
         f"--export={out / 'ncu'}",
