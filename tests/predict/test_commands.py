@@ -115,8 +115,8 @@ def test_a_clusters_values_can_be_changed(capsys: pytest.CaptureFixture[str]) ->
     line = "predict step --model llama3-8b --data 16 --no-overlap-gradients"
     usual = answer(line, capsys)
     slow = answer(f"{line} --across-bandwidth-Bps 1e9", capsys)
-    assert slow["cluster"]["across"]["bandwidth_Bps"] == 1e9
-    assert slow["cluster"]["inside"] == usual["cluster"]["inside"]
+    assert slow["cluster"]["network"]["fabric"]["nic_Bps"] == 1e9
+    assert slow["cluster"]["network"]["inside"] == usual["cluster"]["network"]["inside"]
     assert slow["step_s"] > usual["step_s"]
     assert answer(f"{line} --peak-flops 1e14", capsys)["step_s"] > usual["step_s"]
 

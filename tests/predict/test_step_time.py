@@ -17,10 +17,13 @@ from hypothesis import strategies as st
 
 from distlab.errors import SettingError
 from distlab.predict import cluster, megatron
-from distlab.predict.cluster import A100, DGX_H100, SELENE, Cluster, axis_link, collective_s
-from distlab.predict.collectives import Link
+from distlab.predict.cluster import DGX_H100, SELENE, Cluster, cluster_of, collective_s, device_of
+from distlab.predict.collectives import Op
+from distlab.predict.hardware import NODES, accelerator, node
 from distlab.predict.kernels import Kernels, layer_time, optimizer_s, product_s
 from distlab.predict.megatron import FITTED, Case
+from distlab.predict.network import Fabric, NodeLink, System, system
+from distlab.predict.network import collective_s as nccl_s
 from distlab.predict.scaling import pipeline_efficiency
 from distlab.predict.step_time import Software, StepTime, predict_step
 from distlab.predict.transformer import Layout, Recompute, Schedule, Transformer
@@ -39,7 +42,17 @@ MIXTURE = Transformer(
     experts=8,
     active_experts=2,
 )
-NO_NETWORK = replace(SELENE, inside=Link(0, math.inf), across=Link(0, math.inf))
+A100 = SELENE.device
+
+
+def joined(inside_Bps: float, across_Bps: float, machine: Cluster = SELENE) -> Cluster:  # noqa: N803 - the unit
+    """The same GPUs, with links that have no latency."""
+    inside = NodeLink("inside", inside_Bps, 0, 0)
+    fabric = Fabric("across", across_Bps, 8, 8, 0, algorithms=("ring",), protocols=("Simple",))
+    return replace(machine, network=System("test", replace(inside, protocols=("Simple",)), 0.0, fabric))
+
+
+NO_NETWORK = joined(math.inf, math.inf)
 
 
 def step(
@@ -65,6 +78,7 @@ def mean(values: Sequence[float]) -> float:
 
 def test_published_steps_of_the_fit() -> None:
     found = errors(FITTED, SELENE)
+    print(f"fitted: mean {mean(found):.1%}, max {max(found):.1%}")
     assert mean(found) < 0.028
     assert max(found) < 0.06
 
@@ -85,12 +99,14 @@ def test_each_model_held_out() -> None:
         others = megatron.fit([case for case in FITTED if case.model.name != name])
         found += errors([case for case in FITTED if case.model.name == name], others)
     assert len(found) == len(FITTED)
+    print(f"each model held out: mean {mean(found):.1%}, max {max(found):.1%}")
     assert mean(found) < 0.035
-    assert max(found) < 0.075
+    assert max(found) < 0.07
 
 
 def test_530b_on_2240_gpus_was_not_fitted() -> None:
     for case, mfu in megatron.held_out_530b():
+        print(f"{case.name}: MFU {case.step().mfu:.1%}, published {mfu:.1%}")
         assert case.step().mfu == pytest.approx(mfu, rel=0.025)
         assert case.layout.gpus == 2240
 
@@ -169,9 +185,12 @@ CUTS: list[dict[str, Any]] = [
 @settings(max_examples=40, deadline=None)
 @given(cut=st.sampled_from(CUTS), faster=st.floats(1.0, 100), which=st.sampled_from(["inside", "across"]))
 def test_a_faster_network_is_never_slower(cut: dict[str, Any], faster: float, which: str) -> None:
-    link = SELENE.inside if which == "inside" else SELENE.across
-    quick = Link(link.alpha_s / faster, link.bandwidth_Bps * faster)
-    better = replace(SELENE, inside=quick) if which == "inside" else replace(SELENE, across=quick)
+    network, fabric = SELENE.network, SELENE.network.fabric
+    assert fabric is not None
+    inside = replace(network.inside, bandwidth_Bps=network.inside.bandwidth_Bps * faster)
+    across = replace(fabric, nic_Bps=fabric.nic_Bps * faster, hop_s=fabric.hop_s / faster)
+    quick = replace(network, inside=inside) if which == "inside" else replace(network, fabric=across)
+    better = replace(SELENE, network=quick)
     assert step(machine=better, **cut).step_s <= step(**cut).step_s * (1 + 1e-12)
 
 
@@ -263,25 +282,45 @@ def test_zero_shares_the_optimizer_and_gathers_parameters() -> None:
     plain, first, third = (step(data=8, zero_stage=stage) for stage in (0, 1, 3))
     assert term(first, "optimizer") == pytest.approx(term(plain, "optimizer") / 8)
     assert term(plain, "optimizer") == optimizer_s(GPT.embedding_parameters + 48 * GPT.layer_parameters, A100)
-    across = step(data=64, zero_stage=3, global_batch=64, machine=replace(SELENE, across=Link(0, 1e9)))
+    across = step(data=64, zero_stage=3, global_batch=64, machine=joined(2e11, 1e9))
     assert term(across, "parameter gathering") > term(third, "parameter gathering") == 0
 
 
 def test_what_a_slow_network_shows() -> None:
-    slow = replace(SELENE, inside=Link(0, 1e9), across=Link(0, 1e9))
+    slow = joined(1e9, 1e9 / 8)  # eight cards of a node together are as fast as a link inside
     sharded = step(data=16, zero_stage=3, machine=slow)
-    # Gathered forward and backward, scattered once, each 15/16 of two bytes a parameter: less what the computing hides.
-    each_s = 15 / 16 * 2 * (48 * GPT.layer_parameters + GPT.embedding_parameters) / 1e9
+    # Gathered forward and backward, scattered once: less what the computing hides.
+    parameters = 48 * GPT.layer_parameters + GPT.embedding_parameters
+    gather_s, scatter_s = (
+        collective_s(op, 2 * parameters, 16, 1, slow) for op in ("all_gather", "reduce_scatter")
+    )
+    assert gather_s == pytest.approx((15 / 16 + 1 / 32) * 2 * parameters / 1e9)
     micro_batches = 64 // 16
     work_s = sum(term(sharded, name) for name in ("matrix products", "element-wise"))
     shown_s = term(sharded, "parameter gathering") + term(sharded, "gradient reduction")
-    assert shown_s == pytest.approx(micro_batches * 3 * each_s - work_s)
-    assert term(sharded, "gradient reduction") == pytest.approx(micro_batches * each_s)
+    assert shown_s == pytest.approx(micro_batches * (2 * gather_s + scatter_s) - work_s)
+    assert term(sharded, "gradient reduction") == pytest.approx(micro_batches * scatter_s)
     # Keys and values of the three others, forward once and backward twice: less three times the attention.
     ringed = step(context=4, global_batch=1, machine=slow)
-    pair_s = 3 * 2 * 2 * 512 * 6144 / 1e9
+    pair_s = 3 * collective_s("all_gather", 4 * 2 * 2 * 512 * 6144, 4, 1, slow)
     attention_s = layer_time(GPT, Layout(context=4), A100, Kernels()).attention_s
-    assert term(ringed, "context parallel") == pytest.approx(48 * 3 * (pair_s - attention_s))
+    assert term(ringed, "context parallel") == pytest.approx(48 * (pair_s - 3 * attention_s))
+
+
+def test_what_zero_stages_send() -> None:
+    """Stage 1 gathers the weights after the optimizer's step; stage 2 scatters gradients of each micro-batch, too."""
+    bare = Software(overlap_gradients=False)
+    whole, first, second = (step(data=16, zero_stage=stage, software=bare) for stage in (0, 1, 2))
+    parameters = 48 * GPT.layer_parameters + GPT.embedding_parameters
+    scatter_s = collective_s("reduce_scatter", 2 * parameters, 16, 1, SELENE)
+    assert term(whole, "parameter gathering") == 0
+    for found in (first, second):
+        gather_s = collective_s("all_gather", 2 * parameters, 16, 1, SELENE)
+        assert term(found, "parameter gathering") == pytest.approx(gather_s)
+    assert term(first, "gradient reduction") == pytest.approx(scatter_s)
+    assert term(second, "gradient reduction") == pytest.approx(4 * scatter_s)
+    hidden = step(data=16, zero_stage=2)
+    assert 4 * scatter_s / 48 <= term(hidden, "gradient reduction") < 4 * scatter_s
 
 
 def test_experts_exchange_tokens() -> None:
@@ -316,16 +355,63 @@ def test_no_product_beats_the_peak(m: int, n: int, k: int) -> None:
     assert 2 * m * n * k / product_s(m, n, k, A100) <= A100.product_flops * (1 + 1e-12)
 
 
-def test_where_a_group_lies_decides_its_link() -> None:
-    assert axis_link(8, 1, SELENE) == SELENE.inside
-    # One member of each node: one card. All eight: their cards together, as far as the node's inside carries them.
-    assert axis_link(16, 8, SELENE).bandwidth_Bps == SELENE.across.bandwidth_Bps
-    assert axis_link(32, 2, SELENE).bandwidth_Bps == 4 * SELENE.across.bandwidth_Bps
+@settings(max_examples=60, deadline=None)
+@given(
+    op=st.sampled_from(["all_reduce", "all_gather", "reduce_scatter", "all_to_all", "send_recv"]),
+    payload=st.floats(1, 1e10),
+    ranks=st.sampled_from([2, 4, 8, 16, 64, 512]),
+)
+def test_a_step_and_predict_collective_agree(op: Op, payload: float, ranks: int) -> None:
+    """Neighbours have the whole node; with as many cards as GPUs its share is that of a group alone."""
+    for machine, name in ((SELENE, "dgx_a100"), (DGX_H100, "dgx_h100")):
+        want = nccl_s(op, payload, system(name, ranks, min(ranks, 8))).total_s
+        assert collective_s(op, payload, ranks, 1, machine) == pytest.approx(want, rel=1e-12)
+
+
+def test_where_a_group_lies_decides_its_network() -> None:
+    assert SELENE.group(8, 1).nodes == 1
+    # One member of each node: one card. Four: theirs together.
+    for ranks, stride, each in ((16, 8, 1), (16, 64, 1), (32, 2, 4), (64, 1, 8), (12, 1, 4)):
+        found = SELENE.group(ranks, stride)
+        assert (found.gpus, found.gpus_per_node) == (ranks, each)
+        assert found.fabric is not None
+        assert found.fabric.node_Bps(each) == pytest.approx(each * found.fabric.node_Bps(1))
+    alone = replace(SELENE, network=replace(SELENE.network, fabric=None))
+    with pytest.raises(SettingError, match="no network between nodes"):
+        alone.group(16, 1)
+
+
+def test_groups_side_by_side_share_the_cards() -> None:
+    """4 cards for 8 GPUs: eight groups of one GPU a node have half a card each, a group of all has the four."""
+    p4d = cluster_of(node("p4d"))
+    one, all_of_them = p4d.group(4, 8).fabric, p4d.group(32, 1).fabric
+    assert one is not None
+    assert all_of_them is not None
+    assert one.node_Bps(1) == pytest.approx(one.nic_Bps * one.efficiency / 2)
+    assert all_of_them.node_Bps(8) == pytest.approx(4 * one.nic_Bps * one.efficiency)
+
+
+@pytest.mark.parametrize("name", NODES)
+def test_every_node_of_the_registry_is_a_cluster(name: str) -> None:
+    made = cluster_of(node(name))
+    device = made.device
+    assert 0 < device.gemm_efficiency <= 1
+    assert 0 < device.stream_efficiency <= 1
+    assert device.memory_bytes == node(name).chip.memory.value.bytes
+    # Nothing beats the best product that was measured.
+    half = device.peak_flops * device.gemm_efficiency
     assert (
-        axis_link(64, 1, SELENE).bandwidth_Bps
-        == 8 * SELENE.across.bandwidth_Bps
-        < SELENE.inside.bandwidth_Bps
+        half
+        <= node(name).chip.ceiling("bf16" if "bf16" in node(name).chip.peaks else "fp16").value.flop_per_s
     )
+    found = step(machine=made, tensor=8, data=8, zero_stage=1)
+    assert 0.02 < found.mfu < 0.8
+    assert ("fitted" in " ".join(made.extrapolated)) == (node(name).accelerator != "a100_80gb")
+
+
+def test_an_accelerator_without_its_multiprocessors_is_refused() -> None:
+    with pytest.raises(SettingError, match="'tpu_v4'"):
+        device_of(accelerator("tpu_v4"))
 
 
 def test_tensor_parallelism_across_nodes_costs_more_than_a_pipeline() -> None:

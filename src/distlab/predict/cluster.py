@@ -1,60 +1,97 @@
-"""A cluster as a training step meets it: the GPU, the links of a group of ranks, and the parameters of the step model.
+"""A cluster as a training step meets it: the GPU, the network of a group of ranks, and the step model's constants.
+
+    cluster("dgx_h100")                   # any node of the hardware registry: "p5.48xlarge", "dgx_b200", ...
+    cluster_of(node("dgx_h200"))          # .extrapolated says what of it nobody has measured
+    collective_s("all_reduce", 64 * MIB, ranks=16, stride=8, cluster=SELENE)
 
 Two numbers are a fit, and global: `GEMM_EFFICIENCY` and `ELEMENT_EFFICIENCY`. They make the sum of squared relative
 errors least over the nine rows of `megatron.FITTED` (Korthikanti et al., tables 3 and 5: 22B and 175B; Narayanan et
-al., table 1: 1.7, 7.5, 39.1, 145.6 and 529.6B), over a grid of 0.01 (`megatron.fit`). Held out: the 530B model of
-Korthikanti et al. on 2,240 GPUs, and each model in turn (`tests/predict/test_step_time.py` shows those errors).
-The rest has a source.
+al., table 1: 1.7, 7.5, 39.1, 145.6 and 529.6B), over a grid of 0.01 (`megatron.fit`), with the network of
+`distlab.predict.network` as it is: its own fits are of collectives alone. Held out: the 530B model of Korthikanti et
+al. on 2,240 GPUs, and each model in turn (`tests/predict/test_step_time.py` shows those errors). The rest has a source.
+
+Datasheet peaks (`Device.peak_flops`, `memory_Bps`) and what is reached of them (`*_efficiency`) are apart; so are the
+links' rates and what collectives reach (`network.systems`).
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Literal
 
-from distlab.predict.collectives import Link, Op, ring_s
+from distlab.errors import SettingError
+from distlab.predict.collectives import Op
+from distlab.predict.hardware.accelerators import Accelerator, accelerator
+from distlab.predict.hardware.nodes import Node, node
 from distlab.predict.kernels import Device
-from distlab.predict.registry import value
+from distlab.predict.network import System, Topology, Way, fitted_inside, system_of, ways_of
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """Nodes of equal GPUs. Links are what one GPU sees, one way, as collectives reach it."""
+    """Nodes of equal GPUs, as many as a layout asks for."""
 
     name: str
     device: Device
-    gpus_per_node: int
-    inside: Link
-    """Between GPUs of a node: bandwidth is the bus bandwidth of an all-reduce."""
-    across: Link
-    """Between nodes, for each GPU: the node's network bandwidth over its GPUs."""
+    network: System
     price_per_gpu_hour: float | None = None
+    extrapolated: tuple[str, ...] = ()
+    """What no measurement stands behind, in sentences."""
+
+    @property
+    def gpus_per_node(self) -> int:
+        return self.network.gpus_per_node
+
+    def group(self, ranks: int, stride: int) -> Topology:
+        """What `ranks` GPUs, `stride` apart, see of the network while all other GPUs are in groups like it.
+
+        A group that fits into a node is inside one. One that does not has a GPU every `stride` in each node, and of
+        the node's network cards the share of its GPUs. Where they do not come out even (12 GPUs on nodes of 8), as
+        many in each node as do: nodes are then more, and emptier, than they would be. SettingError where there is no
+        network between nodes.
+        """
+        if ranks * stride <= self.gpus_per_node:
+            return self.network.group(ranks, ranks)
+        fabric = self.network.fabric
+        if fabric is None:
+            raise SettingError(
+                f"{self.name} has no network between nodes; {ranks} ranks, {stride} apart, need one: a node has "
+                f"{self.gpus_per_node} GPUs."
+            )
+        together = math.gcd(ranks, max(1, self.gpus_per_node // stride))
+        return replace(self.network, fabric=replace(fabric, shared=True)).group(ranks, together)
+
+    @cached_property
+    def _ways(self) -> dict[tuple[Op, int, int], tuple[Way, ...]]:
+        return {}
+
+    def ways(self, op: Op, ranks: int, stride: int) -> tuple[Way, ...]:
+        """How a group may do a collective: remembered, for a search asks for few groups very often."""
+        key = (op, ranks, stride)
+        found = self._ways.get(key)
+        if found is None:
+            found = self._ways[key] = ways_of(op, self.group(ranks, stride))
+        return found
 
 
 def collective_s(op: Op, payload_bytes: float, ranks: int, stride: int, cluster: Cluster) -> float:
-    """Seconds of a collective over `ranks` GPUs, `stride` apart: the one place that knows the network's model."""
+    """Seconds of a collective over `ranks` GPUs, `stride` apart: `network.collective_s` on the group's topology.
+
+    The one place that knows the network's model for a training step.
+    """
     if ranks == 1 or payload_bytes == 0:
         return 0.0
-    return ring_s(op, payload_bytes, ranks, axis_link(ranks, stride, cluster))
-
-
-def axis_link(ranks: int, stride: int, cluster: Cluster) -> Link:
-    """The link that a group of `ranks` GPUs, `stride` apart, has: inside a node where it fits.
-
-    A ring that crosses nodes enters and leaves each by all the network cards of its members there, so that its bus
-    bandwidth is theirs together, or the node's own where that is less.
-    """
-    if ranks * stride <= cluster.gpus_per_node:
-        return cluster.inside
-    together = max(1, cluster.gpus_per_node // stride)
-    bandwidth = min(together * cluster.across.bandwidth_Bps, cluster.inside.bandwidth_Bps)
-    return Link(cluster.across.alpha_s, bandwidth)
+    return min([way.seconds(payload_bytes) for way in cluster.ways(op, ranks, stride)])
 
 
 GEMM_EFFICIENCY = 0.84
 """Of the A100's peak, in a step. Fit. The best single product found reaches 271 of 312 TFLOP/s, 0.87
 (bekman_ml_engineering, V)."""
 
-ELEMENT_EFFICIENCY = 0.52
+ELEMENT_EFFICIENCY = 0.54
 """Of the datasheet's memory bandwidth, for the kernels of a layer. Fit; it also carries what the count of bytes leaves
 out, such as launches and reductions over rows."""
 
@@ -62,67 +99,83 @@ STREAM_EFFICIENCY = 0.88
 """Of the datasheet's memory bandwidth, for plain streams: 1.80 of 2.04 TB/s on A100 (NVIDIA developer forum, thread
 339083, 2025, V)."""
 
-NETWORK_EFFICIENCY = 0.91
-"""Of the network's datasheet rate, as a ring reaches it: 364.9 of 400 GB/s over 4 nodes (bekman_ml_engineering, V)."""
-
-INSIDE_ALPHA_S = 1.25e-5
-"""A step of a ring inside a node: 64 MiB over 8 A100 take 0.675 ms (agrawal2024vidur, V), of which 0.5 are bandwidth;
-14 steps share the rest (C)."""
-
-ACROSS_ALPHA_S = 1e-5
-"""A step of a ring between nodes (R: 5 to 20 us). At a step's payloads it hardly counts."""
-
-A100 = Device(
-    "A100 SXM 80 GB",
-    value("a100_bf16_flops"),
-    GEMM_EFFICIENCY,
-    2.039e12,
-    STREAM_EFFICIENCY,
-    ELEMENT_EFFICIENCY,
-    108,
-)
-"""2,039 GB/s and 108 multiprocessors: NVIDIA A100 datasheet and whitepaper (S)."""
+MULTIPROCESSORS = {
+    "v100_16gb": 80,
+    "v100_32gb": 80,
+    "a100_40gb": 108,
+    "a100_80gb": 108,
+    "h100_sxm": 132,
+    "h200": 132,
+    "b200": 148,
+    "mi300x": 304,
+}
+"""By accelerator of the registry: NVIDIA's whitepapers of V100, A100 (S) and H100 (R), which H200 shares; B200, and the
+compute units of AMD's MI300X, recalled (R)."""
 
 
-def device_like_a100(
-    name: str,
-    peak_flops: float,
-    reached_flops: float,
-    memory_Bps: float,  # noqa: N803
-    multiprocessors: int,
-) -> Device:
-    """Another GPU, by the A100's fit: products in a step reach the same share of the best product measured on it.
+def device_of(chip: Accelerator) -> Device:
+    """A GPU of the registry, by the A100's fit: products in a step reach the same share of the best product measured.
 
-    No training step of such a GPU was used in the fit; its predictions are extrapolations.
+    Where no product was measured, the same share of the peak as on the A100. No training step of another GPU than the
+    A100 was used in the fit: their predictions are extrapolations. SettingError for one that no node has.
     """
-    share = GEMM_EFFICIENCY / (271e12 / value("a100_bf16_flops"))
-    return replace(
-        A100,
-        name=name,
-        peak_flops=peak_flops,
-        gemm_efficiency=min(1.0, share * reached_flops / peak_flops),
-        memory_Bps=memory_Bps,
-        multiprocessors=multiprocessors,
+    if chip.name not in MULTIPROCESSORS:
+        raise SettingError(
+            f"accelerator is {chip.name!r}, of which the step model lacks the multiprocessors; it has "
+            f"{', '.join(MULTIPROCESSORS)}."
+        )
+    dtype = _half(chip)
+    fitted = accelerator("a100_80gb")
+    peak = chip.peak(dtype).flop_per_s
+    share = GEMM_EFFICIENCY
+    if dtype in chip.reached and chip is not fitted:
+        of_best = share * fitted.peak("bf16").flop_per_s / fitted.reached["bf16"].value.flop_per_s
+        share = min(1.0, of_best * chip.reached[dtype].value.flop_per_s / peak)
+    # 2,039 GB/s: NVIDIA's datasheet of the A100 80 GB (S), with which the fit was made; the registry rounds.
+    memory_Bps = 2.039e12 if chip is fitted else chip.memory_bandwidth.value.bytes_per_s  # noqa: N806 - the unit
+    reached = chip.memory_bandwidth_reached
+    return Device(
+        chip.title,
+        peak,
+        share,
+        memory_Bps,
+        STREAM_EFFICIENCY if reached is None else reached.value.bytes_per_s / memory_Bps,
+        ELEMENT_EFFICIENCY,
+        MULTIPROCESSORS[chip.name],
+        chip.memory.value.bytes,
     )
 
 
-H100 = device_like_a100(
-    "H100 SXM", value("h100_bf16_flops"), value("h100_bf16_flops_reached"), value("h100_memory_Bps"), 132
-)
+def _half(chip: Accelerator) -> Literal["bf16", "fp16"]:
+    return "bf16" if "bf16" in chip.peaks else "fp16"
 
-SELENE = Cluster(
-    "Selene: DGX A100 80 GB, 8 x HDR",
-    A100,
-    8,
-    Link(INSIDE_ALPHA_S, value("a100x8_all_reduce_Bps")),
-    Link(ACROSS_ALPHA_S, NETWORK_EFFICIENCY * value("ib_hdr_Bps")),
-)
 
-DGX_H100 = Cluster(
-    "DGX H100, 8 x NDR",
-    H100,
-    8,
-    Link(INSIDE_ALPHA_S, value("h200x8_ring_all_reduce_Bps")),
-    Link(ACROSS_ALPHA_S, NETWORK_EFFICIENCY * value("ib_ndr_Bps")),
-)
-"""Inside as measured on 8 H200, which have the same NVLink."""
+def cluster_of(box: Node, price_per_gpu_hour: float | None = None) -> Cluster:
+    """Nodes of the registry as a cluster, with what of it is extrapolated."""
+    network = system_of(box)
+    return Cluster(box.title, device_of(box.chip), network, price_per_gpu_hour, tuple(_extrapolated(box)))
+
+
+def _extrapolated(box: Node) -> Iterator[str]:
+    chip, inside, between = box.chip, box.inside, box.between
+    if chip.name != "a100_80gb":
+        best = "the best product measured on it" if _half(chip) in chip.reached else "its peak"
+        yield f"no step on {chip.title} was fitted: its products reach the A100's share of {best}"
+    if not fitted_inside(box):
+        what = "NVLink 4's share of its rate" if inside.reached is None else "one published all-reduce"
+        yield f"no collective over {inside.name} was fitted: {what} stands for it"
+    if between.kind != "efa":
+        yield f"no collective over {between.name} was measured: it reaches the share of its rate that EFA does"
+    if between.kind == "ethernet":
+        yield "TCP takes processors, and a latency, that the model does not know"
+
+
+def cluster(name: str, price_per_gpu_hour: float | None = None) -> Cluster:
+    """Nodes of the registry by name or alias; SettingError names the nearest."""
+    return cluster_of(node(name), price_per_gpu_hour)
+
+
+SELENE = cluster("dgx_a100")
+"""On which the Megatron papers measured: DGX A100 80 GB, 8 x HDR."""
+
+DGX_H100 = cluster("dgx_h100")

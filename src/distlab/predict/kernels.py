@@ -43,6 +43,8 @@ class Device:
     element_efficiency: float
     """What element-wise kernels of a layer reach of it: norms, softmax, dropout, additions."""
     multiprocessors: int
+    memory_bytes: float = math.inf
+    """Datasheet."""
 
     @property
     def product_flops(self) -> float:
@@ -94,10 +96,15 @@ def product_s(m: float, n: float, k: float, device: Device, batch: float = 1) ->
     """Seconds for `batch` products of m x k with k x n, in 16 bits."""
     sms = device.multiprocessors
     slots = math.inf
-    for most_rows, most_columns in TILES:
-        rows, columns = min(most_rows, m), min(most_columns, n)  # a thin product has thin tiles
-        waves = math.ceil(batch * math.ceil(m / rows) * math.ceil(n / columns) / sms)
-        slots = min(slots, waves * sms * rows * columns)
+    for rows, columns in TILES:  # no calls in here: a search comes by a million times
+        if m < rows:
+            rows = m  # a thin product has thin tiles
+        if n < columns:
+            columns = n
+        tiles = batch * -(-m // rows) * -(-n // columns)
+        taken = -(-tiles // sms) * sms * rows * columns
+        if taken < slots:
+            slots = taken
     arithmetic_s = 2 * k * slots / device.product_flops
     memory_s = HALF * batch * (m * k + k * n + m * n) / device.stream_Bps
     return max(arithmetic_s, memory_s)

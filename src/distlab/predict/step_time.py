@@ -10,8 +10,10 @@ add the bubble of filling and draining. Then gradients are reduced over the data
 micro-batch's backward pass does not hide it, and the optimizer takes its step.
 
 Placement: tensor-parallel ranks are neighbours, then context, data and pipeline (the order of ranks in Megatron-LM).
-An axis whose group fits into a node uses the link inside; one that does not crosses nodes, with as many network cards
-as the group has members in a node.
+Collectives take what `distlab.predict.network` says on the topology that a group then has (`cluster.Cluster.group`).
+
+    steps = StepModel(gpt, SELENE, Software())   # for many layouts: it remembers what depends on few of their fields
+    steps.seconds(layout)                        # the terms alone
 
 The machines, and where their parameters come from, are in `cluster`; published steps to hold this against in
 `megatron`.
@@ -20,11 +22,13 @@ The machines, and where their parameters come from, are in `cluster`; published 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
+from typing import NamedTuple
 
 from distlab.errors import SettingError
-from distlab.predict.cluster import Cluster, axis_link, collective_s
-from distlab.predict.collectives import Link, Op
-from distlab.predict.flops import step_flops, tokens_per_step
+from distlab.predict.cluster import Cluster, collective_s
+from distlab.predict.collectives import Op
+from distlab.predict.flops import StepFlops, step_flops, tokens_per_step
 from distlab.predict.kernels import (
     HALF,
     Kernels,
@@ -33,7 +37,7 @@ from distlab.predict.kernels import (
     output_time,
 )
 from distlab.predict.scaling import Term
-from distlab.predict.transformer import Layout, Transformer
+from distlab.predict.transformer import Layout, Recompute, Transformer
 
 DAY_S = 86400
 
@@ -51,12 +55,32 @@ class Software:
     """Loading a micro-batch; only what is longer than the step's compute shows."""
 
 
+class Seconds(NamedTuple):
+    """The terms of a step."""
+
+    products: float
+    elements: float
+    recomputed: float
+    output: float
+    tensor: float
+    expert: float
+    context: float
+    sends: float
+    bubble: float
+    gathering: float
+    reduction: float
+    optimizer: float
+    loading: float
+
+
 @dataclass(frozen=True)
 class StepTime:
     """A predicted step. `terms` add up to `step_s`."""
 
-    terms: tuple[Term, ...]
-    gpus: int
+    seconds: Seconds
+    layout: Layout
+    layers: int
+    """Of the model."""
     tokens: int
     model_flops: float
     hardware_flops: float
@@ -64,8 +88,40 @@ class StepTime:
     price_per_gpu_hour: float | None
 
     @property
+    def gpus(self) -> int:
+        return self.layout.gpus
+
+    @property
     def step_s(self) -> float:
-        return sum(term.seconds for term in self.terms)
+        return sum(self.seconds)
+
+    @cached_property
+    def terms(self) -> tuple[Term, ...]:
+        """The seconds, with the reasons."""
+        s, layout = self.seconds, self.layout
+        m, p, here = layout.micro_batches, layout.pipeline, self.layers // layout.pipeline
+        each = f"{m} micro-batches x {here} layers of a stage"
+        ms = 1e3 / (m * here)
+        ranks = layout.data * layout.context
+        return (
+            Term("matrix products", s.products, f"{each} x {s.products * ms:.3g} ms"),
+            Term("element-wise", s.elements, f"{each} x {s.elements * ms:.3g} ms of memory traffic"),
+            Term("recomputation", s.recomputed, f"{layout.recompute}: {s.recomputed * ms:.3g} ms a layer"),
+            Term("output layer", s.output, f"on the last stage, for each of {m} micro-batches"),
+            Term("tensor parallel", s.tensor, f"{layout.tensor} ranks, {s.tensor * ms:.3g} ms a layer"),
+            Term("expert parallel", s.expert, f"all-to-all over {layout.expert} ranks"),
+            Term("context parallel", s.context, f"keys and values around {layout.context} ranks"),
+            Term(
+                "pipeline sends",
+                s.sends,
+                f"{layout.interleave} chunks there and back, {s.sends / m * 1e3:.3g} ms a micro-batch",
+            ),
+            Term("pipeline bubble", s.bubble, f"{layout.schedule}: {p - 1} of {p} stages fill and drain"),
+            Term("parameter gathering", s.gathering, f"ZeRO stage {layout.zero_stage}, what is not hidden"),
+            Term("gradient reduction", s.reduction, f"over {ranks} ranks, what is not hidden"),
+            Term("optimizer", s.optimizer, "memory traffic of the states"),
+            Term("data loading", s.loading, f"{m} micro-batches: what is longer than the computing"),
+        )
 
     @property
     def mfu(self) -> float:
@@ -105,185 +161,258 @@ def predict_step(
     Left out: the embedding's look-up, stragglers, and the checks of loss scales that skip a step.
     """
     layout.check(model)
-    software = Software() if software is None else software
-    m, p = layout.micro_batches, layout.pipeline
-    work = _layer(model, layout, cluster, software)
-    here = model.layers // p
-    output_s = sum(output_time(model, layout, cluster.device))
-    send_s = _send_s(model, layout, cluster)
-    layer_s = (
-        work.products_s + work.elements_s + work.again_s + work.tensor_s + work.expert_s + work.context_s
-    )
-    stage_s = here * layer_s + send_s
-    reduce_s, gather_s = _data_parallel(model, layout, cluster, software, work, here)
-    bubble_s = (p - 1) / layout.interleave * stage_s
-    if layout.schedule == "zero_bubble":
-        bubble_s = (p - 1) / layout.interleave * max(0.0, stage_s - 2 * here * work.weights_s)
-    flops = step_flops(model, layout.global_batch, layout.recompute)
-    wait_s = m * max(0.0, software.data_s - stage_s - output_s)
-    each = f"{m} micro-batches x {here} layers of a stage"
-    terms = (
-        Term("matrix products", m * here * work.products_s, f"{each} x {work.products_s * 1e3:.3g} ms"),
-        Term(
-            "element-wise",
+    return _steps(model, cluster, software or _USUAL).step(layout)
+
+
+class StepModel:
+    """Steps of one model on one cluster. What depends on few fields of a layout is computed once for them."""
+
+    def __init__(self, model: Transformer, cluster: Cluster, software: Software) -> None:
+        self.model, self.cluster, self.software = model, cluster, software
+        self._layers: dict[tuple[int, int, int, int, bool], Layer] = {}
+        self._ranks: dict[tuple[int, int, int, int], _Ranks] = {}
+        self._flops: dict[tuple[int, Recompute], StepFlops] = {}
+
+    def step(self, layout: Layout) -> StepTime:
+        """The layout must be one that `Layout.check` lets pass."""
+        key = layout.global_batch, layout.recompute
+        flops = self._flops.get(key)
+        if flops is None:
+            flops = self._flops[key] = step_flops(self.model, *key)
+        return StepTime(
+            self.seconds(layout),
+            layout,
+            self.model.layers,
+            tokens_per_step(self.model, layout.global_batch),
+            flops.model,
+            flops.hardware,
+            self.cluster.device.peak_flops,
+            self.cluster.price_per_gpu_hour,
+        )
+
+    def seconds(self, layout: Layout) -> Seconds:
+        """The terms alone."""
+        m, p, recompute = layout.micro_batches, layout.pipeline, layout.recompute
+        work = self.layer(layout)
+        here = self.model.layers // p
+        send_s = self._send_s(layout)
+        again_s = work.again_s(recompute)
+        tensor_s, expert_s, context_s = work.communication_s(recompute)
+        layer_s = work.products_s + work.elements_s + again_s + tensor_s + expert_s + context_s
+        stage_s = here * layer_s + send_s
+        bubble_s = (p - 1) / layout.interleave * stage_s
+        if layout.schedule == "zero_bubble":
+            bubble_s = (p - 1) / layout.interleave * max(0.0, stage_s - 2 * here * work.weights_s)
+        gather_s, reduce_s = self._data_parallel(layout, work, here, again_s)
+        return Seconds(
+            m * here * work.products_s,
             m * here * work.elements_s,
-            f"{each} x {work.elements_s * 1e3:.3g} ms of memory traffic",
-        ),
-        Term(
-            "recomputation",
-            m * here * work.again_s,
-            f"{layout.recompute}: {work.again_s * 1e3:.3g} ms a layer",
-        ),
-        Term("output layer", m * output_s, f"on the last stage, for each of {m} micro-batches"),
-        Term(
-            "tensor parallel",
-            m * here * work.tensor_s,
-            f"{layout.tensor} ranks, {work.tensor_s * 1e3:.3g} ms a layer",
-        ),
-        Term("expert parallel", m * here * work.expert_s, f"all-to-all over {layout.expert} ranks"),
-        Term("context parallel", m * here * work.context_s, f"keys and values around {layout.context} ranks"),
-        Term(
-            "pipeline sends", m * send_s, f"{layout.interleave} chunks there and back, {send_s * 1e3:.3g} ms"
-        ),
-        Term("pipeline bubble", bubble_s, f"{layout.schedule}: {p - 1} of {p} stages fill and drain"),
-        Term("parameter gathering", gather_s, f"ZeRO stage {layout.zero_stage}"),
-        Term(
-            "gradient reduction", reduce_s, f"over {layout.data * layout.context} ranks, what is not hidden"
-        ),
-        Term("optimizer", _optimizer_s(model, layout, cluster, here), "memory traffic of the states"),
-        Term("data loading", wait_s, f"{software.data_s:g} s a micro-batch, beside the computing"),
-    )
-    return StepTime(
-        terms,
-        layout.gpus,
-        tokens_per_step(model, layout.global_batch),
-        flops.model,
-        flops.hardware,
-        cluster.device.peak_flops,
-        cluster.price_per_gpu_hour,
-    )
+            m * here * again_s,
+            m * work.output_s,
+            m * here * tensor_s,
+            m * here * expert_s,
+            m * here * context_s,
+            m * send_s,
+            bubble_s,
+            gather_s,
+            reduce_s,
+            self._optimizer_s(layout),
+            m * max(0.0, self.software.data_s - stage_s - work.output_s),
+        )
+
+    def layer(self, layout: Layout) -> Layer:
+        """A micro-batch in one layer."""
+        key = layout.tensor, layout.context, layout.expert, layout.micro_batch, layout.sequence_parallel
+        found = self._layers.get(key)
+        if found is None:
+            found = self._layers[key] = _layer(self.model, layout, self.cluster, self.software)
+        return found
+
+    def _send_s(self, layout: Layout) -> float:
+        """What a micro-batch's way through one stage costs in sends: each chunk's input there, its gradient back.
+
+        Each tensor-parallel rank sends its share, and they gather it inside the node (Narayanan et al., SC'21, section
+        4.1); with sequence parallelism it stays shared.
+        """
+        if layout.pipeline == 1:
+            return 0.0
+        whole_bytes = HALF * layout.micro_batch * self.model.sequence / layout.context * self.model.hidden
+        stride = layout.tensor * layout.context * layout.data
+        share_bytes = whole_bytes / layout.tensor
+        one_s = collective_s("send_recv", share_bytes, layout.pipeline, stride, self.cluster)
+        if not layout.sequence_parallel:
+            one_s += collective_s("all_gather", whole_bytes, layout.tensor, 1, self.cluster)
+        return 2 * layout.interleave * one_s
+
+    def _on_ranks(self, layout: Layout) -> _Ranks:
+        key = layout.tensor, layout.pipeline, layout.expert, layout.data * layout.context
+        found = self._ranks.get(key)
+        if found is None:
+            found = self._ranks[key] = _ranks(self.model, layout, self.cluster, self.software)
+        return found
+
+    def _data_parallel(self, layout: Layout, work: Layer, here: int, again_s: float) -> tuple[float, float]:
+        """Seconds that show: of gathering parameters, and of reducing gradients.
+
+        ZeRO 0 reduces once a step. Stages 1 and 2 scatter the sums, and gather the updated weights after the
+        optimizer's step, beside nothing; stage 2 keeps no whole gradients, so that it scatters those of every
+        micro-batch. Stage 3 gathers each layer forward and backward (Rajbhandari et al., SC'20).
+        """
+        ranks, m, stage = self._on_ranks(layout), layout.micro_batches, layout.zero_stage
+        forward_s, backward_s = here * work.forward_s, here * (work.backward_s + again_s)
+        hide = self.software.overlap_gradients
+        if stage == 3:
+            shown_s = max(0.0, ranks.gather_s - forward_s)
+            back_s = max(0.0, ranks.gather_s - backward_s)
+            reduce_s = ranks.scatter_s
+            if hide:
+                reduce_s = max(0.0, ranks.gather_s + ranks.scatter_s - backward_s) - back_s
+            return m * (shown_s + back_s), m * reduce_s
+        reduce_s, gather_s = ranks.reduce_s, 0.0
+        if stage:
+            reduce_s, gather_s = ranks.scatter_s, ranks.gather_s
+        if hide:
+            # The first layer's gradients are ready last: nothing is left to hide their way.
+            reduce_s = max(reduce_s - backward_s * (1 - 1 / here), reduce_s / here)
+        if stage == 2:
+            reduce_s *= m
+        if layout.pipeline > 1:
+            reduce_s += self._embedding_s(layout)
+        return gather_s, reduce_s
+
+    def _embedding_s(self, layout: Layout) -> float:
+        """The first and the last stage add up their gradients of a tied embedding."""
+        if not self.model.tied_embedding:
+            return 0.0
+        gradient_bytes = self.software.kernels.gradient_bytes
+        payload_bytes = gradient_bytes * self.model.hidden * self.model.vocabulary / layout.tensor
+        stride = layout.tensor * layout.context * layout.data * (layout.pipeline - 1)
+        return collective_s("all_reduce", payload_bytes, 2, stride, self.cluster)
+
+    def _optimizer_s(self, layout: Layout) -> float:
+        found = self._on_ranks(layout)
+        ranks = layout.data * layout.context if layout.zero_stage else 1
+        return optimizer_s(
+            found.dense / ranks + found.expert / max(1, ranks // layout.expert), self.cluster.device
+        )
 
 
-@dataclass(frozen=True)
-class _Layer:
+_USUAL = Software()
+
+
+@lru_cache(maxsize=64)
+def _steps(model: Transformer, cluster: Cluster, software: Software) -> StepModel:
+    return StepModel(model, cluster, software)
+
+
+class Layer(NamedTuple):
     """Seconds of one micro-batch in one layer: work and exposed communication, forward and backward."""
 
     products_s: float
     elements_s: float
-    again_s: float
+    attention_s: float
     weights_s: float
-    tensor_s: float
-    expert_s: float
-    context_s: float
     forward_s: float
     backward_s: float
+    """Without what is computed again."""
+    tensor_s: float
+    """All of a layer's forward pass."""
+    tensor_back_s: float
+    expert_s: float
+    """One exchange of four."""
+    ring_s: float
+    """Keys and values once around."""
+    output_s: float
+    """Of the output layer, for the same micro-batch."""
+
+    def again_s(self, recompute: Recompute) -> float:
+        """What is computed a second time."""
+        if recompute == "none":
+            return 0.0
+        return self.attention_s if recompute == "selective" else self.forward_s
+
+    def communication_s(self, recompute: Recompute) -> tuple[float, float, float]:
+        """Of tensor, expert and context parallelism: what shows of it, forward and backward."""
+        passes = 2 if recompute == "full" else 1
+        bare_s = max(0.0, self.ring_s - self.attention_s)
+        return (
+            passes * self.tensor_s + self.tensor_back_s,
+            2 * (passes + 1) * self.expert_s,
+            # Backward keys and values go around with their gradients, beside an attention of twice the work.
+            (passes + 2) * bare_s,
+        )
 
 
-def _layer(model: Transformer, layout: Layout, cluster: Cluster, software: Software) -> _Layer:
+def _layer(model: Transformer, layout: Layout, cluster: Cluster, software: Software) -> Layer:
     time = layer_time(model, layout, cluster.device, software.kernels)
-    again_s = {"none": 0.0, "selective": time.attention_s, "full": time.forward_s}[layout.recompute]
-    twice = 2 if layout.recompute == "full" else 1
     tokens = layout.micro_batch * model.sequence / layout.context
     activation_bytes = HALF * tokens * model.hidden
 
     # Two all-reduces a layer forward and two backward (Shoeybi et al., 2019); with sequence parallelism each is a
     # reduce-scatter and an all-gather of the same bytes (Korthikanti et al., 2022).
-    once_s = 2 * collective_s("all_reduce", activation_bytes, layout.tensor, 1, cluster)
-    back_s = once_s
+    def over_tensor_s(op: Op) -> float:
+        return 2 * collective_s(op, activation_bytes, layout.tensor, 1, cluster)
+
+    scatter_s = hidden_s = 0.0
+    if layout.sequence_parallel:
+        scatter_s = over_tensor_s("reduce_scatter")
+        once_s = scatter_s + over_tensor_s("all_gather")
+    else:
+        once_s = over_tensor_s("all_reduce")
     if software.overlap_tensor:
         # Only the way back through the first of each pair of products runs beside the gradients of weights: without
-        # sequence parallelism both all-reduces; with it the reduce-scatters, half of the bytes.
-        can_hide_s = once_s / 2 if layout.sequence_parallel else once_s
-        back_s -= min(can_hide_s, time.weight_products_s)
-    tensor_s = twice * once_s + back_s
+        # sequence parallelism both all-reduces; with it the reduce-scatters.
+        hidden_s = min(scatter_s if layout.sequence_parallel else once_s, time.weight_products_s)
 
     # Tokens go to their experts and come back, forward and backward (Lepikhin et al., GShard, 2021).
     routed_bytes = activation_bytes * model.active_experts / layout.tensor
-    exchange_s = collective_s(
-        "all_to_all", routed_bytes, layout.expert, layout.tensor * layout.context, cluster
-    )
-    expert_s = 2 * (twice + 1) * exchange_s
-
+    stride = layout.tensor * layout.context
     # Ring attention: each rank's keys and values visit all others while attention is computed (Liu et al., 2023).
     pair_bytes = 2 * HALF * tokens * model.key_value_heads * model.head_width / layout.tensor
-    ring_time_s = collective_s(
-        "all_gather", layout.context * pair_bytes, layout.context, layout.tensor, cluster
-    )
-    context_s = twice * max(0.0, ring_time_s - time.attention_s)
-    context_s += max(0.0, 2 * ring_time_s - 2 * time.attention_s)
-    return _Layer(
+    around_bytes = layout.context * pair_bytes
+    return Layer(
         products_s=time.forward_products_s + time.backward_products_s,
         elements_s=time.forward_elements_s + time.backward_elements_s,
-        again_s=again_s,
+        attention_s=time.attention_s,
         weights_s=time.weight_products_s,
-        tensor_s=tensor_s,
-        expert_s=expert_s,
-        context_s=context_s,
         forward_s=time.forward_s,
-        backward_s=time.backward_s + again_s,
+        backward_s=time.backward_s,
+        tensor_s=once_s,
+        tensor_back_s=once_s - hidden_s,
+        expert_s=collective_s("all_to_all", routed_bytes, layout.expert, stride, cluster),
+        ring_s=collective_s("all_gather", around_bytes, layout.context, layout.tensor, cluster),
+        output_s=sum(output_time(model, layout, cluster.device)),
     )
 
 
-def _send_s(model: Transformer, layout: Layout, cluster: Cluster) -> float:
-    """What a micro-batch's way through one stage costs in sends: each chunk's input there, its gradient back.
+class _Ranks(NamedTuple):
+    """On the fullest GPU: parameters that all data-parallel ranks share, those of its experts; their collectives."""
 
-    Each tensor-parallel rank sends its share, and they gather it inside the node (Narayanan et al., SC'21, section
-    4.1); with sequence parallelism it stays shared.
-    """
-    if layout.pipeline == 1:
-        return 0.0
-    whole_bytes = HALF * layout.micro_batch * model.sequence / layout.context * model.hidden
-    stride = layout.tensor * layout.context * layout.data
-    link = axis_link(layout.pipeline, stride, cluster)
-    # A card for each GPU: the neighbours of one rank are alone on it.
-    bandwidth = link.bandwidth_Bps if link is cluster.inside else cluster.across.bandwidth_Bps
-    one_s = Link(link.alpha_s, bandwidth).message_s(whole_bytes / layout.tensor)
-    if not layout.sequence_parallel:
-        one_s += collective_s("all_gather", whole_bytes, layout.tensor, 1, cluster)
-    return 2 * layout.interleave * one_s
+    dense: float
+    expert: float
+    reduce_s: float
+    scatter_s: float
+    gather_s: float
 
 
-def _parameters_here(model: Transformer, layout: Layout, here: int) -> tuple[float, float]:
-    """On the fullest GPU: those that all data-parallel ranks share, and those of its experts."""
+def _ranks(model: Transformer, layout: Layout, cluster: Cluster, software: Software) -> _Ranks:
+    here, ranks = model.layers // layout.pipeline, layout.data * layout.context
     dense: float = model.attention_parameters + model.norm_parameters + model.router_parameters
     expert = model.experts / layout.expert * model.expert_parameters
     if model.experts == 1:
         dense, expert = dense + expert, 0.0
-    return (here * dense + model.embedding_parameters) / layout.tensor, here * expert / layout.tensor
+    dense, expert = (here * dense + model.embedding_parameters) / layout.tensor, here * expert / layout.tensor
 
-
-def _data_parallel(
-    model: Transformer, layout: Layout, cluster: Cluster, software: Software, work: _Layer, here: int
-) -> tuple[float, float]:
-    """Seconds that show: of reducing gradients, and of gathering parameters (ZeRO stage 3)."""
-    ranks = layout.data * layout.context
-    dense, expert = _parameters_here(model, layout, here)
-    wide = layout.tensor * layout.expert
-
-    def over_ranks(op: Op, bytes_each: float) -> float:
+    def over_s(op: Op, bytes_each: float) -> float:
         shared_s = collective_s(op, dense * bytes_each, ranks, layout.tensor, cluster)
+        wide = layout.tensor * layout.expert
         return shared_s + collective_s(op, expert * bytes_each, ranks // layout.expert, wide, cluster)
 
     gradient_bytes = software.kernels.gradient_bytes
-    forward_s, backward_s = here * work.forward_s, here * work.backward_s
-    if layout.zero_stage == 3:
-        gather_s, scatter_s = over_ranks("all_gather", HALF), over_ranks("reduce_scatter", gradient_bytes)
-        shown_s = max(0.0, gather_s - forward_s)
-        back_s = max(0.0, gather_s - backward_s)
-        reduce_s = max(0.0, gather_s + scatter_s - backward_s) - back_s
-        return layout.micro_batches * reduce_s, layout.micro_batches * (shown_s + back_s)
-    reduce_s = over_ranks("all_reduce", gradient_bytes)
-    if software.overlap_gradients:
-        # The first layer's gradients are ready last: nothing is left to hide their way.
-        reduce_s = max(reduce_s - backward_s * (1 - 1 / here), reduce_s / here)
-    if model.tied_embedding and layout.pipeline > 1:
-        embedding_bytes = gradient_bytes * model.hidden * model.vocabulary / layout.tensor
-        stride = layout.tensor * layout.context * layout.data
-        reduce_s += collective_s("all_reduce", embedding_bytes, 2, stride, cluster)
-    return reduce_s, 0.0
-
-
-def _optimizer_s(model: Transformer, layout: Layout, cluster: Cluster, here: int) -> float:
-    dense, expert = _parameters_here(model, layout, here)
-    ranks = layout.data * layout.context if layout.zero_stage else 1
-    return optimizer_s(dense / ranks + expert / max(1, ranks // layout.expert), cluster.device)
+    return _Ranks(
+        dense,
+        expert,
+        over_s("all_reduce", gradient_bytes),
+        over_s("reduce_scatter", gradient_bytes),
+        over_s("all_gather", HALF),
+    )

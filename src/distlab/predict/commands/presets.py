@@ -1,4 +1,4 @@
-"""Models and clusters that have a name at the command line.
+"""Models that have a name at the command line.
 
 Shapes of models are recalled from the papers named (R); those whose number of parameters is published to the last one
 are held against it in `tests/predict/test_commands.py`.
@@ -8,13 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from distlab.errors import SettingError, printable
 from distlab.predict.transformer import Transformer
-
-if TYPE_CHECKING:
-    from distlab.predict.cluster import Cluster
 
 
 @dataclass(frozen=True)
@@ -97,26 +93,12 @@ MODELS: dict[str, Preset] = {
     ),
 }
 
-STEP_CLUSTERS = ("dgx_a100", "dgx_h100")
-"""Those whose step model has its parameters: `distlab.predict.cluster` says from where."""
-
 
 def preset(name: str) -> Preset:
     """The model called so; SettingError names the nearest."""
     if not isinstance(name, str) or name.lower().replace("_", "-") not in MODELS:
         raise unknown("model", name, MODELS)
     return MODELS[name.lower().replace("_", "-")]
-
-
-def step_cluster(name: str) -> Cluster:
-    """The cluster called so; SettingError names the nearest."""
-    from distlab.predict.cluster import DGX_H100, SELENE
-
-    plain = name.lower().replace("-", "_") if isinstance(name, str) else ""
-    known = {"dgx_a100": SELENE, "selene": SELENE, "dgx_h100": DGX_H100}
-    if plain not in known:
-        raise unknown("cluster", name, known)
-    return known[plain]
 
 
 def unknown(field: str, value: object, known: Iterable[str]) -> SettingError:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from distlab.errors import SettingError
-from distlab.predict.commands.options import Given, Parser, option
-from distlab.predict.commands.presets import MODELS, STEP_CLUSTERS, preset, step_cluster
+from distlab.predict.commands.clusters import CLUSTERS_HELP, ClusterOptions, the_cluster
+from distlab.predict.commands.options import Given, Parser
+from distlab.predict.commands.presets import MODELS, preset
 from distlab.predict.commands.show import Row, gib, seconds, show, show_json
 from distlab.predict.transformer import Layout, Transformer
 
@@ -28,24 +29,6 @@ class MemoryOptions:
     """In the hardware registry: does the step fit into it?"""
     rank: int | None = None
     """Of the pipeline; None: the fullest."""
-
-
-@dataclass(frozen=True)
-class ClusterOptions:
-    """What stands in place of a cluster's own values; None: they stay. Links as one GPU sees them, one way."""
-
-    gpus_per_node: int | None = None
-    inside_bandwidth_Bps: float | None = None  # noqa: N815 - the unit is part of the name
-    inside_alpha_s: float | None = None
-    across_bandwidth_Bps: float | None = None  # noqa: N815
-    across_alpha_s: float | None = None
-    peak_flops: float | None = None
-    gemm_efficiency: float | None = None
-    memory_Bps: float | None = None  # noqa: N815
-    stream_efficiency: float | None = None
-    element_efficiency: float | None = None
-    multiprocessors: int | None = None
-    price_per_gpu_hour: float | None = None
 
 
 @dataclass(frozen=True)
@@ -114,13 +97,10 @@ def step(args: list[str]) -> int:
         "software": SoftwareOptions,
         "run": RunOptions,
     }
-    helps = {
-        "model": MODELS_HELP,
-        "cluster": f"one of {', '.join(STEP_CLUSTERS)} (default: dgx_h100); the options below change it",
-    }
+    helps = {"model": MODELS_HELP, "cluster": CLUSTERS_HELP}
     given = Parser("distlab predict step", _doc(step), sections, helps).parse(args)
     model, source = the_model(given)
-    layout, cluster = the_layout(given), _cluster(given)
+    layout, cluster = the_layout(given), the_cluster(given)
     tokens = given.make("run", RunOptions).tokens
     if tokens is not None and tokens <= 0:
         raise SettingError(f"tokens is {tokens}; it must be above 0.")
@@ -183,6 +163,7 @@ def _show_step(
         f"{found.tokens_per_day / 1e9:,.4g} billion tokens a day without failures.",
         _layout_line(layout),
         f"Cluster: {cluster.name}; {cluster.gpus_per_node} GPUs a node.",
+        *(f"Extrapolated: {what}." for what in cluster.extrapolated),
     ]
     if tokens is not None:
         hourly = cluster.price_per_gpu_hour
@@ -258,30 +239,3 @@ def _software(given: Given) -> Software:
         raise SettingError(f"data_s is {asked.data_s}; it is 0 or more.")
     kernels = Kernels(asked.fused_attention, asked.gradient_bytes)
     return Software(kernels, asked.overlap_gradients, asked.overlap_tensor, asked.data_s)
-
-
-def _cluster(given: Given) -> Cluster:
-    base = step_cluster(given.names.get("cluster", "dgx_h100"))
-    asked = {name: value for name, value in given.values["cluster"].items() if value is not None}
-    for name, value in asked.items():
-        most = 1.0 if name.endswith("_efficiency") else float("inf")
-        least_too = name.endswith("alpha_s") or name == "price_per_gpu_hour"
-        if not (0 < value <= most or (least_too and value == 0)):
-            bound = ", at most 1" if most == 1 else ""
-            expected = "0 or more" if least_too else f"above 0{bound}"
-            raise SettingError(f"{name} is {value}; it must be {expected} ({option(name)}).")
-    device = {name: asked[name] for name in asked if hasattr(base.device, name)}
-    links = {
-        side: replace(
-            getattr(base, side),
-            **{
-                name.removeprefix(side + "_"): value
-                for name, value in asked.items()
-                if name.startswith(side + "_")
-            },
-        )
-        for side in ("inside", "across")
-    }
-    own = {name: asked[name] for name in ("gpus_per_node", "price_per_gpu_hour") if name in asked}
-    name = base.name + (", changed" if asked.keys() - {"price_per_gpu_hour"} else "")
-    return replace(base, name=name, device=replace(base.device, **device), **links, **own)

@@ -13,8 +13,8 @@ holds machines with their sources and fits, `calibrate` fits a machine of your o
 from __future__ import annotations
 
 from distlab.predict.network.algorithms import Algorithm
-from distlab.predict.network.model import CollectivePrediction, collective_s, exposed_s
-from distlab.predict.network.systems import SYSTEMS, system
+from distlab.predict.network.model import CollectivePrediction, Way, collective_s, exposed_s, ways_of
+from distlab.predict.network.systems import SYSTEMS, System, fitted_inside, machine, system, system_of
 from distlab.predict.network.topology import PROTOCOLS, Fabric, InSwitch, NodeLink, Protocol, Topology
 
 __all__ = [
@@ -26,8 +26,14 @@ __all__ = [
     "InSwitch",
     "NodeLink",
     "Protocol",
+    "System",
     "Topology",
+    "Way",
     "collective_s",
     "exposed_s",
+    "fitted_inside",
+    "machine",
     "system",
+    "system_of",
+    "ways_of",
 ]

@@ -61,25 +61,66 @@ def collective_s(
     Raises ValueError for an unknown operation, a negative payload, and an algorithm or protocol that does not exist
     there (such as a tree for an all-gather).
     """
-    if not 0 <= payload_bytes < math.inf:
-        raise ValueError(f"payload_bytes is {payload_bytes}; it must be 0 or more")
+    _check_payload(payload_bytes)
     if topology.gpus == 1:
         _check_op(op)
         return CollectivePrediction(op, payload_bytes, algorithm or "ring", protocol or "Simple", ())
-    best_s, best = math.inf, None
-    for name, way in _routes(op, algorithm, topology):
-        fixed_s = _fixed_s(way, topology)
-        for kind in _protocols(way, topology, payload_bytes, protocol):
-            cost = PROTOCOL_COSTS[kind]
-            chunks_s = way.chunk_s * cost.chunk_share
-            wire_s = payload_bytes * way.s_per_byte / cost.payload_share
-            time_s = fixed_s + chunks_s + 2 * math.sqrt(chunks_s * wire_s) + wire_s
-            if time_s < best_s:
-                best_s, best = time_s, (name, way, kind)
-    if best is None:
+    if protocol is not None and protocol not in PROTOCOLS:
+        raise ValueError(f"protocol is {protocol!r}; it must be one of {', '.join(PROTOCOLS)}")
+    ways = ways_of(op, topology, algorithm, protocol)
+    if not ways:
         raise ValueError(f"protocol is {protocol!r}; {op} has no algorithm with it on this topology")
-    name, way, kind = best
-    return CollectivePrediction(op, payload_bytes, name, kind, _terms(payload_bytes, topology, way, kind))
+    best = min(ways, key=lambda way: way.seconds(payload_bytes))
+    return CollectivePrediction(
+        op, payload_bytes, best.algorithm, best.protocol, _terms(payload_bytes, topology, best)
+    )
+
+
+@dataclass(frozen=True)
+class Way:
+    """An algorithm with a protocol, and what of its time does not depend on the payload."""
+
+    algorithm: Algorithm
+    protocol: Protocol
+    route: Route
+    fixed_s: float
+    """Launch and hops."""
+    chunks_s: float
+    s_per_byte: float
+    """On the wire, what the protocol adds to the payload included."""
+    from_bytes: float = 0.0
+    below_bytes: float = math.inf
+    """Payloads for which it is taken at all."""
+
+    def seconds(self, payload_bytes: float) -> float:
+        """launch + hops + (sqrt(C) + sqrt(W))^2; infinite for a payload for which it is not taken."""
+        if not self.from_bytes <= payload_bytes < self.below_bytes:
+            return math.inf
+        wire_s = payload_bytes * self.s_per_byte
+        return self.fixed_s + self.chunks_s + 2 * math.sqrt(self.chunks_s * wire_s) + wire_s
+
+
+@lru_cache(maxsize=4096)
+def ways_of(
+    op: Op, topology: Topology, algorithm: Algorithm | None = None, protocol: Protocol | None = None
+) -> tuple[Way, ...]:
+    """All that is tried between two GPUs or more. Cached: it does not depend on the payload.
+
+    Raises ValueError as `collective_s` does; no ways where no algorithm has that protocol.
+    """
+    return tuple(
+        Way(
+            name,
+            kind,
+            way,
+            _fixed_s(way, topology),
+            way.chunk_s * PROTOCOL_COSTS[kind].chunk_share,
+            way.s_per_byte / PROTOCOL_COSTS[kind].payload_share,
+            *limits,
+        )
+        for name, way in _routes(op, algorithm, topology)
+        for kind, *limits in _protocols(way, topology, protocol)
+    )
 
 
 def exposed_s(prediction: CollectivePrediction, overlap_window_s: float) -> float:
@@ -87,9 +128,8 @@ def exposed_s(prediction: CollectivePrediction, overlap_window_s: float) -> floa
     return exposed_communication_s(prediction.total_s, overlap_window_s)
 
 
-@lru_cache(maxsize=4096)
 def _routes(op: Op, algorithm: Algorithm | None, topology: Topology) -> tuple[tuple[Algorithm, Route], ...]:
-    """The algorithms that are worth a try, with their routes. Cached: they do not depend on the payload."""
+    """The algorithms that are worth a try, with their routes."""
     _check_op(op)
     if algorithm is not None:
         way = route(op, algorithm, topology)
@@ -102,22 +142,18 @@ def _routes(op: Op, algorithm: Algorithm | None, topology: Topology) -> tuple[tu
 
 
 def _protocols(
-    way: Route, topology: Topology, payload_bytes: float, wanted: Protocol | None
-) -> tuple[Protocol, ...]:
-    if wanted is not None and wanted not in PROTOCOLS:
-        raise ValueError(f"protocol is {wanted!r}; it must be one of {', '.join(PROTOCOLS)}")
+    way: Route, topology: Topology, wanted: Protocol | None
+) -> tuple[tuple[Protocol, float, float], ...]:
+    """Those that may be, each from some payload to another."""
     allowed: tuple[Protocol, ...] = topology.inside.protocols
     if way.switch:
         allowed = ("Simple",)
     elif topology.nodes > 1 and topology.fabric is not None:
         allowed = topology.fabric.protocols
-        if wanted is None and topology.fabric.low_latency_until:
-            until = topology.fabric.stays_low_latency_below(topology.gpus_per_node)
-            if until:
-                return ("LL",) if payload_bytes / topology.gpus < until else ("Simple",)
-    if wanted is None:
-        return allowed
-    return (wanted,) if wanted in allowed else ()
+        until = topology.gpus * topology.fabric.stays_low_latency_below(topology.gpus_per_node)
+        if wanted is None and until:
+            return ("LL", 0.0, until), ("Simple", until, math.inf)
+    return tuple((kind, 0.0, math.inf) for kind in allowed if wanted in (None, kind))
 
 
 def _fixed_s(way: Route, topology: Topology) -> float:
@@ -125,12 +161,11 @@ def _fixed_s(way: Route, topology: Topology) -> float:
     return topology.launch_s + way.hops_inside * topology.inside.hop_s + way.hops_between * between_s
 
 
-def _terms(payload_bytes: float, topology: Topology, way: Route, protocol: Protocol) -> tuple[Term, ...]:
-    cost = PROTOCOL_COSTS[protocol]
-    chunks_s = way.chunk_s * cost.chunk_share
+def _terms(payload_bytes: float, topology: Topology, chosen: Way) -> tuple[Term, ...]:
+    way, chunks_s, protocol = chosen.route, chosen.chunks_s, chosen.protocol
     wire_s = payload_bytes * way.s_per_byte
-    sent_s = wire_s / cost.payload_share
-    latency_s = _fixed_s(way, topology) - topology.launch_s + chunks_s
+    sent_s = payload_bytes * chosen.s_per_byte
+    latency_s = chosen.fixed_s - topology.launch_s + chunks_s
     hops = f"in a row: {way.hops_inside} hops inside nodes, {way.hops_between} between nodes"
     hops += ", and the switch" if way.switch else ""
     return (
@@ -140,8 +175,17 @@ def _terms(payload_bytes: float, topology: Topology, way: Route, protocol: Proto
             "pipeline", 2 * math.sqrt(chunks_s * sent_s), "chunks: filling the pipeline and handing them over"
         ),
         Term("wire", wire_s, f"{1 / way.s_per_byte / 1e9:.4g} GB of payload per second over {way.limit}"),
-        Term("protocol", sent_s - wire_s, f"{protocol}: {1 / cost.payload_share:.3g} bytes sent per byte"),
+        Term(
+            "protocol",
+            sent_s - wire_s,
+            f"{protocol}: {1 / PROTOCOL_COSTS[protocol].payload_share:.3g} bytes sent per byte",
+        ),
     )
+
+
+def _check_payload(payload_bytes: float) -> None:
+    if not 0 <= payload_bytes < math.inf:
+        raise ValueError(f"payload_bytes is {payload_bytes}; it must be 0 or more")
 
 
 def _check_op(op: Op) -> None:

@@ -27,7 +27,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from distlab.predict.collectives import bus_bandwidth_factor
 from distlab.predict.hardware import NODES, Node, link, node
+from distlab.predict.network.algorithms import kernel_factor
 from distlab.predict.network.topology import Fabric, InSwitch, NodeLink, Topology
 from distlab.predict.units import GB, MIB
 
@@ -92,7 +94,7 @@ H200_LAUNCH_S = 29.7e-6
 
 @dataclass(frozen=True)
 class System:
-    """A machine that was measured."""
+    """Nodes of one kind, and what joins them."""
 
     title: str
     inside: NodeLink
@@ -103,18 +105,29 @@ class System:
     """What joins more than two GPUs, where NVLink joins pairs alone."""
     gpus_per_node: int = 8
 
+    def group(self, gpus: int, gpus_per_node: int) -> Topology:
+        """That many GPUs, so many of them in each node. ValueError for a group that does not fit."""
+        inside = self.beyond_pair if self.beyond_pair and gpus_per_node > 2 else self.inside
+        return Topology(gpus, gpus_per_node, inside, self.fabric, self.in_switch, self.launch_s)
+
 
 def _sold(name: str) -> NodeLink:
-    """A link that nobody has measured here, from the registry."""
+    """A link that was not fitted here: from the all-reduce over 8 that the registry has, or from its rate as sold."""
     found = link(name)
     rate = LINK_EFFICIENCY * found.bandwidth.value.in_gigabytes_per_s * GB
+    if found.reached is not None:
+        of_kernel = kernel_factor("all_reduce", 8) / bus_bandwidth_factor("all_reduce", 8)
+        rate = found.reached.value.in_gigabytes_per_s * GB * of_kernel
     return NodeLink(found.title, rate, NVLINK4.hop_s, NVLINK4.chunk_s)
 
 
 def _fabric(box: Node) -> Fabric:
-    rate = box.between.bandwidth.value.in_gigabytes_per_s * GB
-    name = box.between.title
-    return Fabric(name, rate, max(1, box.nics), box.accelerators, FABRIC_HOP_S, FABRIC_EFFICIENCY)
+    found = box.between
+    rate = found.bandwidth.value.in_gigabytes_per_s * GB
+    share = FABRIC_EFFICIENCY
+    if found.reached is not None:
+        share = found.reached.value.in_gigabytes_per_s * GB / rate
+    return Fabric(found.title, rate, max(1, box.nics), box.accelerators, FABRIC_HOP_S, share)
 
 
 SYSTEMS: dict[str, System] = {
@@ -141,16 +154,25 @@ _INSIDE: dict[str, tuple[NodeLink, InSwitch | None]] = {
 }
 
 
+def fitted_inside(box: Node) -> bool:
+    """Whether collectives inside such a node took part in a fit. (NVLink 5 is NVLink 4's, doubled.)"""
+    return box.link in ("nvswitch2", "nvswitch3")
+
+
 def system(name: str, gpus: int, gpus_per_node: int) -> Topology:
     """A group of GPUs on a machine named here, or on nodes of the hardware registry.
 
     Raises ValueError for an unknown name (it lists those here and the registry's) and for a group that does not fit.
     """
-    found = SYSTEMS[name] if name in SYSTEMS else _of_node(_node(name))
+    found = machine(name)
     if gpus_per_node > found.gpus_per_node:
         raise ValueError(f"gpus_per_node is {gpus_per_node}; a node of {name} has {found.gpus_per_node}")
-    inside = found.beyond_pair if found.beyond_pair and gpus_per_node > 2 else found.inside
-    return Topology(gpus, gpus_per_node, inside, found.fabric, found.in_switch, found.launch_s)
+    return found.group(gpus, gpus_per_node)
+
+
+def machine(name: str) -> System:
+    """A machine named here, or one of nodes of the hardware registry. ValueError for an unknown name lists all."""
+    return SYSTEMS[name] if name in SYSTEMS else system_of(_node(name))
 
 
 def cards(link_name: str, gpus: int) -> Topology:
@@ -169,7 +191,8 @@ def _node(name: str) -> Node:
         raise ValueError(f"system is {name!r}; it must be one of {known}") from None
 
 
-def _of_node(box: Node) -> System:
+def system_of(box: Node) -> System:
+    """By the fits of its generation of NVLink, or by `LINK_EFFICIENCY` where that has none."""
     inside, switch = _INSIDE.get(box.link) or (_sold(box.link), None)
     fabric = _fabric(box) if box.nics else None
     return System(box.title, inside, LAUNCH_S, fabric, switch, gpus_per_node=box.accelerators)

@@ -91,6 +91,9 @@ class Fabric:
     have been faster. Where a number of GPUs is absent the faster protocol is taken."""
     algorithms: tuple[str, ...] = ("ring", "tree", "in_switch")
     """What is tried when no algorithm is named."""
+    shared: bool = False
+    """All GPUs of a node send at the same time, as groups of a training step do: a group has its GPUs' share of the
+    NICs, where one that is alone has those beside its GPUs."""
 
     def __post_init__(self) -> None:
         _rate("nic_Bps", self.nic_Bps)
@@ -116,6 +119,9 @@ class Fabric:
         for gpus, rate in self.measured_Bps:
             if gpus == ranks_per_node:
                 return rate
+        if self.shared:
+            share = min(1.0, ranks_per_node / self.gpus_per_full_node)
+            return share * self.nics_per_node * self.nic_Bps * self.efficiency
         return self.nics_used(ranks_per_node) * self.nic_Bps * self.efficiency
 
     def stays_low_latency_below(self, ranks_per_node: int) -> float:

@@ -1,0 +1,87 @@
+"""The cluster that a step runs on: nodes of the registry, with what was given in place of their values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from distlab.errors import SettingError
+from distlab.predict.commands.options import Given, option
+from distlab.predict.commands.presets import unknown
+from distlab.predict.hardware.nodes import NODES
+
+if TYPE_CHECKING:
+    from distlab.predict.cluster import Cluster
+    from distlab.predict.network import System
+
+CLUSTERS = tuple(NODES)
+CLUSTERS_HELP = f"one of {', '.join(CLUSTERS)} (default: dgx_h100); the options below change it"
+
+
+@dataclass(frozen=True)
+class ClusterOptions:
+    """What stands in place of a cluster's own values; None: they stay. Links as one GPU sees them, one way."""
+
+    gpus_per_node: int | None = None
+    inside_bandwidth_Bps: float | None = None  # noqa: N815 - the unit is part of the name
+    inside_alpha_s: float | None = None
+    across_bandwidth_Bps: float | None = None  # noqa: N815
+    across_alpha_s: float | None = None
+    peak_flops: float | None = None
+    gemm_efficiency: float | None = None
+    memory_bytes: float | None = None
+    memory_Bps: float | None = None  # noqa: N815
+    stream_efficiency: float | None = None
+    element_efficiency: float | None = None
+    multiprocessors: int | None = None
+    price_per_gpu_hour: float | None = None
+
+
+def the_cluster(given: Given) -> Cluster:
+    """SettingError for a name that no node has, and for a value that cannot be."""
+    base = named(given.names.get("cluster", "dgx_h100"))
+    asked = {name: value for name, value in given.values["cluster"].items() if value is not None}
+    for name, value in asked.items():
+        most = 1.0 if name.endswith("_efficiency") else float("inf")
+        least_too = name.endswith("alpha_s") or name == "price_per_gpu_hour"
+        if not (0 < value <= most or (least_too and value == 0)):
+            bound = ", at most 1" if most == 1 else ""
+            expected = "0 or more" if least_too else f"above 0{bound}"
+            raise SettingError(f"{name} is {value}; it must be {expected} ({option(name)}).")
+    device = {name: asked[name] for name in asked if hasattr(base.device, name)}
+    own = {name: asked[name] for name in ("price_per_gpu_hour",) if name in asked}
+    name = base.name + (", changed" if asked.keys() - {"price_per_gpu_hour"} else "")
+    network = _network(base.network, asked)
+    return replace(base, name=name, device=replace(base.device, **device), network=network, **own)
+
+
+def named(name: str) -> Cluster:
+    """The cluster called so; SettingError names the nearest."""
+    from distlab.predict.cluster import cluster
+
+    plain = name.lower().replace("-", "_") if isinstance(name, str) else ""
+    known = {alias: box.name for box in NODES.values() for alias in (box.name, *box.aliases)}
+    known["selene"] = "dgx_a100"
+    if plain not in known:
+        raise unknown("cluster", name, known)
+    return cluster(known[plain])
+
+
+def _network(network: System, asked: dict[str, Any]) -> System:
+    """With the links that were given. A link of your own has no switch that reduces."""
+    if "gpus_per_node" in asked:
+        network = replace(network, gpus_per_node=asked["gpus_per_node"])
+    if "inside_bandwidth_Bps" in asked:
+        inside = replace(network.inside, name="your own", bandwidth_Bps=asked["inside_bandwidth_Bps"])
+        network = replace(network, inside=inside, in_switch=None)
+    if "inside_alpha_s" in asked:
+        network = replace(network, inside=replace(network.inside, hop_s=asked["inside_alpha_s"]))
+    fabric = network.fabric
+    if fabric is not None:
+        gpus = network.gpus_per_node
+        rate = asked.get("across_bandwidth_Bps")
+        if rate is not None:
+            fabric = replace(fabric, name="your own", nic_Bps=rate, nics_per_node=gpus, efficiency=1.0)
+        hop_s = asked.get("across_alpha_s", fabric.hop_s)
+        network = replace(network, fabric=replace(fabric, gpus_per_full_node=gpus, hop_s=hop_s))
+    return network
