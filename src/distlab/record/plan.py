@@ -36,7 +36,7 @@ class Mode:
     @property
     def steps_s(self) -> float:
         """Seconds after which no further size of model is begun."""
-        return 70.0 if self.device == "gpu" else 10.0
+        return 110.0 if self.device == "gpu" else 10.0
 
     @property
     def heat_s(self) -> float:
