@@ -1,0 +1,146 @@
+"""Collectives over payloads and over ranks: time, bus bandwidth, and where algorithm or protocol switches."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from distlab.predict.collectives import bus_bandwidth_factor
+from distlab.predict.network import collective_s
+from distlab.predict.plots.chart import Chart, Mark, grid
+
+if TYPE_CHECKING:
+    from distlab.predict.collectives import Op
+    from distlab.predict.network import Algorithm, CollectivePrediction, Protocol, Topology
+
+POINTS = 49
+LEAST_BYTES, MOST_BYTES = 2**10, 2**34
+MOST_GPUS = 2**14
+
+
+@dataclass(frozen=True)
+class Point:
+    """One collective."""
+
+    x: float
+    """Bytes of payload, or GPUs."""
+    seconds: float
+    bus_bandwidth_Bps: float  # noqa: N815 - the unit is part of the name
+    way: str
+    """Algorithm and protocol."""
+
+
+@dataclass(frozen=True)
+class Exchange(Chart):
+    """`x` names the axis; `switches` are places from which on another way is the fastest."""
+
+    x: Literal["payload (bytes)", "GPUs"]
+    points: tuple[Point, ...]
+    switches: tuple[Mark, ...]
+    asked: Point
+
+    def in_words(self) -> str:
+        first, last = self.points[0], self.points[-1]
+        ends = [
+            f"{point.seconds * 1e6:.4g} us and {point.bus_bandwidth_Bps / 1e9:.4g} GB/s at {point.x:,.0f}"
+            for point in (first, self.asked, last)
+        ]
+        found = "; ".join(f"{mark.label} from {mark.x:,.0f}" for mark in self.switches) or "none"
+        return (
+            f"{self.title}, over {self.x}: {', '.join(ends)}. It begins with {first.way}. Switches: {found}."
+        )
+
+
+def over_payload(
+    op: Op,
+    topology: Topology,
+    asked_bytes: float,
+    algorithm: Algorithm | None = None,
+    protocol: Protocol | None = None,
+    where: str = "",
+) -> Exchange:
+    """From 1 KiB to 16 GiB, or as far as `asked_bytes`. ValueError as from `network.collective_s`."""
+
+    def at(size_bytes: float) -> Point:
+        found = collective_s(op, size_bytes, topology, algorithm, protocol)
+        return _point(size_bytes, found, topology.gpus)
+
+    asked = at(asked_bytes)
+    first = min(LEAST_BYTES, asked_bytes or LEAST_BYTES)
+    sizes = sorted(
+        {*grid(first, max(MOST_BYTES, asked_bytes), POINTS), *([asked_bytes] if asked_bytes else [])}
+    )
+    points = tuple(at(size) for size in sizes)
+    switches = _switches(points, lambda low, high: _first_with(at, low, high))
+    title = f"{op} between {topology.gpus} GPUs{where}"
+    return Exchange(title, _caption(algorithm, protocol), "payload (bytes)", points, switches, asked)
+
+
+def over_ranks(
+    op: Op,
+    payload_bytes: float,
+    topology: Callable[[int], Topology],
+    asked_gpus: int,
+    algorithm: Algorithm | None = None,
+    protocol: Protocol | None = None,
+    where: str = "",
+) -> Exchange:
+    """From 2 GPUs on, doubling, to 4 times `asked_gpus` and at least 64; as far as `topology` has a network for them.
+
+    topology: of so many GPUs; a ValueError from it, or from an algorithm that does not exist there, ends the curve.
+    """
+    last = min(max(64, 4 * asked_gpus), max(MOST_GPUS, asked_gpus))
+    counts = {asked_gpus, *(2**i for i in range(1, last.bit_length()) if 2**i <= last)}
+    points = []
+    for gpus in sorted(counts):
+        try:
+            found = collective_s(op, payload_bytes, topology(gpus), algorithm, protocol)
+        except ValueError:
+            if gpus == asked_gpus:
+                raise
+            continue
+        points.append(_point(gpus, found, gpus))
+    asked = next(point for point in points if point.x == asked_gpus)
+    switches = _switches(tuple(points), lambda low, high: high)
+    title = f"{op} of {_bytes(payload_bytes)} over GPUs{where}"
+    return Exchange(title, _caption(algorithm, protocol), "GPUs", tuple(points), switches, asked)
+
+
+def _caption(algorithm: str | None, protocol: str | None) -> str:
+    way = "the fastest algorithm and protocol" if algorithm is None and protocol is None else "as asked for"
+    return (
+        f"Predicted, {way}; dotted: from there on another one; dot: what was asked for. Below 1 MiB measurements are "
+        "mostly noise."
+    )
+
+
+def _point(x: float, found: CollectivePrediction, gpus: int) -> Point:
+    rate = found.payload_bytes / found.total_s if found.total_s else 0.0
+    way = f"{found.algorithm}, {found.protocol}".replace("_", "-")
+    return Point(x, found.total_s, rate * bus_bandwidth_factor(found.op, gpus), way)
+
+
+def _switches(points: tuple[Point, ...], place: Callable[[float, float], float]) -> tuple[Mark, ...]:
+    return tuple(
+        Mark(after.way, place(before.x, after.x))
+        for before, after in itertools.pairwise(points)
+        if before.way != after.way
+    )
+
+
+def _first_with(at: Callable[[float], Point], low: float, high: float) -> float:
+    """The payload at which `low`'s way ends, to a thousandth."""
+    way = at(low).way
+    while high / low > 1.001:
+        middle = (low * high) ** 0.5
+        low, high = (middle, high) if at(middle).way == way else (low, middle)
+    return high
+
+
+def _bytes(count: float) -> str:
+    for size, unit in ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
+        if count >= size:
+            return f"{count / size:.4g} {unit}"
+    return f"{count:.4g} bytes"

@@ -1,0 +1,53 @@
+"""One prediction of each kind, as JSON. The test runs this in CPython and in Pyodide, and wants the same numbers."""
+
+import importlib
+import json
+import pkgutil
+import sys
+
+import distlab.predict
+from distlab.predict.cluster import DGX_H100
+from distlab.predict.failures import job_mtbf_h, llama3_components
+from distlab.predict.goodput import Checkpoint, Recovery, goodput, optimal_interval_s
+from distlab.predict.hardware import accelerator
+from distlab.predict.network import collective_s, system
+from distlab.predict.simulate import Run, simulate
+from distlab.predict.step_time import predict_step
+from distlab.predict.training_memory import training_memory
+from distlab.predict.transformer import Layout, Transformer
+
+HEAVY = {"numpy", "torch", "pydantic", "tyro", "yaml", "rich", "matplotlib"}
+AT_A_TERMINAL = {"distlab.predict.validation_report"}
+for module in pkgutil.walk_packages(distlab.predict.__path__, "distlab.predict."):
+    if module.name not in AT_A_TERMINAL:
+        importlib.import_module(module.name)
+
+
+gpt = Transformer("GPT 175B", layers=96, hidden=12288, heads=96, vocabulary=51200, sequence=2048)
+layout = Layout(tensor=8, pipeline=8, data=2, global_batch=64, recompute="selective", sequence_parallel=True)
+memory = training_memory(gpt, layout)
+step = predict_step(gpt, layout, DGX_H100)
+collective = collective_s("all_reduce", 64 * 2**20, system("dgx_h100", 16, 8))
+components = llama3_components(16_384)
+job = Recovery(3600 * job_mtbf_h(components), detection_s=60, restart_s=600)
+saving = Checkpoint(600, blocking_s=30)
+saving = saving.every(optimal_interval_s(job, saving))
+share = goodput(job, saving)
+runs = simulate(Run(2048, components, saving, 60, 600, days=10), replicas=5, seed=1)
+print(
+    json.dumps(
+        {
+            "python": sys.platform + sys.version,
+            "parameters": gpt.parameters,
+            "memory": {row["term"]: row["bytes"] for row in memory.as_rows()},
+            "step": {term.name: term.seconds for term in step.terms},
+            "mfu": step.mfu,
+            "collective": {term.name: term.seconds for term in collective.terms},
+            "interval_s": saving.interval_s,
+            "goodput": share.terms(),
+            "simulated": runs.shares,
+            "peak": accelerator("h100").peak("bf16").flop_per_s,
+            "heavy": sorted(HEAVY & sys.modules.keys()),
+        }
+    )
+)
