@@ -34,6 +34,10 @@ COMMANDS = {
     "bench recordings": ("distlab.record.recordings:main", "What was recorded on GPUs"),
     "predict memory": ("distlab.predict.commands.training:memory", "A training step's memory, term by term"),
     "predict step": ("distlab.predict.commands.training:step", "A training step's time, MFU and cost"),
+    "predict cnn": (
+        "distlab.predict.commands.convnet:cnn",
+        "Data-parallel training of a convolutional network",
+    ),
     "predict collective": ("distlab.predict.commands.running:collective", "A collective's time between GPUs"),
     "predict goodput": (
         "distlab.predict.commands.running:goodput",
@@ -90,6 +94,7 @@ PARSE_THEIR_OWN = {
     "profile run",
     "predict memory",
     "predict step",
+    "predict cnn",
     "predict collective",
     "predict goodput",
 }

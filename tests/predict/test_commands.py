@@ -28,6 +28,7 @@ NAMES = sorted(
 EXAMPLES = {
     "predict memory": "--model gpt-175b --tensor 8 --pipeline 8 --gpu h100",
     "predict step": "--model gpt-175b --tensor 8 --pipeline 8 --cluster dgx_a100 --tokens 3e11 --price-per-gpu-hour 2",
+    "predict cnn": "--model vgg16 --gpus 128 --gpus-per-node 4",
     "predict collective": "--payload-bytes 64MiB --gpus 16 --cluster dgx_h100",
     "predict goodput": "--gpus 16384 --model llama3-405b",
 }

@@ -31,7 +31,17 @@ ROWS = [*ACCELERATORS.values(), *LINKS.values(), *NODES.values(), *STORAGE.value
 
 def test_what_the_course_speaks_of_is_there() -> None:
     assert set(ACCELERATORS) >= {
-        *("v100_16gb", "v100_32gb", "a100_40gb", "a100_80gb", "h100_sxm", "h100_pcie", "h200", "b200"),
+        *(
+            "p100",
+            "v100_16gb",
+            "v100_32gb",
+            "a100_40gb",
+            "a100_80gb",
+            "h100_sxm",
+            "h100_pcie",
+            "h200",
+            "b200",
+        ),
         *("l4", "l40s", "a10", "t4", "mi300x", "tpu_v4", "tpu_v5e", "tpu_v5p"),
     }
     assert set(LINKS) >= {
@@ -116,7 +126,9 @@ def test_nothing_reaches_more_than_its_datasheet_promises(chip: Accelerator) -> 
 def test_half_the_bits_twice_the_rate(chip: Accelerator) -> None:
     peaks = {dtype: figure.value for dtype, figure in chip.peaks.items()}
     half = peaks.get("bf16", peaks.get("fp16"))
-    assert half is not None
+    if half is None:
+        assert chip.name == "p100", "the only one without matrix units"
+        return
     if "fp8" in peaks:
         assert peaks["fp8"] / half == pytest.approx(2, rel=0.015)
     if "tf32" in peaks:

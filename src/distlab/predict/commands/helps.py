@@ -58,6 +58,12 @@ HELPS = {
     "algorithm": "the fastest without it",
     "protocol": "the fastest without it",
     "overlap_s": "of independent computing that hides it",
+    # Convolutional networks
+    "image": "pixels on each side; those of its paper without it",
+    "batch": "images on each GPU",
+    "exchange": "how gradients go together; the cluster's without it",
+    "fusion_bytes": "of gradients that go together at most; that of the exchange without it",
+    "spread": "standard deviation of a step's compute over ranks, over its mean; the cluster's without it",
     # Goodput
     "mtbf_h": "hours between failures of the whole job; parts fail as those of Llama 3 without it",
     "detection_s": "until a failure is noticed",

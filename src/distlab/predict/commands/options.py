@@ -25,7 +25,7 @@ from distlab.predict.commands.presets import unknown
 MOST_BYTES = 2**20
 """Of a YAML file: anybody may have written it."""
 
-SECTIONS = ("model", "layout", "settings", "memory", "cluster", "software", "run", "collective", "job")
+SECTIONS = ("model", "layout", "settings", "memory", "cluster", "software", "run", "collective", "job", "cnn")
 """Of such a file. One file may serve all commands; each reads the sections that it needs."""
 
 SIZES = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}

@@ -103,6 +103,7 @@ def _GBps(  # noqa: N802
 
 
 _MAMF = "best of many shapes, mean of 100 runs (mamf-finder)"
+_P100 = _datasheet("tesla-p100/", "R")
 _V100, _T4, _A10, _A100 = (_datasheet(page) for page in ("v100/", "tesla-t4/", "products/a10-gpu/", "a100/"))
 _L4, _L40S, _H100 = (_datasheet(page) for page in ("l4/", "l40s/", "h100/"))
 _AMPERE = _rates(half=312, fp32=19.5, tf32=156, int8=624)
@@ -122,6 +123,16 @@ _V100_RATES: Rates = {
 _V100_BANDWIDTH, _V100_POWER = _GBps(900, _V100), Figure(300.0, _V100, "the PCIe card: 250 W")
 
 _ACCELERATORS = [
+    Accelerator(
+        "p100",
+        "NVIDIA P100 SXM2, 16 GB",
+        {"fp32": _tera(10.6, _P100, "", _tera(9.3, _P100, "the PCIe card"))},
+        _GB(16, _P100),
+        _GBps(732, _P100),
+        Figure(300.0, _P100, "the PCIe card: 250 W"),
+        "nvlink1",
+        "pcie3_x16",
+    ),
     *(
         Accelerator(
             f"v100_{size}gb",

@@ -1,0 +1,156 @@
+"""`distlab predict cnn`: data-parallel training of a convolutional network, and how it scales."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+from distlab.errors import SettingError
+from distlab.predict.commands.options import Given, Parser
+from distlab.predict.commands.show import Row, seconds, show, show_json
+from distlab.predict.convnets import CONVNETS, Convnet, convnet
+
+if TYPE_CHECKING:
+    from distlab.predict.convnet_step import ConvnetCluster, ConvnetStep
+
+CLUSTERS_HELP = (
+    "horovod_roce (default), horovod_tcp, big_basin, or a node of the hardware registry such as dgx_a100"
+)
+
+
+@dataclass(frozen=True)
+class CnnOptions:
+    """What is trained, on how many GPUs, and how gradients go."""
+
+    image: int | None = None
+    """Pixels on each side; None: as its paper has it."""
+    batch: int = 64
+    """Images on each GPU."""
+    gpus: int = 16
+    gpus_per_node: int | None = None
+    """None: as many as a node has."""
+    exchange: Literal["horovod", "ddp"] | None = None
+    """None: the cluster's."""
+    fusion_bytes: float | None = None
+    """Gradients that go together at most; None: that of the exchange."""
+    gradient_bytes: int | None = None
+    """Of one gradient, 4 or 2; None: that of the exchange."""
+    spread: float | None = None
+    """Standard deviation of a step's compute over ranks, over its mean; None: the cluster's."""
+
+
+def cnn(args: list[str]) -> int:
+    """Data-parallel training of a convolutional network: step time, what of the gradients' way shows, scaling."""
+    from distlab.predict.convnet_step import convnet_step
+
+    helps = {"model": f"one of {', '.join(CONVNETS)} (default: resnet50)", "cluster": CLUSTERS_HELP}
+    given = Parser("distlab predict cnn", str(cnn.__doc__), {"cnn": CnnOptions}, helps).parse(args)
+    asked = given.make("cnn", CnnOptions)
+    net = convnet(given.names.get("model", "resnet50"), asked.image)
+    cluster = _cluster(given, asked)
+    found = convnet_step(net, asked.batch, asked.gpus, cluster, asked.gpus_per_node)
+    scaling = [convnet_step(net, asked.batch, gpus, cluster) for gpus in _counts(asked.gpus, cluster)]
+    if given.json:
+        show_json(_as_json(net, asked, cluster, found, scaling))
+        return 0
+    rows = [
+        Row(t.name, seconds(t.seconds), t.seconds / found.step_s, t.why) for t in found.terms if t.seconds
+    ]
+    lines = [
+        f"{found.images_per_s:,.4g} images/s, scaling efficiency {found.efficiency:.1%}: one GPU alone makes "
+        f"{found.batch / found.one_gpu_s:,.4g} images/s.",
+        "Efficiency by GPUs: " + ", ".join(f"{step.gpus}: {step.efficiency:.1%}" for step in scaling) + ".",
+        *why(net, found),
+        f"{cluster.name}; {cluster.processor.name}; {cluster.exchange.name}.",
+    ]
+    title = (
+        f"{net.name}, {net.parameters / 1e6:.4g}M parameters, {asked.batch} images a GPU, {asked.gpus} GPUs"
+    )
+    show(title, "time", rows, seconds(found.step_s), lines)
+    return 0
+
+
+def why(net: Convnet, found: ConvnetStep) -> list[str]:
+    """Where the gradients are, against where the time is that could hide them."""
+    largest = max(net.layers, key=lambda layer: layer.parameters)
+    lines = [
+        f"{largest.name} has {largest.parameters / net.parameters:.0%} of the gradients and "
+        f"{largest.products / (net.forward_flops / 2):.1%} of the arithmetic."
+    ]
+    if found.reductions:
+        first, last = found.reductions[0].span, found.reductions[-1]
+        sent_bytes = sum(reduction.bytes for reduction in found.reductions)
+        sent_s = sum(reduction.span.end_s - reduction.span.start_s for reduction in found.reductions)
+        window_s = last.span.end_s - found.exposed_s - first.start_s
+        bound = "longer than" if sent_s > window_s else "within"
+        lines.append(
+            f"All-reduces begin {seconds(first.start_s)} into the backward pass and take {seconds(sent_s)}, {bound} "
+            f"the {seconds(window_s)} that are left of it; the last has {last.bytes / sent_bytes:.1%} of the bytes."
+        )
+    return lines
+
+
+def _cluster(given: Given, asked: CnnOptions) -> ConvnetCluster:
+    from distlab.predict.convnet_cases import convnet_cluster
+    from distlab.predict.convnet_step import DDP, HOROVOD
+
+    cluster = convnet_cluster(given.names.get("cluster", "horovod_roce"))
+    exchange = {"horovod": HOROVOD, "ddp": DDP, None: cluster.exchange}[asked.exchange]
+    if asked.fusion_bytes is not None:
+        if asked.fusion_bytes < 0:
+            raise SettingError(f"fusion_bytes is {asked.fusion_bytes}; it is 0 or more.")
+        exchange = replace(exchange, fusion_bytes=asked.fusion_bytes)
+    if asked.gradient_bytes is not None:
+        if asked.gradient_bytes not in (2, 4):
+            raise SettingError(f"gradient_bytes is {asked.gradient_bytes:g}; it is 2 or 4.")
+        exchange = replace(exchange, gradient_bytes=int(asked.gradient_bytes))
+    spread = cluster.spread if asked.spread is None else asked.spread
+    if not 0 <= spread <= 1:
+        raise SettingError(f"spread is {spread}; it lies between 0 and 1.")
+    return replace(cluster, exchange=exchange, spread=spread)
+
+
+def _counts(gpus: int, cluster: ConvnetCluster) -> list[int]:
+    """1, 2, 4 ... up to a node, then nodes doubled, up to the first that has all GPUs asked for."""
+    counts = [1]
+    while counts[-1] < gpus:
+        counts.append(
+            min(2 * counts[-1], cluster.gpus_per_node)
+            if counts[-1] < cluster.gpus_per_node
+            else 2 * counts[-1]
+        )
+    return counts
+
+
+def _as_json(
+    net: Convnet, asked: CnnOptions, cluster: ConvnetCluster, found: ConvnetStep, scaling: list[ConvnetStep]
+) -> dict[str, Any]:
+    return {
+        **dataclasses.asdict(asked),
+        "model": {
+            "name": net.name,
+            "image": net.image,
+            "parameters": net.parameters,
+            "forward_flops": net.forward_flops,
+            "step_flops": net.step_flops,
+            "layers": [
+                {"name": layer.name, "parameters": layer.parameters, "forward_flops": layer.forward_flops}
+                for layer in net.layers
+            ],
+        },
+        "cluster": cluster.name,
+        "processor": dataclasses.asdict(cluster.processor),
+        "exchange": dataclasses.asdict(cluster.exchange),
+        "spread": cluster.spread,
+        "step_s": found.step_s,
+        "exposed_s": found.exposed_s,
+        "images_per_s": found.images_per_s,
+        "efficiency": found.efficiency,
+        "terms": [dataclasses.asdict(term) for term in found.terms],
+        "reductions": [dataclasses.asdict(reduction) for reduction in found.reductions],
+        "scaling": [
+            {"gpus": step.gpus, "images_per_s": step.images_per_s, "efficiency": step.efficiency}
+            for step in scaling
+        ],
+    }

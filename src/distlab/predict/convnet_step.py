@@ -1,0 +1,281 @@
+"""A step of data-parallel training of a convolutional network: compute layer by layer, gradients reduced beside it.
+
+    step = convnet_step(convnet("vgg16"), batch=64, gpus=512, cluster=HOROVOD_ROCE)
+    step.step_s, step.images_per_s, step.efficiency
+    for term in step.terms: print(term.name, term.seconds, term.why)
+    for sent in step.reductions: print(sent.bytes, sent.span, sent.layers)
+
+The backward pass makes gradients in the reverse order of the layers. Each is ready when its layer is done, and the
+all-reduces run one after the other beside what is left of the backward pass: what Horovod finds ready at the ticks of
+its clock, up to the size of its fusion buffer; or DDP's buckets, which are fixed. What ends after the backward pass
+shows. All ranks wait for the slowest, whose compute takes longer by the expected maximum of the spread over ranks.
+
+A layer's product takes the longer of its arithmetic, by tiles of output channels, and its bytes; normalization, bias,
+ReLU, pooling and joins take their bytes, counted read by read and write by write. Sources: Sergeev and Del Balso,
+Horovod (2018), sections 3 and 7; Li et al., PyTorch Distributed (VLDB 2020), section 3.2, for buckets; Lavin and Gray,
+Fast Algorithms for Convolutional Neural Networks (CVPR 2016), for Winograd's. Parameters and how far the model is off:
+`convnet_cases`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache, lru_cache
+
+from distlab.errors import SettingError
+from distlab.predict.convnets import Convnet, Layer
+from distlab.predict.network import Topology, collective_s
+from distlab.predict.scaling import Span, Term
+from distlab.predict.units import MIB
+
+WINOGRAD_SAVES = 2.25
+"""F(2 x 2, 3 x 3) takes 16 multiplications for 36 (Lavin and Gray)."""
+
+TILE_CHANNELS = 128
+"""A kernel makes its output in tiles of so many channels (NVIDIA, Matrix Multiplication Background): 48 cost as much as
+128. Chosen with the throughputs of `convnet_cases` in view, among 1, 32, 64 and 128."""
+
+PASSES = {"norm": (5, 8), "bias": (4, 4), "none": (2, 1)}
+"""Reads and writes of each output beside the product, forward and backward, kernel by kernel. Normalization: statistics
+(1), normalize (2), ReLU (2); ReLU (3), sums of its gradient (2), gradient of its input (3). Bias: add (2), ReLU (2);
+ReLU (3), sum (1). The classifier: add (2); sum (1)."""
+
+MOMENTUM_PASSES = 5
+"""Of the parameters in SGD with momentum: weight, gradient and momentum read, weight and momentum written."""
+
+
+@dataclass(frozen=True)
+class Processor:
+    """A GPU and its library, as a convolutional network meets them."""
+
+    name: str
+    peak_flops: float
+    """FLOP per second of the products, datasheet."""
+    memory_Bps: float  # noqa: N815 - the unit is part of the name
+    """Datasheet."""
+    product_efficiency: float
+    element_efficiency: float
+    """Shares of both that are reached."""
+    layer_s: float = 0.0
+    """What a layer with a product costs beside, forward and backward together: launches, and the framework's own."""
+    value_bytes: int = 4
+    """Of an activation."""
+    winograd: bool = True
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """How the framework sends gradients."""
+
+    name: str
+    fusion_bytes: float
+    """That go together at most; a larger gradient goes alone."""
+    cycle_s: float = 0.0
+    """Between two looks at what is ready (Horovod); 0: at once."""
+    fixed: bool = False
+    """Buckets are filled in order before the step (DDP); False: by what is ready."""
+    first_bytes: float | None = None
+    """Of the first bucket; None: as the others."""
+    gradient_bytes: int = 4
+
+
+HOROVOD = Exchange("Horovod", 64 * MIB, 5e-3)
+"""HOROVOD_FUSION_THRESHOLD and HOROVOD_CYCLE_TIME as they were by default (docs/tensor-fusion.rst and autotune: 64 MB,
+V; 5 ms, R: 1 ms since 0.20)."""
+
+DDP = Exchange("DDP", 25 * MIB, fixed=True, first_bytes=MIB)
+"""bucket_cap_mb, and the first bucket (torch.nn.parallel.distributed, V)."""
+
+
+@dataclass(frozen=True)
+class ConvnetCluster:
+    """Equal GPUs and the network between them."""
+
+    name: str
+    processor: Processor
+    gpus_per_node: int
+    topology: Callable[[int, int], Topology]
+    """Of (GPUs, GPUs of each node)."""
+    exchange: Exchange = HOROVOD
+    spread: float = 0.0
+    """Standard deviation of a step's compute over ranks, over its mean."""
+
+
+@dataclass(frozen=True)
+class Reduction:
+    """One all-reduce. Its span is in seconds after the backward pass began."""
+
+    layers: tuple[str, ...]
+    bytes: float
+    span: Span
+
+
+@dataclass(frozen=True)
+class ConvnetStep:
+    """A predicted step. `terms` add up to `step_s`."""
+
+    terms: tuple[Term, ...]
+    reductions: tuple[Reduction, ...]
+    gpus: int
+    batch: int
+    one_gpu_s: float
+    """Of the same work on one GPU alone."""
+
+    @property
+    def step_s(self) -> float:
+        return sum(term.seconds for term in self.terms)
+
+    @property
+    def images_per_s(self) -> float:
+        """Of all GPUs."""
+        return self.gpus * self.batch / self.step_s
+
+    @property
+    def efficiency(self) -> float:
+        """Images per second over those of as many GPUs that work alone."""
+        return self.one_gpu_s / self.step_s
+
+    @property
+    def exposed_s(self) -> float:
+        """Of the reductions, what the backward pass does not hide."""
+        return next(term.seconds for term in self.terms if term.name == "gradient reduction")
+
+
+def convnet_step(
+    net: Convnet, batch: int, gpus: int, cluster: ConvnetCluster, gpus_per_node: int | None = None
+) -> ConvnetStep:
+    """One step with `batch` images on each GPU. SettingError for counts that cannot be.
+
+    Left out: loading and decoding of images, evaluation, and the moving averages of normalization.
+    """
+    per_node = min(gpus, cluster.gpus_per_node) if gpus_per_node is None else gpus_per_node
+    for name, count in (("batch", batch), ("gpus", gpus), ("gpus_per_node", per_node)):
+        if not 1 <= count <= 10**6:
+            raise SettingError(f"{name} is {count}; it is a whole number from 1 to 1,000,000.")
+    if gpus % per_node:
+        raise SettingError(f"gpus is {gpus}; it must be a multiple of gpus_per_node, {per_node}.")
+    gpu, exchange = cluster.processor, cluster.exchange
+    times = layer_times(net, batch, gpu)
+    forward_s, backward_s = (sum(column) for column in zip(*times, strict=True))
+    optimizer_s = MOMENTUM_PASSES * 4 * net.parameters / (gpu.memory_Bps * gpu.element_efficiency)
+    slower = cluster.spread * slowest_of(gpus)
+    reductions = reduce(net, times, 1 + slower, cluster, gpus, per_node)
+    backward_end_s = backward_s * (1 + slower)
+    shown_s = max(0.0, reductions[-1].span.end_s - backward_end_s) if reductions else 0.0
+    sent_s = sum(sent.span.end_s - sent.span.start_s for sent in reductions)
+    mebibytes = net.gradient_bytes(exchange.gradient_bytes) / MIB
+    terms = (
+        Term(
+            "forward",
+            forward_s,
+            f"{batch} images x {net.forward_flops / 1e9:.3g} GFLOP, and their memory traffic",
+        ),
+        Term(
+            "backward", backward_s, f"{batch} images x {(net.step_flops - net.forward_flops) / 1e9:.3g} GFLOP"
+        ),
+        Term("slowest rank", slower * (forward_s + backward_s), f"of {gpus}, spread {cluster.spread:.2%}"),
+        Term(
+            "gradient reduction",
+            shown_s,
+            f"of {sent_s * 1e3:.4g} ms for {mebibytes:.4g} MiB in {len(reductions)} all-reduces; the rest is hidden",
+        ),
+        Term("optimizer", optimizer_s, "SGD with momentum: memory traffic of its states"),
+    )
+    return ConvnetStep(terms, reductions, gpus, batch, forward_s + backward_s + optimizer_s)
+
+
+@lru_cache(maxsize=256)
+def layer_times(net: Convnet, batch: int, gpu: Processor) -> tuple[tuple[float, float], ...]:
+    """Seconds forward and backward of each layer, in the order of the forward pass."""
+    return tuple(_layer_s(layer, batch, gpu) for layer in net.layers)
+
+
+def _layer_s(layer: Layer, batch: int, gpu: Processor) -> tuple[float, float]:
+    rate = gpu.memory_Bps * gpu.element_efficiency / gpu.value_bytes  # values per second
+    inputs, outputs = batch * layer.inputs, batch * layer.outputs
+    if layer.kind == "pool":
+        return (inputs + outputs) / rate, 2 * (inputs + outputs) / rate
+    if layer.kind == "join":
+        forward, backward = (3 + 2, 3) if layer.adds else (2, 2)
+        added_up = 3 * (layer.branches - 1) * batch * layer.shared
+        return forward * outputs / rate, (backward * outputs + added_up) / rate
+    saves = WINOGRAD_SAVES if layer.fast and gpu.winograd else 1.0
+    filled = layer.channels / (TILE_CHANNELS * math.ceil(layer.channels / TILE_CHANNELS))
+    arithmetic_s = 2 * batch * layer.products / (saves * filled * gpu.peak_flops * gpu.product_efficiency)
+    product_s = max(arithmetic_s, (inputs + outputs + layer.parameters) / rate)
+    forward, backward = PASSES[layer.after]
+    return (
+        product_s + forward * outputs / rate + gpu.layer_s / 3,
+        (1 if layer.first else 2) * product_s + backward * outputs / rate + gpu.layer_s * 2 / 3,
+    )
+
+
+def reduce(
+    net: Convnet,
+    times: Sequence[tuple[float, float]],
+    stretch: float,
+    cluster: ConvnetCluster,
+    gpus: int,
+    gpus_per_node: int,
+) -> tuple[Reduction, ...]:
+    """The all-reduces of one backward pass, in their order; `stretch` multiplies its seconds. None on one GPU."""
+    if gpus == 1:
+        return ()
+    exchange = cluster.exchange
+    gradients: list[tuple[str, float, float]] = []
+    now_s = 0.0
+    for layer, (_, backward_s) in zip(reversed(net.layers), reversed(times), strict=True):
+        now_s += stretch * backward_s
+        if layer.parameters:
+            gradients.append((layer.name, exchange.gradient_bytes * layer.parameters, now_s))
+    topology = _topology(cluster.topology, gpus, gpus_per_node)
+    found: list[Reduction] = []
+    at, free_s = 0, 0.0
+    while at < len(gradients):
+        end, start_s = _together(gradients, at, free_s, exchange)
+        size = sum(size for _, size, _ in gradients[at:end])
+        free_s = start_s + collective_s("all_reduce", size, topology).total_s
+        found.append(Reduction(tuple(name for name, _, _ in gradients[at:end]), size, Span(start_s, free_s)))
+        at = end
+    return tuple(found)
+
+
+def _together(
+    gradients: Sequence[tuple[str, float, float]], at: int, free_s: float, exchange: Exchange
+) -> tuple[int, float]:
+    """Up to which gradient the next all-reduce goes, and when it starts."""
+    end, size = at + 1, gradients[at][1]
+    if exchange.fixed:
+        most = exchange.first_bytes if at == 0 and exchange.first_bytes else exchange.fusion_bytes
+        while end < len(gradients) and size < most:
+            size += gradients[end][1]
+            end += 1
+        return end, max(free_s, gradients[end - 1][2])
+    start_s = max(free_s, gradients[at][2])
+    if exchange.cycle_s:
+        start_s = exchange.cycle_s * math.ceil(start_s / exchange.cycle_s)
+    while (
+        end < len(gradients)
+        and gradients[end][2] <= start_s
+        and size + gradients[end][1] <= exchange.fusion_bytes
+    ):
+        size += gradients[end][1]
+        end += 1
+    return end, start_s
+
+
+@lru_cache(maxsize=256)
+def _topology(make: Callable[[int, int], Topology], gpus: int, gpus_per_node: int) -> Topology:
+    return make(gpus, gpus_per_node)
+
+
+@cache
+def slowest_of(ranks: int) -> float:
+    """Expected maximum of so many standard normal numbers; 0 of one (Blom, 1958: 4% too high for 2, 1% from 8 on)."""
+    if ranks == 1:
+        return 0.0
+    from statistics import NormalDist  # its import takes as long as a prediction
+
+    return NormalDist().inv_cdf((ranks - 0.375) / (ranks + 0.25))
