@@ -270,6 +270,7 @@ def test_help_shows_each_field(name: str, capsys: pytest.CaptureFixture[str]) ->
     words = {
         "memory": "--zero-stage",
         "step": "--across-alpha-s",
+        "cnn": "--fusion-bytes",
         "collective": "--op",
         "goodput": "--mtbf-h",
     }
