@@ -351,9 +351,9 @@ def test_monotone(model: Transformer, layout: Layout, chosen: MemorySettings) ->
 @given(models, layouts(), all_settings)
 def test_one_rank_has_nothing_to_share(model: Transformer, layout: Layout, chosen: MemorySettings) -> None:
     alone = replace(layout, data=1, context=1, global_batch=layout.micro_batches * layout.micro_batch)
-    peaks = [
-        training_memory(model, replace(alone, zero_stage=stage), chosen).peak_bytes for stage in (0, 1, 2, 3)
-    ]
+    # FSDP gathers 16-bit weights where autocast would cast: on one rank, too.
+    stages = (0, 1, 2) if chosen.precision == "autocast" else (0, 1, 2, 3)
+    peaks = [training_memory(model, replace(alone, zero_stage=stage), chosen).peak_bytes for stage in stages]
     assert len(set(peaks)) == 1
 
 
@@ -396,7 +396,7 @@ def test_gradients_of_a_tied_matrix() -> None:
 def test_no_more_layers_are_gathered_than_there_are() -> None:
     layout = Layout(data=2, pipeline=8, global_batch=2, zero_stage=3)
     memory = training_memory(SMALL, layout, MemorySettings(prefetch=3), rank=3)
-    assert terms(memory, "forward end")["gathered layers"] == 2 * SMALL.layer_parameters
+    assert terms(memory, "backward start")["gathered layers"] == 2 * SMALL.layer_parameters
 
 
 def test_offloading_moves_and_loses_nothing() -> None:

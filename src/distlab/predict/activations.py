@@ -21,7 +21,8 @@ class LayerActivations:
     inputs: float
     """What enters the layer: the one thing that full recomputation keeps."""
     norms: float
-    """The second norm's input and what both norms give to the matrices (and normalised ones, if not fused)."""
+    """The second norm's input and what both norms give to the matrices (and normalised ones, if not fused). A norm that
+    works in fp32 on 16-bit inputs keeps fp32 copies of these."""
     attention: float
     """Queries, keys, values and the attention's result; of flash attention also the logarithms of the sums."""
     scores: float
@@ -70,9 +71,11 @@ def layer_activations(model: Transformer, layout: Layout, settings: MemorySettin
     routing = 0.0
     if model.experts > 1:
         routing = 2 * e * visits * whole + 2 * 4 * n * model.experts / (t if layout.sequence_parallel else 1)
+    stream, normed = settings.stream_bytes(layout), settings.norm_bytes(layout)
+    copies = 3 + (2 if model.gated else 1) if settings.autocasts(layout) else 2
     return LayerActivations(
-        inputs=e * whole,
-        norms=(3 + 2 * extra) * e * whole,
+        inputs=stream * whole,
+        norms=(2 * normed - stream + copies * e + 2 * extra * normed) * whole,
         attention=attention,
         scores=scores,
         mlp=e * n * visits * wide * model.mlp_width / t,

@@ -26,6 +26,8 @@ class Term(NamedTuple):
 
 Terms = tuple[Term, ...]
 
+GATHERED_LAYERS = "gathered layers"
+
 _ZERO_WHY = {
     0: "whole on every data-parallel rank",
     1: "ZeRO 1 shares out the optimizer's states alone",
@@ -48,7 +50,7 @@ def state_terms(layout: Layout, settings: MemorySettings, held: RankStates) -> t
     if settings.offload == "optimizer":
         return (parameters,), (), (gradients, *optimizer)
     copies: Terms = ()
-    if settings.bucket_copies and layout.zero_stage == 0 and layout.data * layout.context > 1:
+    if settings.bucket_copies and layout.zero_stage == 0:
         copies = (
             Term("buckets", "buffers", held.gradient_bytes, "DDP's own copy of what it sums over the ranks"),
         )
@@ -68,12 +70,12 @@ def whole_terms(
     copies = layout.data * layout.context
     weights: Terms = ()
     gradients: Terms = ()
-    if layout.zero_stage == 3 and (copies > 1 or settings.offload == "all"):
+    if layout.zero_stage == 3 and (copies > 1 or e.copy or settings.offload == "all"):
         whole = held.layer_parameters * min(layers, 1 + settings.prefetch)
         rest = held.other_parameters * e.activation
         weights = (
             Term(
-                "gathered layers",
+                GATHERED_LAYERS,
                 "buffers",
                 whole * e.activation,
                 "the layer at work, and those gathered ahead",
@@ -159,7 +161,7 @@ def loss_terms(model: Transformer, layout: Layout, settings: MemorySettings, kep
     cast = e if e < 4 else 0
     forward, backward = (cast + 4, 8) if settings.loss == "torch" else (cast, cast)
     whole = tokens(model, layout) * model.hidden / (layout.tensor if layout.sequence_parallel else 1)
-    norm = (2 if settings.fused_kernels else 3) * e * whole
+    norm = (e + (1 if settings.fused_kernels else 2) * settings.norm_bytes(layout)) * whole
 
     def of(batches: int) -> Terms:
         why = "fp32, for each micro-batch in flight"
@@ -240,7 +242,10 @@ def work_terms(
     terms = [
         Term("recomputed layer", "buffers", again, "one layer's activations, made again"),
         Term(
-            "gradients of activations", "buffers", e * (whole + max(wide, scores)), "the widest operation's"
+            "gradients of activations",
+            "buffers",
+            settings.stream_bytes(layout) * whole + e * max(wide, scores),
+            "the widest operation's",
         ),
     ]
     if layout.sequence_parallel and t > 1:

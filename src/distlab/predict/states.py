@@ -111,6 +111,20 @@ class MemorySettings:
     def bytes(self) -> Bytes:
         return PRECISIONS[self.precision]
 
+    def autocasts(self, layout: Layout) -> bool:
+        """Whether torch casts at each product: then what flows from layer to layer is fp32, and every product keeps a
+        16-bit copy of its input (what autograd of torch 2.13 keeps, 2026-11; M). Not where FSDP gathers 16-bit weights.
+        """
+        return self.precision == "autocast" and layout.zero_stage != 3
+
+    def stream_bytes(self, layout: Layout) -> int:
+        """Of a value that flows from layer to layer."""
+        return 4 if self.autocasts(layout) else self.bytes.activation
+
+    def norm_bytes(self, layout: Layout) -> int:
+        """Of a value that a norm keeps: in several operations it computes in fp32."""
+        return self.stream_bytes(layout) if self.fused_kernels else 4
+
     def check(self, layout: Layout) -> None:
         """SettingError where they contradict the layout."""
         if self.optimizer == "adafactor" and layout.zero_stage > 0 and layout.data * layout.context > 1:

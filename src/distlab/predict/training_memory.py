@@ -18,6 +18,7 @@ from typing import Literal
 from distlab.errors import SettingError
 from distlab.predict.activations import in_flight, layer_activations
 from distlab.predict.memory_terms import (
+    GATHERED_LAYERS,
     NO_LOSS,
     NO_OUTPUT,
     Kind,
@@ -172,13 +173,15 @@ def _rank_memory(model: Transformer, layout: Layout, settings: MemorySettings, r
     after = activation_terms(model, layout, settings, layer, kept, rank, left=0)
     work = work_terms(model, layout, settings, layer)
     forward = states + gathered
+    # Beside the loss no layer is whole: FSDP has dropped the last one, and gathers it again for its backward pass.
+    between = states + tuple([term for term in gathered if term.name != GATHERED_LAYERS])
     start = forward + early + reducing + through
     end = forward + reducing + loss.waiting
     made = gradients if earlier else gradients_at_the_end(gradients, held)
     still = output.layers if earlier else ()  # else it is among the gradients
     moments = (
-        Moment("forward end", "forward end", _present(forward, early, through, loss.forward)),
-        Moment("loss backward", "backward", _present(start, loss.backward)),
+        Moment("forward end", "forward end", _present(between, early, through, loss.forward)),
+        Moment("loss backward", "backward", _present(between, early, through, loss.backward)),
         Moment("output backward", "backward", _present(start, output.fresh, loss.waiting)),
         Moment("backward start", "backward", _present(start, output.layers, loss.waiting, work)),
         Moment("backward end", "backward", _present(end, made, still, last_layer, work)),

@@ -123,6 +123,7 @@ class Strategy(ABC):
                 with self.autocast():
                     outputs = self.forward(inputs)
                 loss = loss_sum(outputs, targets) / batch.global_tokens
+                del outputs  # as large as the vocabulary, and of no use to the backward pass
                 self.backward(loss * (self.gradient_factor * self.scale.factor))
             part += loss.detach()
         return part
