@@ -142,6 +142,32 @@ def test_half_the_bits_twice_the_rate(chip: Accelerator) -> None:
     assert "fp32" not in peaks or peaks["fp32"] < half
 
 
+@pytest.mark.parametrize("chip", ACCELERATORS.values(), ids=lambda chip: chip.name)
+def test_what_programs_can_have_is_less_than_is_soldered_on(chip: Accelerator) -> None:
+    """NVIDIA's HBM is sold in GB and counted in GiB: 80 "GB" are 80 GiB before ECC, tables and the driver."""
+    assert chip.usable.value <= Size.gibibytes(chip.memory.value.in_gigabytes)
+    assert chip.usable.value > 0.91 * chip.memory.value
+    if chip.memory_usable is None:
+        assert chip.usable is chip.memory
+
+
+@pytest.mark.parametrize(
+    ("name", "smi_mebibytes"),
+    [
+        ("h100", 81559),
+        ("h100_pcie", 81559),
+        ("a100", 81920),
+        ("a100_40gb", 40960),
+        ("h200", 143771),
+        ("b200", 183359),
+    ],
+)
+def test_cuda_gives_a_little_less_than_nvidia_smi_shows(name: str, smi_mebibytes: float) -> None:
+    """modal-labs/modal-client#2797 for H100 and A100; a recording for H200; many listings for B200."""
+    usable = accelerator(name).usable.value.in_gibibytes
+    assert 0.96 * smi_mebibytes / 1024 < usable < smi_mebibytes / 1024
+
+
 def test_an_h200_is_an_h100_with_more_and_faster_memory() -> None:
     h100, h200 = accelerator("h100"), accelerator("h200")
     assert h100.peaks == h200.peaks

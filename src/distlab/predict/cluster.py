@@ -142,7 +142,7 @@ def device_of(chip: Accelerator) -> Device:
         STREAM_EFFICIENCY if reached is None else reached.value.bytes_per_s / memory_Bps,
         ELEMENT_EFFICIENCY,
         MULTIPROCESSORS[chip.name],
-        chip.memory.value.bytes,
+        chip.usable.value.bytes,
     )
 
 

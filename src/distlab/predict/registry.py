@@ -62,6 +62,9 @@ def _of_accelerator(chip: Accelerator) -> Iterator[Constant]:
         f"{short}_memory_Bps", chip.memory_bandwidth, f"{chip.title}, memory bandwidth, datasheet"
     )
     yield _constant(f"{short}_memory_bytes", chip.memory, f"{chip.title}, memory")
+    if chip.memory_usable:
+        what = f"{chip.title}, memory that programs can have"
+        yield _constant(f"{short}_memory_usable_bytes", chip.memory_usable, what)
 
 
 _CONSTANTS = [

@@ -4,6 +4,7 @@
     chip.peak("bf16").in_tera                         # 989: dense, as the datasheet has it
     chip.reached["bf16"].value.in_tera                # 794.5: the best product that somebody measured
     chip.memory.value, chip.memory_bandwidth.value, chip.link
+    chip.usable.value.in_gibibytes                    # 79.11: of the 80 "GB", which are GiB before ECC and the driver
 
 Peaks are dense: the numbers in large print on datasheets are twice as high and hold for weights of which every second
 one is zero. fp16 and bf16 are those of matrix units with accumulation in fp32; fp32 is that of the ordinary units.
@@ -44,6 +45,9 @@ class Accelerator:
     reached: Rates = field(default_factory=dict)
     """The best products measured; the ceiling that a model should take where there is one."""
     memory_bandwidth_reached: Figure[Bandwidth] | None = None
+    memory_usable: Figure[Size] | None = None
+    """What CUDA gives out as the whole: `total capacity` in its messages, a little less than nvidia-smi shows. Of it a
+    process has all but its own context (about half a GiB)."""
     sold_as: str = ""
     """In the table of prices."""
     aliases: tuple[str, ...] = ()
@@ -53,6 +57,11 @@ class Accelerator:
         if dtype not in self.peaks:
             raise SettingError(f"{self.title} has no peak for {dtype!r}; it has {', '.join(self.peaks)}.")
         return self.peaks[dtype].value
+
+    @property
+    def usable(self) -> Figure[Size]:
+        """What programs can have; the datasheet's memory where nobody has told."""
+        return self.memory_usable or self.memory
 
     def ceiling(self, dtype: Dtype) -> Figure[ComputeRate]:
         """The best that was measured; the datasheet's peak, which nobody reaches, where nothing was."""
@@ -67,6 +76,8 @@ _NVIDIA = "https://www.nvidia.com/en-us/data-center/"
 _SCALING = Source("austin2025scaling", "https://jax-ml.github.io/scaling-book/tpus/", "V")
 
 _OWN = Source("distlab_h200", "https://www.nvidia.com/en-us/data-center/h200/", "S")
+_RECORDED = Source("distlab_h200", "https://www.nvidia.com/en-us/data-center/h200/", "V")
+"""In recordings/nvidia-h200-x1, of this repository."""
 
 
 def _datasheet(page: str, confidence: Literal["S", "R"] = "S") -> Source:
@@ -102,6 +113,17 @@ def _GBps(  # noqa: N802
     return Figure(Bandwidth.gigabytes_per_s(value), source, note, others)
 
 
+_ISSUES = "https://github.com/"
+
+
+def _GiB(  # noqa: N802
+    value: float, thread: str, confidence: Literal["V", "R"] = "V", note: str = "", *others: Figure[Size]
+) -> Figure[Size]:
+    """The `total capacity` that a message in that thread gives."""
+    source = Source("cuda_total_capacity", _ISSUES + thread, confidence)
+    return Figure(Size.gibibytes(value), source, note, others)
+
+
 _MAMF = "best of many shapes, mean of 100 runs (mamf-finder)"
 _P100 = _datasheet("tesla-p100/", "R")
 _V100, _T4, _A10, _A100 = (_datasheet(page) for page in ("v100/", "tesla-t4/", "products/a10-gpu/", "a100/"))
@@ -122,6 +144,30 @@ _V100_RATES: Rates = {
 }
 _V100_BANDWIDTH, _V100_POWER = _GBps(900, _V100), Figure(300.0, _V100, "the PCIe card: 250 W")
 
+_A100_USABLE = _GiB(
+    79.25,
+    "HiDream-ai/VAREdit/issues/6",
+    "V",
+    "nvidia-smi: 81,920 MiB, 80 GiB (modal-labs/modal-client/pull/2797, V); some boards 81,251",
+    _GiB(79.15, "meta-pytorch/torchrec/pull/3580", "V", "81,050 MiB, PG509-210"),
+)
+_H100_USABLE = _GiB(
+    79.11,
+    "vllm-project/vllm/issues/27508",
+    "V",
+    "nvidia-smi: 81,559 MiB (modal-labs/modal-client/pull/2797, V); 79.10 to 79.19 GiB with other drivers",
+)
+_V100_USABLE = {
+    16: _GiB(15.77, "pytorch/pytorch/issues", "R"),
+    32: _GiB(
+        31.74,
+        "liucongg/ChatGLM-Finetuning/issues/73",
+        "V",
+        "",
+        _GiB(31.75, "hiyouga/LlamaFactory/issues/182"),
+    ),
+}
+
 _ACCELERATORS = [
     Accelerator(
         "p100",
@@ -132,6 +178,7 @@ _ACCELERATORS = [
         Figure(300.0, _P100, "the PCIe card: 250 W"),
         "nvlink1",
         "pcie3_x16",
+        memory_usable=_GiB(15.90, "pytorch/pytorch/issues", "R"),
     ),
     *(
         Accelerator(
@@ -143,6 +190,7 @@ _ACCELERATORS = [
             _V100_POWER,
             "nvlink2",
             "pcie3_x16",
+            memory_usable=_V100_USABLE[size],
             sold_as="V100 SXM2 16GB" if size == 16 else "",
             aliases=("v100",) if size == 32 else (),
         )
@@ -158,6 +206,7 @@ _ACCELERATORS = [
         "nvlink3",
         "pcie4_x16",
         sold_as="A100 SXM 40GB",
+        memory_usable=_GiB(39.50, "TianheWu/CoSeR/issues/10", "V", "nvidia-smi: 40,960 MiB"),
     ),
     Accelerator(
         "a100_80gb",
@@ -173,6 +222,7 @@ _ACCELERATORS = [
         },
         sold_as="A100 SXM 80GB",
         aliases=("a100", "a100_sxm"),
+        memory_usable=_A100_USABLE,
     ),
     Accelerator(
         "a100_pcie",
@@ -187,6 +237,7 @@ _ACCELERATORS = [
             "bf16": _tera(252.9, _ML_ENG, _MAMF, _tera(256.4, _ML_ENG, "an earlier version of the tool"))
         },
         sold_as="A100 PCIe 80GB",
+        memory_usable=_A100_USABLE,
     ),
     Accelerator(
         "h100_sxm",
@@ -203,6 +254,7 @@ _ACCELERATORS = [
         },
         sold_as="H100 SXM 80GB",
         aliases=("h100",),
+        memory_usable=_H100_USABLE,
     ),
     Accelerator(
         "h100_pcie",
@@ -214,6 +266,7 @@ _ACCELERATORS = [
         "pcie5_x16",
         "pcie5_x16",
         sold_as="H100 PCIe 80GB",
+        memory_usable=_H100_USABLE,
     ),
     Accelerator(
         "h200",
@@ -228,6 +281,7 @@ _ACCELERATORS = [
         memory_bandwidth_reached=_GBps(4300, _OWN, "a copy within the memory, read and write counted"),
         sold_as="H200 SXM 141GB",
         aliases=("h200_sxm",),
+        memory_usable=Figure(Size.gibibytes(139.80), _RECORDED, "nvidia-smi: 143,771 MiB"),
     ),
     Accelerator(
         "b200",
@@ -246,6 +300,7 @@ _ACCELERATORS = [
         reached={"bf16": _tera(1745, _ML_ENG, _MAMF)},
         sold_as="B200 SXM 180GB",
         aliases=("b200_sxm",),
+        memory_usable=_GiB(178.35, "pytorch/ao/pull/4002", "V", "nvidia-smi: 183,359 MiB"),
     ),
     Accelerator(
         "l4",
@@ -257,6 +312,7 @@ _ACCELERATORS = [
         "pcie4_x16",
         "pcie4_x16",
         sold_as="L4 24GB",
+        memory_usable=_GiB(22.17, "pytorch/pytorch/issues", "R", "nvidia-smi: 23,034 MiB"),
     ),
     Accelerator(
         "l40s",
@@ -268,6 +324,7 @@ _ACCELERATORS = [
         "pcie4_x16",
         "pcie4_x16",
         sold_as="L40S 48GB",
+        memory_usable=_GiB(44.42, "stepfun-ai/Step-Video-T2V/issues/8", "V", "nvidia-smi: 46,068 MiB"),
     ),
     Accelerator(
         "a10",
@@ -279,6 +336,7 @@ _ACCELERATORS = [
         "pcie4_x16",
         "pcie4_x16",
         sold_as="A10 24GB",
+        memory_usable=_GiB(21.99, "zai-org/CogVLM/issues/236", "V", "nvidia-smi: 23,028 MiB"),
     ),
     Accelerator(
         "t4",
@@ -290,6 +348,7 @@ _ACCELERATORS = [
         "pcie3_x16",
         "pcie3_x16",
         sold_as="T4 16GB",
+        memory_usable=_GiB(14.75, "hpcaitech/Open-Sora/issues/697", "V", "nvidia-smi: 15,360 MiB"),
     ),
     Accelerator(
         "mi300x",

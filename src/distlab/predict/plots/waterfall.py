@@ -72,7 +72,7 @@ def memory_waterfall(
     rows = [(str(row["term"]), str(row["kind"]), float(row["bytes"]) / GIB) for row in found.as_rows()]
     limit = None
     if gpu is not None:
-        size = gpu.memory.value
+        size = gpu.usable.value
         limit = Mark(f"{gpu.title}: {size.in_gibibytes:.4g} GiB", size.in_gibibytes)
     caption = (
         f"Predicted; fullest at: {found.peak.name}, on pipeline rank {found.rank}. The context of CUDA, workspaces of "
