@@ -195,7 +195,7 @@ class StepModel:
         m, p, recompute = layout.micro_batches, layout.pipeline, layout.recompute
         work = self.layer(layout)
         here = self.model.layers // p
-        send_s = self._send_s(layout)
+        send_s = self.send_s(layout)
         again_s = work.again_s(recompute)
         tensor_s, expert_s, context_s = work.communication_s(recompute)
         layer_s = work.products_s + work.elements_s + again_s + tensor_s + expert_s + context_s
@@ -203,7 +203,7 @@ class StepModel:
         bubble_s = (p - 1) / layout.interleave * stage_s
         if layout.schedule == "zero_bubble":
             bubble_s = (p - 1) / layout.interleave * max(0.0, stage_s - 2 * here * work.weights_s)
-        gather_s, reduce_s = self._data_parallel(layout, work, here, again_s)
+        gather_s, reduce_s = self.data_parallel_s(layout, work, here, again_s)
         return Seconds(
             m * here * work.products_s,
             m * here * work.elements_s,
@@ -216,7 +216,7 @@ class StepModel:
             bubble_s,
             gather_s,
             reduce_s,
-            self._optimizer_s(layout),
+            self.optimizer_s(layout),
             m * max(0.0, self.software.data_s - stage_s - work.output_s),
         )
 
@@ -228,7 +228,7 @@ class StepModel:
             found = self._layers[key] = _layer(self.model, layout, self.cluster, self.software)
         return found
 
-    def _send_s(self, layout: Layout) -> float:
+    def send_s(self, layout: Layout) -> float:
         """What a micro-batch's way through one stage costs in sends: each chunk's input there, its gradient back.
 
         Each tensor-parallel rank sends its share, and they gather it inside the node (Narayanan et al., SC'21, section
@@ -251,7 +251,7 @@ class StepModel:
             found = self._ranks[key] = _ranks(self.model, layout, self.cluster, self.software)
         return found
 
-    def _data_parallel(self, layout: Layout, work: Layer, here: int, again_s: float) -> tuple[float, float]:
+    def data_parallel_s(self, layout: Layout, work: Layer, here: int, again_s: float) -> tuple[float, float]:
         """Seconds that show: of gathering parameters, and of reducing gradients.
 
         ZeRO 0 reduces once a step. Stages 1 and 2 scatter the sums, and gather the updated weights after the
@@ -289,7 +289,7 @@ class StepModel:
         stride = layout.tensor * layout.context * layout.data * (layout.pipeline - 1)
         return collective_s("all_reduce", payload_bytes, 2, stride, self.cluster)
 
-    def _optimizer_s(self, layout: Layout) -> float:
+    def optimizer_s(self, layout: Layout) -> float:
         found = self._on_ranks(layout)
         ranks = layout.data * layout.context if layout.zero_stage else 1
         return optimizer_s(

@@ -1,0 +1,266 @@
+"""The search: cells in the order of what they can reach at the best, until none can reach the ranked ones any more.
+
+Nothing is skipped silently. Each layout of the space is ranked, or counted under the reason why it is not: a rule of
+divisibility, memory, the days, or others before it; and whether that was predicted in full or follows from a bound.
+"""
+
+from __future__ import annotations
+
+import bisect
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, NamedTuple
+
+from distlab.errors import SettingError
+from distlab.predict.search.bounds import Bounds
+from distlab.predict.search.query import Query
+from distlab.predict.search.space import Cell, cells, layout_of, mesh_of, meshes, narrowed, obstacle
+from distlab.predict.step_time import StepModel, StepTime
+from distlab.predict.training_memory import TrainingMemory, training_memory
+from distlab.predict.transformer import Layout
+
+Kind = Literal["rule", "memory", "days", "behind"]
+
+STATES = "states and the optimizer's step alone are too much"
+ACTIVATIONS = "too much with the activations that are kept"
+BUFFERS = "too much with all buffers"
+BY_BOUND = "by a bound: even at its best it is behind those ranked"
+IN_FULL = "predicted in full"
+
+SETTINGS = "settings: this optimizer or offloading does not go with the ZeRO stage"
+
+CLOSE = 1 - 1e-9
+"""Bounds are sums in another order than predictions: what is this close counts as equal."""
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """How many were rejected for a reason."""
+
+    kind: Kind
+    reason: str
+    count: int
+    of: Literal["meshes", "layouts"]
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """A layout that fits."""
+
+    layout: Layout
+    step: StepTime
+    memory: TrainingMemory
+    headroom_bytes: float
+    """Of the usable memory, what the allocator leaves free."""
+    days: float | None
+    cost: float | None
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a search found. The best comes first; none where nothing fits."""
+
+    query: Query
+    best: tuple[Ranked, ...]
+    meshes: int
+    """Ways to cut the GPUs, of which `rejected` says how many the model cannot be cut into."""
+    layouts: int
+    """On the other meshes."""
+    predicted: int
+    """Layouts whose time was predicted; the rest follows from bounds."""
+    rejected: tuple[Rejected, ...]
+    pool: tuple[tuple[float, Cell], ...] = field(repr=False, compare=False)
+    """Cells that no bound on memory or time ruled out, with that on the objective, in its order."""
+    steps: StepModel = field(repr=False, compare=False)
+
+    def count(self, kind: Kind) -> int:
+        """Layouts rejected so; of the kind `rule` meshes, too."""
+        return sum(row.count for row in self.rejected if row.kind == kind)
+
+
+class _Row(NamedTuple):
+    value: float
+    """By the objective."""
+    second: float
+    """Of equals the lower one comes first."""
+    layout: Layout
+    memory: TrainingMemory
+
+
+class _Ranking:
+    """The best so far, one for each mesh: others there differ in what is quickly changed."""
+
+    def __init__(self, keep: int) -> None:
+        self.keep = keep
+        self.rows: list[_Row] = []
+        self.worst = float("inf")
+        """A higher value has no place any more."""
+
+    def behind(self, value: float, layout: Layout) -> bool:
+        """Whether such a value has no place."""
+        return value > self.worst or any(
+            row.value < value and mesh_of(row.layout) == mesh_of(layout) for row in self.rows
+        )
+
+    def add(self, row: _Row) -> int:
+        """How many layouts have no place, of this one and those that had one."""
+        rows = [kept for kept in self.rows if mesh_of(kept.layout) != mesh_of(row.layout)]
+        twin = [kept for kept in self.rows if mesh_of(kept.layout) == mesh_of(row.layout)]
+        better = min([*twin, row], key=lambda row: row[:2])  # of equals the first
+        bisect.insort(rows, better, key=lambda row: row[:2])
+        self.rows = rows[: self.keep]
+        if len(self.rows) == self.keep:
+            self.worst = self.rows[-1].value
+        return len(twin) + len(rows) - len(self.rows)
+
+
+def search(query: Query, progress: Callable[[float], None] | None = None) -> Found:
+    """The best layouts of the space (`space`), and why the others are not among them.
+
+    `progress` is called with the share of the cells that are done. SettingError where the fixed fields leave no space.
+    """
+    steps = StepModel(query.model, query.cluster, query.program)
+    run = _Run(query, steps)
+    pool = sorted(run.pool(), key=lambda entry: entry[0])
+    if not run.meshes:
+        fixed = ", ".join(f"{name} {value}" for name, value in query.fixed.items())
+        raise SettingError(f"gpus is {query.gpus}, of which no layout has {fixed}; choose others.")
+    for index, (value, cell) in enumerate(pool):
+        if value > run.ranking.worst:
+            run.rejected["behind", BY_BOUND] += sum([cell.size for _, cell in pool[index:]])
+            break
+        run.expand(cell)
+        if progress is not None and index % 32 == 0:
+            progress(index / len(pool))
+    best = tuple([_ranked(query, steps, layout, memory) for _, _, layout, memory in run.ranking.rows])
+    rejected = [Rejected(kind, reason, n, "layouts") for (kind, reason), n in run.rejected.items()]
+    rejected += [Rejected("rule", reason, n, "meshes") for reason, n in run.forbidden.items()]
+    rejected.sort(key=lambda row: (row.kind, row.of, -row.count))
+    return Found(query, best, run.meshes, run.layouts, run.predicted, tuple(rejected), tuple(pool), steps)
+
+
+def best_with(found: Found, fields: Mapping[str, Any]) -> Ranked | None:
+    """The best of the layouts that have these fields; None where none of them fits."""
+    run = _Run(replace(found.query, keep=1), found.steps)
+    for value, cell in found.pool:
+        if value > run.ranking.worst:
+            break
+        part = narrowed(cell, fields)
+        if part is not None:
+            run.expand(part)
+    for _, _, layout, memory in run.ranking.rows:
+        return _ranked(found.query, found.steps, layout, memory)
+    return None
+
+
+class _Run:
+    """A search as it goes."""
+
+    def __init__(self, query: Query, steps: StepModel) -> None:
+        self.query, self.steps, self.bounds = query, steps, Bounds(query, steps)
+        self.ranking = _Ranking(query.keep)
+        self.meshes = self.layouts = self.predicted = 0
+        self.forbidden: Counter[str] = Counter()
+        self.rejected: Counter[tuple[Kind, str]] = Counter()
+
+    def pool(self) -> Iterator[tuple[float, Cell]]:
+        """Cells that may hold something, with a bound of the objective's value."""
+        query = self.query
+        for gpus in query.gpu_counts:
+            for mesh in meshes(query, gpus):
+                self.meshes += 1
+                rule = obstacle(query.model, mesh, query.global_batch)
+                if rule is not None:
+                    self.forbidden[rule] += 1
+                    continue
+                for cell, broken in cells(query, mesh):
+                    self.layouts += cell.size + sum(broken.values())
+                    for rule, count in broken.items():
+                        self.rejected["rule", rule] += count
+                    if cell.size:
+                        yield from self._bounded(cell)
+
+    def _bounded(self, cell: Cell) -> Iterator[tuple[float, Cell]]:
+        query, first = self.query, layout_of(self.query, cell, cell.choices[0], "none")
+        try:
+            query.settings.check(first)
+        except SettingError:
+            self.rejected["rule", SETTINGS] += cell.size
+            return
+        if self.bounds.states(first).update * CLOSE > query.peak_bytes:
+            self.rejected["memory", STATES] += cell.size
+            return
+        value = self.bounds.cell_bytes(cell, first) * CLOSE
+        if value > query.peak_bytes:
+            self.rejected["memory", ACTIVATIONS] += cell.size
+            return
+        if query.objective != "memory":
+            step_s = self.bounds.time_s(cell, first) * CLOSE
+            value = step_s if query.objective == "time" else query.cost(step_s, cell.mesh.gpus)
+            if step_s > query.slowest_s:
+                self.rejected["days", BY_BOUND] += cell.size
+                return
+        yield value, cell
+
+    def expand(self, cell: Cell) -> None:
+        """Every layout of the cell."""
+        for recompute in cell.recomputes:
+            for choice in cell.choices:
+                layout = layout_of(self.query, cell, choice, recompute)
+                reason = (
+                    self._by_memory(layout) if self.query.objective == "memory" else self._by_time(layout)
+                )
+                if reason is not None:
+                    self.rejected[reason] += 1
+
+    def _by_time(self, layout: Layout) -> tuple[Kind, str] | None:
+        """Ranks the layout, or says why not. What takes long to find out comes last."""
+        value = self._step_s(layout)
+        if value > self.query.slowest_s:
+            return "days", IN_FULL
+        if self.query.objective == "cost":
+            value = self.query.cost(value, layout.gpus)
+        if self.ranking.behind(value, layout):
+            return "behind", IN_FULL
+        if self.bounds.memory_bytes(layout) * CLOSE > self.query.peak_bytes:
+            return "memory", ACTIVATIONS
+        memory = training_memory(self.query.model, layout, self.query.settings)
+        if memory.reserved_bytes > self.query.usable_bytes:
+            return "memory", BUFFERS
+        return self._rank(_Row(value, memory.peak_bytes, layout, memory))
+
+    def _by_memory(self, layout: Layout) -> tuple[Kind, str] | None:
+        least = self.bounds.memory_bytes(layout) * CLOSE
+        if least > self.query.peak_bytes:
+            return "memory", ACTIVATIONS
+        if self.ranking.behind(least, layout):
+            return "behind", BY_BOUND
+        memory = training_memory(self.query.model, layout, self.query.settings)
+        if memory.reserved_bytes > self.query.usable_bytes:
+            return "memory", BUFFERS
+        step_s = self._step_s(layout)
+        if step_s > self.query.slowest_s:
+            return "days", IN_FULL
+        return self._rank(_Row(memory.peak_bytes, step_s, layout, memory))
+
+    def _step_s(self, layout: Layout) -> float:
+        self.predicted += 1
+        return sum(self.steps.seconds(layout))
+
+    def _rank(self, row: _Row) -> tuple[Kind, str] | None:
+        self.rejected["behind", IN_FULL] += self.ranking.add(row)
+        return None
+
+
+def _ranked(query: Query, steps: StepModel, layout: Layout, memory: TrainingMemory) -> Ranked:
+    step = steps.step(layout)
+    priced = query.tokens is not None and query.cluster.price_per_gpu_hour is not None
+    return Ranked(
+        layout,
+        step,
+        memory,
+        query.usable_bytes - memory.reserved_bytes,
+        None if query.tokens is None else step.days(query.tokens),
+        query.cost(step.step_s, layout.gpus) if priced else None,
+    )
