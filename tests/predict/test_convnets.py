@@ -28,12 +28,14 @@ from distlab.predict.convnet_step import (
     DDP,
     HOROVOD,
     ConvnetCluster,
+    Exchange,
+    Gradient,
     convnet_step,
     layer_times,
     reduce,
     slowest_of,
 )
-from distlab.predict.convnets import CONVNETS, Convnet, Layer, _Builder, convnet
+from distlab.predict.convnets import CONVNETS, Layer, _Builder, convnet
 from distlab.predict.network import Fabric, NodeLink, Topology, collective_s
 
 # torchvision 0.29.1, `_meta` of the weights: parameters, and 10^9 multiply-adds of one image.
@@ -116,50 +118,49 @@ def _two(gpus: int, gpus_per_node: int) -> Topology:
     return Topology(gpus, gpus_per_node, LINK)
 
 
-def _net(*parameters: int) -> tuple[Convnet, list[tuple[float, float]]]:
-    """Layers of so many parameters, each with a backward pass of a second."""
-    layers = tuple(Layer(f"l{i}", "linear", count, count, 1, 1) for i, count in enumerate(parameters))
-    return Convnet("by hand", 1, layers), [(0.5, 1.0)] * len(parameters)
+def _gradients(*parameters: int) -> list[Gradient]:
+    """Of layers l0, l1 ... with so many parameters, each with a backward pass of a second."""
+    names = [f"l{number}" for number in range(len(parameters))]
+    backward = zip(reversed(names), reversed(parameters), strict=True)
+    return [Gradient(name, count, at + 1.0) for at, (name, count) in enumerate(backward)]
 
 
-def _sent(
-    net: Convnet, times: list[tuple[float, float]], cluster: ConvnetCluster
-) -> list[tuple[tuple[str, ...], float, float]]:
-    return [(r.layers, r.span.start_s, r.span.end_s) for r in reduce(net, times, 1.0, cluster, 2, 2)]
+def _sent(gradients: list[Gradient], cluster: ConvnetCluster) -> list[tuple[tuple[str, ...], float, float]]:
+    return [(r.layers, r.span.start_s, r.span.end_s) for r in reduce(gradients, 1.0, cluster, 2, 2)]
 
 
 def test_gradients_go_when_the_wire_is_free_in_the_reverse_order_of_the_layers() -> None:
-    net, times = _net(100_000, 100_000, 200_000, 300_000)
+    gradients = _gradients(100_000, 100_000, 200_000, 300_000)
     cluster = ConvnetCluster("by hand", P100_TF, 2, _two, replace(HOROVOD, cycle_s=0.0))
-    # 1.2 MB take 1.5 s: from 1 s to 2.5. l2 is ready at 2 s and waits: 0.8 MB, 1 s. l1 and
-    # l0 take half a second each, and are ready at 3 s and 4 s.
-    found = _sent(net, times, cluster)
+    # 1.2 MB take 1.5 s: from 1 s to 2.5. l2 is ready at 2 s and waits: 0.8 MB, 1 s. l1 and l0 take
+    # half a second each, and are ready at 3 s and 4 s.
+    found = _sent(gradients, cluster)
     assert [layers for layers, _, _ in found] == [("l3",), ("l2",), ("l1",), ("l0",)]
     assert [start for _, start, _ in found] == pytest.approx([1.0, 2.5, 3.5, 4.0])
     assert [end for _, _, end in found] == pytest.approx([2.5, 3.5, 4.0, 4.5])
     slow = replace(cluster, topology=lambda n, g: Topology(n, g, replace(LINK, bandwidth_Bps=0.5e6)))
-    assert [layers for layers, _, _ in _sent(net, times, slow)] == [("l3",), ("l2", "l1", "l0")]
+    assert [layers for layers, _, _ in _sent(gradients, slow)] == [("l3",), ("l2", "l1", "l0")]
     small = replace(slow, exchange=replace(slow.exchange, fusion_bytes=0.8e6))
-    assert [layers for layers, _, _ in _sent(net, times, small)] == [("l3",), ("l2",), ("l1", "l0")]
+    assert [layers for layers, _, _ in _sent(gradients, small)] == [("l3",), ("l2",), ("l1", "l0")]
 
 
 def test_horovod_looks_at_the_ticks_of_its_clock() -> None:
-    net, times = _net(1, 1)
+    gradients = _gradients(1, 1)
     cluster = ConvnetCluster("by hand", P100_TF, 2, _two, replace(HOROVOD, cycle_s=0.7))
-    assert [start for _, start, _ in _sent(net, times, cluster)] == pytest.approx([1.4, 2.1])
+    assert [start for _, start, _ in _sent(gradients, cluster)] == pytest.approx([1.4, 2.1])
 
 
 def test_ddp_fills_its_buckets_in_order_and_sends_them_full() -> None:
-    net, times = _net(100_000, 100_000, 200_000, 300_000)
+    gradients = _gradients(100_000, 100_000, 200_000, 300_000)
     exchange = replace(DDP, first_bytes=1.0e6, fusion_bytes=1.1e6)
-    found = _sent(net, times, ConvnetCluster("by hand", P100_TF, 2, _two, exchange))
+    found = _sent(gradients, ConvnetCluster("by hand", P100_TF, 2, _two, exchange))
     assert [layers for layers, _, _ in found] == [("l3",), ("l2", "l1"), ("l0",)]
     assert [start for _, start, _ in found] == pytest.approx([1.0, 3.0, 4.5])
 
 
 @pytest.mark.parametrize("name", CONVNETS)
 @pytest.mark.parametrize("exchange", [HOROVOD, DDP])
-def test_every_gradient_is_sent_once_and_none_before_it_is_there(name: str, exchange: type(HOROVOD)) -> None:  # type: ignore[valid-type]
+def test_every_gradient_is_sent_once_and_none_before_it_is_there(name: str, exchange: Exchange) -> None:
     net = convnet(name)
     cluster = replace(HOROVOD_ROCE, exchange=exchange)
     step = convnet_step(net, 64, 64, cluster)

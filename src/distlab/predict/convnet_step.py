@@ -26,7 +26,7 @@ from functools import cache, lru_cache
 
 from distlab.errors import SettingError
 from distlab.predict.convnets import Convnet, Layer
-from distlab.predict.network import Topology, collective_s
+from distlab.predict.network import Topology, ways_of
 from distlab.predict.scaling import Span, Term
 from distlab.predict.units import MIB
 
@@ -157,11 +157,11 @@ def convnet_step(
     if gpus % per_node:
         raise SettingError(f"gpus is {gpus}; it must be a multiple of gpus_per_node, {per_node}.")
     gpu, exchange = cluster.processor, cluster.exchange
-    times = layer_times(net, batch, gpu)
-    forward_s, backward_s = (sum(column) for column in zip(*times, strict=True))
+    forward_s, gradients = _work(net, batch, gpu)
+    backward_s = gradients[-1].ready_s
     optimizer_s = MOMENTUM_PASSES * 4 * net.parameters / (gpu.memory_Bps * gpu.element_efficiency)
     slower = cluster.spread * slowest_of(gpus)
-    reductions = reduce(net, times, 1 + slower, cluster, gpus, per_node)
+    reductions = reduce(gradients, 1 + slower, cluster, gpus, per_node)
     backward_end_s = backward_s * (1 + slower)
     shown_s = max(0.0, reductions[-1].span.end_s - backward_end_s) if reductions else 0.0
     sent_s = sum(sent.span.end_s - sent.span.start_s for sent in reductions)
@@ -212,56 +212,69 @@ def _layer_s(layer: Layer, batch: int, gpu: Processor) -> tuple[float, float]:
     )
 
 
+@dataclass(frozen=True)
+class Gradient:
+    """Of one layer."""
+
+    layer: str
+    parameters: int
+    ready_s: float
+    """After the backward pass began."""
+
+
+@lru_cache(maxsize=256)
+def _work(net: Convnet, batch: int, gpu: Processor) -> tuple[float, tuple[Gradient, ...]]:
+    """Seconds of the forward pass, and the gradients in the order in which the backward pass makes them.
+
+    The last is ready at its end: each network begins with a layer that has parameters.
+    """
+    times = layer_times(net, batch, gpu)
+    gradients, now_s = [], 0.0
+    for layer, (_, backward_s) in zip(reversed(net.layers), reversed(times), strict=True):
+        now_s += backward_s
+        if layer.parameters:
+            gradients.append(Gradient(layer.name, layer.parameters, now_s))
+    return sum(forward_s for forward_s, _ in times), tuple(gradients)
+
+
 def reduce(
-    net: Convnet,
-    times: Sequence[tuple[float, float]],
-    stretch: float,
-    cluster: ConvnetCluster,
-    gpus: int,
-    gpus_per_node: int,
+    gradients: Sequence[Gradient], stretch: float, cluster: ConvnetCluster, gpus: int, gpus_per_node: int
 ) -> tuple[Reduction, ...]:
     """The all-reduces of one backward pass, in their order; `stretch` multiplies its seconds. None on one GPU."""
     if gpus == 1:
         return ()
     exchange = cluster.exchange
-    gradients: list[tuple[str, float, float]] = []
-    now_s = 0.0
-    for layer, (_, backward_s) in zip(reversed(net.layers), reversed(times), strict=True):
-        now_s += stretch * backward_s
-        if layer.parameters:
-            gradients.append((layer.name, exchange.gradient_bytes * layer.parameters, now_s))
-    topology = _topology(cluster.topology, gpus, gpus_per_node)
+    ways = ways_of("all_reduce", _topology(cluster.topology, gpus, gpus_per_node))
+    sizes = [exchange.gradient_bytes * gradient.parameters for gradient in gradients]
+    ready = [stretch * gradient.ready_s for gradient in gradients]
     found: list[Reduction] = []
     at, free_s = 0, 0.0
-    while at < len(gradients):
-        end, start_s = _together(gradients, at, free_s, exchange)
-        size = sum(size for _, size, _ in gradients[at:end])
-        free_s = start_s + collective_s("all_reduce", size, topology).total_s
-        found.append(Reduction(tuple(name for name, _, _ in gradients[at:end]), size, Span(start_s, free_s)))
+    while at < len(sizes):
+        end, start_s = _together(sizes, ready, at, free_s, exchange)
+        size = sum(sizes[at:end])
+        free_s = start_s + min([way.seconds(size) for way in ways])
+        names = tuple([gradient.layer for gradient in gradients[at:end]])
+        found.append(Reduction(names, size, Span(start_s, free_s)))
         at = end
     return tuple(found)
 
 
 def _together(
-    gradients: Sequence[tuple[str, float, float]], at: int, free_s: float, exchange: Exchange
+    sizes: Sequence[int], ready: Sequence[float], at: int, free_s: float, exchange: Exchange
 ) -> tuple[int, float]:
     """Up to which gradient the next all-reduce goes, and when it starts."""
-    end, size = at + 1, gradients[at][1]
+    end, size = at + 1, sizes[at]
     if exchange.fixed:
         most = exchange.first_bytes if at == 0 and exchange.first_bytes else exchange.fusion_bytes
-        while end < len(gradients) and size < most:
-            size += gradients[end][1]
+        while end < len(sizes) and size < most:
+            size += sizes[end]
             end += 1
-        return end, max(free_s, gradients[end - 1][2])
-    start_s = max(free_s, gradients[at][2])
+        return end, max(free_s, ready[end - 1])
+    start_s = max(free_s, ready[at])
     if exchange.cycle_s:
         start_s = exchange.cycle_s * math.ceil(start_s / exchange.cycle_s)
-    while (
-        end < len(gradients)
-        and gradients[end][2] <= start_s
-        and size + gradients[end][1] <= exchange.fusion_bytes
-    ):
-        size += gradients[end][1]
+    while end < len(sizes) and ready[end] <= start_s and size + sizes[end] <= exchange.fusion_bytes:
+        size += sizes[end]
         end += 1
     return end, start_s
 

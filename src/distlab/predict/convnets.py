@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from typing import Literal
 
 from distlab.errors import SettingError
@@ -67,24 +67,24 @@ class Layer:
         return (1 if self.first else 2) * self.forward_flops
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Convnet:
-    """A network on square images of `image` pixels."""
+    """A network on square images of `image` pixels. Compared by identity: `convnet` makes each one once."""
 
     name: str
     image: int
     layers: tuple[Layer, ...]
 
-    @property
+    @cached_property
     def parameters(self) -> int:
         return sum(layer.parameters for layer in self.layers)
 
-    @property
+    @cached_property
     def forward_flops(self) -> int:
         """Of one image, products alone; a multiplication and an addition count 2."""
         return sum(layer.forward_flops for layer in self.layers)
 
-    @property
+    @cached_property
     def step_flops(self) -> int:
         """Of one image, forward and backward."""
         return self.forward_flops + sum(layer.backward_flops for layer in self.layers)
