@@ -197,7 +197,7 @@ class Layout:
         """SettingError where the model cannot be cut so."""
         for name, parts, what, whole in (
             ("tensor", self.tensor, "heads", model.heads),
-            ("tensor", self.tensor, "the MLP's width", model.mlp_width),
+            ("tensor", self.tensor, "feed_forward, the MLP's width", model.mlp_width),
             ("context", self.context, "sequence", model.sequence),
             ("expert", self.expert, "experts", model.experts),
             ("pipeline times interleave", self.pipeline * self.interleave, "layers", model.layers),

@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from distlab import plain_yaml
 from distlab.errors import SettingError
 from distlab.faults.config import EXAMPLE, MOST, Fault
 
@@ -310,7 +311,7 @@ def from_yaml(path: Path) -> TrainConfig:
     import yaml
 
     try:
-        values = yaml.load(path.read_text(encoding="utf-8"), _loader())
+        values = yaml.load(path.read_text(encoding="utf-8"), plain_yaml.loader())
     except OSError as error:
         raise SettingError(f"Cannot read {path}: {os.strerror(error.errno or 0)}.") from None
     except yaml.MarkedYAMLError as error:
@@ -328,28 +329,6 @@ def from_yaml(path: Path) -> TrainConfig:
             f"{path} holds {reprlib.repr(values)}; expected settings, one `name: value` a line."
         )
     return from_dict(values)
-
-
-def _loader() -> type:
-    """YAML's safe loader, but a key that stands twice is an error: YAML forbids it, and the first would be lost."""
-    import yaml
-
-    class Loader(yaml.SafeLoader):
-        def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-            if any(key.tag == "tag:yaml.org,2002:merge" for key, _ in node.value):
-                merged = (
-                    "<< merges mappings, and no setting needs that"  # a few lines of it can mean any size
-                )
-                raise yaml.constructor.ConstructorError(problem=merged, problem_mark=node.start_mark)
-            seen: set[str] = set()
-            for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
-                if key.value in seen:
-                    twice = f"{key.value} is set twice"
-                    raise yaml.constructor.ConstructorError(problem=twice, problem_mark=key.start_mark)
-                seen.add(key.value)
-            return super().construct_mapping(node, deep)
-
-    return Loader
 
 
 def _unknown(values: dict[str, Any]) -> Iterator[tuple[str, str, list[str]]]:

@@ -11,11 +11,14 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import errno
 import math
+import reprlib
 import types
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from distlab.errors import SettingError, printable
@@ -25,7 +28,9 @@ from distlab.predict.commands.presets import unknown
 MOST_BYTES = 2**20
 """Of a YAML file: anybody may have written it."""
 
-SECTIONS = ("model", "layout", "settings", "memory", "cluster", "software", "run", "collective", "job", "cnn")
+SECTIONS = (
+    *("model", "layout", "settings", "memory", "cluster", "software", "run", "search", "collective", "job", "cnn"),
+)
 """Of such a file. One file may serve all commands; each reads the sections that it needs."""
 
 SIZES = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
@@ -45,6 +50,10 @@ class Given:
     names: dict[str, str] = field(default_factory=dict)
     """Of sections that a preset fills: `model: gpt2`."""
     json: bool = False
+    why: bool = False
+    """Formulas and their sources, too."""
+    figures: dict[str, Path] = field(default_factory=dict)
+    """To be drawn, by the name of the option."""
 
     def make(self, section: str, kind: type[Made]) -> Made:
         """The dataclass; SettingError for a field that is missing or wrong."""
@@ -65,10 +74,23 @@ class Given:
 
 
 class Parser:
-    """Of one command. `sections` gives the dataclass behind each part of its options."""
+    """Of one command. `sections` gives the dataclass behind each part of its options.
 
-    def __init__(self, prog: str, what: str, sections: Mapping[str, type], presets: dict[str, str]) -> None:
-        self.sections, self.presets = sections, presets
+    presets, figures: names that an option may give, and files that it may draw, with their help. With `why` there is
+    an option of that name.
+    """
+
+    def __init__(
+        self,
+        prog: str,
+        what: str,
+        sections: Mapping[str, type],
+        presets: dict[str, str],
+        figures: Mapping[str, str] = MappingProxyType({}),
+        *,
+        why: bool = False,
+    ) -> None:
+        self.sections, self.presets, self.figures = sections, presets, figures
         self.parser = _Arguments(prog=prog, usage=f"{prog} [options]", description=what, allow_abbrev=False)
         for name, known in presets.items():
             self.parser.add_argument(option(name), metavar="NAME", help=known)
@@ -76,6 +98,10 @@ class Parser:
             "--config", metavar="FILE", help=f"YAML with the sections {', '.join(sections)}"
         )
         self.parser.add_argument("--json", action="store_true", help="print JSON and nothing else")
+        if why:
+            self.parser.add_argument("--why", action="store_true", help="formulas and their sources, too")
+        for name, what_of in figures.items():
+            self.parser.add_argument(option(name), metavar="FILE", help=f"draw {what_of}: .svg, .png or .pdf")
         self.hints = {section: types_of(kind) for section, kind in sections.items()}
         for section, kind in sections.items():
             group = self.parser.add_argument_group(section)
@@ -88,7 +114,12 @@ class Parser:
         found, rest = self.parser.parse_known_args([_dashed(arg) for arg in args])
         if rest:
             raise self._no_option(rest[0].split("=")[0])
-        given = Given({section: {} for section in self.sections}, {}, found.json)
+        given = Given(
+            {section: {} for section in self.sections}, {}, found.json, vars(found).get("why", False)
+        )
+        for name in self.figures:
+            if getattr(found, name) is not None:
+                given.figures[name] = figure_path(name, getattr(found, name))
         if found.config is not None:
             self._read(Path(found.config), given)
         for name in self.presets:
@@ -133,7 +164,9 @@ class Parser:
         hints = self.hints[section]
         for name, value in values.items():
             if name == "preset" and section in self.presets:
-                given.names[section] = str(value)
+                if not isinstance(value, str):
+                    raise _wrong(f"preset of {section}", value, "the name of one")
+                given.names[section] = value
             elif name not in hints:
                 raise unknown(f"key of {section}", name, hints)
             else:
@@ -190,6 +223,8 @@ def converted(name: str, value: Any, hint: Any) -> Any:
     if value is None and type(None) in get_args(hint):
         return None
     if get_origin(plain) is Literal:
+        if not isinstance(value, str | int | float):
+            raise _wrong(name, value, f"one of {', '.join(map(str, get_args(plain)))}")
         for choice in get_args(plain):
             if not isinstance(value, bool) and str(choice) == str(value):
                 return choice
@@ -233,25 +268,41 @@ def size(name: str, text: str) -> float:
     return float(_number(name, digits, float)) * SIZES[unit]
 
 
+def figure_path(name: str, text: str) -> Path:
+    """A file that a figure can be drawn into; SettingError where it cannot."""
+    from distlab.bench.results import check_figure
+
+    try:
+        check_figure(Path(text))
+    except (SettingError, OSError, ValueError) as error:
+        raise SettingError(f"{name} is {printable(repr(text)[:80])}: {printable(str(error)[:200])}") from None
+    return Path(text)
+
+
 def _wrong(name: str, value: Any, expected: str) -> SettingError:
-    return SettingError(f"{name} is {printable(repr(value)[:80])}; it is {expected}.")
+    return SettingError(f"{name} is {printable(reprlib.repr(value))}; it is {expected}.")
 
 
 def read_yaml(path: Path) -> dict[Any, Any]:
     """The mapping in a file. SettingError where there is none."""
     import yaml
 
+    from distlab.plain_yaml import loader
+
     try:
+        if path.exists() and not path.is_file():
+            raise OSError(errno.EINVAL, "it is not a regular file")  # a pipe would be waited for
         with path.open("rb") as file:
             text = file.read(MOST_BYTES + 1)
-    except OSError as error:
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
         raise SettingError(
-            f"config is {str(path)!r}, which cannot be read ({error.strerror}); name a YAML file."
+            f"config is {printable(repr(str(path))[:200])}, which cannot be read ({reason}); name a YAML file."
         ) from None
     if len(text) > MOST_BYTES:
         raise SettingError(f"config is {str(path)!r}, of more than {MOST_BYTES} bytes; name a smaller file.")
     try:
-        values = yaml.safe_load(text)
+        values = yaml.load(text, loader())
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise SettingError(
             f"config is {str(path)!r}, which is no YAML: {printable(str(error)[:200])}"

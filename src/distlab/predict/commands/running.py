@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -11,12 +12,13 @@ from distlab.errors import SettingError
 from distlab.predict.collectives import Op
 from distlab.predict.commands.options import Given, Parser
 from distlab.predict.commands.presets import unknown
-from distlab.predict.commands.show import Row, seconds, show, show_json
+from distlab.predict.commands.show import Row, draw, seconds, show, show_json
 from distlab.predict.commands.training import MODELS_HELP, the_model
 from distlab.predict.transformer import Transformer
 
 if TYPE_CHECKING:
     from distlab.predict.goodput import Checkpoint, Goodput, Recovery
+    from distlab.predict.plots.chart import Chart
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,9 @@ def collective(args: list[str]) -> int:
     names = [*network.SYSTEMS, *NODES]
     helps = {"cluster": f"one of {', '.join(names)} (default: h100_dgx)"}
     sections = {"collective": CollectiveOptions}
-    given = Parser("distlab predict collective", str(collective.__doc__), sections, helps).parse(args)
+    figures = {"plot": "time and bus bandwidth over payloads", "plot_ranks": "the same over GPUs"}
+    what = str(collective.__doc__)
+    given = Parser("distlab predict collective", what, sections, helps, figures, why=True).parse(args)
     asked = given.make("collective", CollectiveOptions)
     cluster = given.names.get("cluster", "h100_dgx")
     for name in ("gpus", "gpus_per_node"):
@@ -59,8 +63,17 @@ def collective(args: list[str]) -> int:
     except ValueError as error:  # says which field, and what it may be
         raise SettingError(str(error)) from None
     rate = asked.payload_bytes / found.total_s if found.total_s else 0.0  # bytes per second
-    bus_rate = rate * bus_bandwidth_factor(asked.op, asked.gpus)
+    factor = bus_bandwidth_factor(asked.op, asked.gpus)
+    bus_rate = rate * factor
     shown_s = network.exposed_s(found, asked.overlap_s)
+    drawn = draw(given.figures, _collective_charts(asked, cluster, per_node))
+    why = None
+    if given.why:
+        from distlab.predict.commands.derived import of_collective
+        from distlab.predict.commands.why import Why
+
+        names = [term.name for term in found.terms if term.seconds]
+        why = Why("collective", names, of_collective(found, asked.gpus, factor, asked.overlap_s))
     if given.json:
         show_json(
             {
@@ -75,6 +88,7 @@ def collective(args: list[str]) -> int:
                 "algorithm_bandwidth_Bps": rate,
                 "bus_bandwidth_Bps": bus_rate,
                 "terms": [dataclasses.asdict(term) for term in found.terms],
+                **(why.as_json() if why else {}),
             }
         )
         return 0
@@ -93,8 +107,34 @@ def collective(args: list[str]) -> int:
     title = (
         f"{asked.op} of {asked.payload_bytes / 2**20:,.4g} MiB over {asked.gpus} GPUs on {nodes} x {cluster}"
     )
-    show(title, "time", rows, seconds(found.total_s), lines)
+    show(title, "time", rows, seconds(found.total_s), [*lines, *(why.lines() if why else []), *drawn])
     return 0
+
+
+def _collective_charts(
+    asked: CollectiveOptions, cluster: str, per_node: int
+) -> dict[str, Callable[[], Chart]]:
+    """By the options that draw them."""
+    from distlab.predict import network
+
+    def over_payload() -> Chart:
+        from distlab.predict.plots.exchange import over_payload
+
+        machines = network.system(cluster, asked.gpus, per_node)
+        return over_payload(
+            asked.op, machines, asked.payload_bytes, asked.algorithm, asked.protocol, f", {cluster}"
+        )
+
+    def over_ranks() -> Chart:
+        from distlab.predict.plots.exchange import over_ranks
+
+        def machines(gpus: int) -> network.Topology:
+            return network.system(cluster, gpus, min(gpus, per_node))
+
+        size_bytes, way = asked.payload_bytes, (asked.algorithm, asked.protocol)
+        return over_ranks(asked.op, size_bytes, machines, asked.gpus, *way, f", {cluster}")
+
+    return {"plot": over_payload, "plot_ranks": over_ranks}
 
 
 def _per_node(cluster: str, names: list[str]) -> int:
@@ -138,14 +178,18 @@ def goodput(args: list[str]) -> int:
 
     sections = {"job": GoodputOptions, "model": Transformer}
     helps = {"model": MODELS_HELP}
-    given = Parser("distlab predict goodput", str(goodput.__doc__), sections, helps).parse(args)
+    figures = {"plot": "goodput over checkpoint intervals, with simulated runs"}
+    what = str(goodput.__doc__)
+    given = Parser("distlab predict goodput", what, sections, helps, figures, why=True).parse(args)
     asked = given.make("job", GoodputOptions)
     if asked.gpus < 1:
         raise SettingError(f"gpus is {asked.gpus}; it must be 1 or more.")
     failures.positive("days", asked.days)
-    mtbf_h = asked.mtbf_h
-    if mtbf_h is None:
-        mtbf_h = failures.job_mtbf_h(failures.llama3_components(asked.gpus))
+    components: tuple[failures.Component, ...] = failures.llama3_components(asked.gpus)
+    if asked.mtbf_h is not None:
+        failures.positive("mtbf_h", asked.mtbf_h, infinite=True)
+        components = (failures.Component("job", 1, asked.mtbf_h),)
+    mtbf_h = failures.job_mtbf_h(components)
     failures.positive("mtbf_h", mtbf_h, infinite=True)
     job = model.Recovery(mtbf_h * 3600, asked.detection_s, asked.restart_s)
     size_bytes, saving = _saving(given, asked, job)
@@ -155,6 +199,20 @@ def goodput(args: list[str]) -> int:
     if not math.isinf(mtbf_h):
         young_s = model.young_interval_s(saving.cost_s, job.mtbf_s)
         daly_s = model.daly_interval_s(saving.cost_s, job.mtbf_s)
+
+    def curve() -> Chart:
+        from distlab.predict.plots.intervals import intervals
+
+        return intervals(job, saving, components, asked.days)
+
+    drawn = draw(given.figures, {"plot": curve})
+    why = None
+    if given.why:
+        from distlab.predict.commands.derived import of_goodput
+        from distlab.predict.commands.why import Why
+
+        follow = of_goodput(job, saving, asked.days, size_bytes, asked.storage_Bps)
+        why = Why("goodput", list(found.terms()), follow)
     if given.json:
         show_json(
             {
@@ -169,6 +227,7 @@ def goodput(args: list[str]) -> int:
                 "goodput": found.useful,
                 "useful_days": asked.days * found.useful,
                 "terms": found.terms(),
+                **(why.as_json() if why else {}),
             }
         )
         return 0
@@ -181,6 +240,7 @@ def goodput(args: list[str]) -> int:
         rate = f"{seconds(saving.blocking_s)} at {asked.storage_Bps / 1e9:,.4g} GB/s"
         lines.append(f"A checkpoint of {size_bytes / 1e12:,.4g} TB takes {rate}.")
     title = f"Goodput of {asked.days:g} days: {found.useful:.2%}"
+    lines += [*(why.lines() if why else []), *drawn]
     show(title, "days", _shares(asked, saving, found), f"{asked.days:,.3f}", lines)
     return 0
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from distlab.errors import printable
+from distlab.errors import SettingError, printable
+
+if TYPE_CHECKING:
+    from distlab.predict.plots.chart import Chart
 
 TIER = "predicted"
 """Of every result here: nothing has run."""
@@ -43,6 +47,26 @@ def show(title: str, unit: str, rows: Sequence[Row], total: str, lines: Sequence
     for row in rows:
         table.add_row(Text(row.term), row.value, f"{row.share:.1%}", Text(printable(row.why)))
     print_report([table], [printable(line) for line in lines])
+
+
+def draw(figures: dict[str, Path], charts: dict[str, Callable[[], Chart]]) -> list[str]:
+    """Draw what was asked for; lines that say where it is. `charts` makes them, by the names of their options."""
+    if not figures:
+        return []
+    try:
+        from distlab.predict.plots.drawing import save
+
+        for name, path in figures.items():
+            save(charts[name](), path)
+    except ModuleNotFoundError as error:
+        raise SettingError(
+            f"{', '.join(figures)} needs {error.name}, which is not installed: pip install 'distlab[train]'."
+        ) from None
+    except OSError as error:
+        raise SettingError(
+            f"{', '.join(figures)} cannot be written ({error.strerror or error}); name a file in a folder of yours."
+        ) from None
+    return [f"Drawn: {path}" for path in figures.values()]
 
 
 def seconds(value: float) -> str:

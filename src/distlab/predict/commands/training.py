@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from distlab.errors import SettingError
+from distlab.errors import SettingError, printable
 from distlab.predict.commands.clusters import CLUSTERS_HELP, ClusterOptions, the_cluster
 from distlab.predict.commands.options import Given, Parser
 from distlab.predict.commands.presets import MODELS, preset
-from distlab.predict.commands.show import Row, gib, seconds, show, show_json
+from distlab.predict.commands.show import Row, draw, gib, seconds, show, show_json
 from distlab.predict.transformer import Layout, Transformer
 
 if TYPE_CHECKING:
     from distlab.predict.cluster import Cluster
+    from distlab.predict.hardware import Accelerator
+    from distlab.predict.plots.chart import Chart
     from distlab.predict.step_time import Software, StepTime
     from distlab.predict.training_memory import TrainingMemory
 
@@ -56,13 +59,32 @@ def memory(args: list[str]) -> int:
     from distlab.predict.training_memory import training_memory
 
     sections = {"model": Transformer, "layout": Layout, "settings": MemorySettings, "memory": MemoryOptions}
-    given = Parser("distlab predict memory", _doc(memory), sections, {"model": MODELS_HELP}).parse(args)
+    figures = {"plot": "the terms as a waterfall, against the GPU's memory"}
+    parser = Parser(
+        "distlab predict memory", _doc(memory), sections, {"model": MODELS_HELP}, figures, why=True
+    )
+    given = parser.parse(args)
     model, source = the_model(given)
     layout = the_layout(given)
     settings, asked = given.make("settings", MemorySettings), given.make("memory", MemoryOptions)
-    capacity = None if asked.gpu is None else _capacity_bytes(asked.gpu)
+    chip = None if asked.gpu is None else _gpu(asked.gpu)
+    capacity = None if chip is None else chip.usable.value.bytes
     found = training_memory(model, layout, settings, asked.rank)
     fits = None if capacity is None else found.reserved_bytes <= capacity
+
+    def waterfall() -> Chart:
+        from distlab.predict.plots.waterfall import memory_waterfall
+
+        return memory_waterfall(found, chip, f"Memory of a training step: {model.name}")
+
+    drawn = draw(given.figures, {"plot": waterfall})
+    why = None
+    if given.why:
+        from distlab.predict.commands.derived import of_memory
+        from distlab.predict.commands.why import Why
+
+        names = [str(row["term"]) for row in found.as_rows()]
+        why = Why("memory", names, of_memory(found, asked.gpu, capacity))
     if given.json:
         show_json(
             {
@@ -79,10 +101,11 @@ def memory(args: list[str]) -> int:
                 "fits": fits,
                 "terms": found.as_rows(),
                 "moments": {moment.name: moment.bytes for moment in found.moments},
+                **(why.as_json() if why else {}),
             }
         )
         return 0
-    _show_memory(model, layout, found, asked.gpu, capacity)
+    _show_memory(model, layout, found, asked.gpu, capacity, [*(why.lines() if why else []), *drawn])
     return 0
 
 
@@ -98,13 +121,27 @@ def step(args: list[str]) -> int:
         "run": RunOptions,
     }
     helps = {"model": MODELS_HELP, "cluster": CLUSTERS_HELP}
-    given = Parser("distlab predict step", _doc(step), sections, helps).parse(args)
+    figures = {
+        "plot": "the pipeline's schedule over time, and where the time goes",
+        "plot_scaling": "step time and efficiency over GPUs, weak and strong",
+        "plot_roofline": "where a layer's kernels stand under the roofline",
+    }
+    given = Parser("distlab predict step", _doc(step), sections, helps, figures, why=True).parse(args)
     model, source = the_model(given)
     layout, cluster = the_layout(given), the_cluster(given)
     tokens = given.make("run", RunOptions).tokens
     if tokens is not None and tokens <= 0:
         raise SettingError(f"tokens is {tokens}; it must be above 0.")
-    found = predict_step(model, layout, cluster, _software(given))
+    software = the_software(given)
+    found = predict_step(model, layout, cluster, software)
+    drawn = draw(given.figures, _step_charts(model, layout, cluster, software, found))
+    why = None
+    if given.why:
+        from distlab.predict.commands.derived import of_step
+        from distlab.predict.commands.why import Why
+
+        names = [term.name for term in found.terms if term.seconds]
+        why = Why("step", names, of_step(found, cluster, tokens))
     days = None if tokens is None else found.days(tokens)
     cost = None if tokens is None or cluster.price_per_gpu_hour is None else found.cost(tokens)
     if given.json:
@@ -122,15 +159,45 @@ def step(args: list[str]) -> int:
                 "days": days,
                 "cost": cost,
                 "terms": [dataclasses.asdict(term) for term in found.terms],
+                **(why.as_json() if why else {}),
             }
         )
         return 0
-    _show_step(model, layout, cluster, found, tokens)
+    _show_step(model, layout, cluster, found, tokens, [*(why.lines() if why else []), *drawn])
     return 0
 
 
+def _step_charts(
+    model: Transformer, layout: Layout, cluster: Cluster, software: Software, found: StepTime
+) -> dict[str, Callable[[], Chart]]:
+    """By the options that draw them."""
+
+    def over_time() -> Chart:
+        from distlab.predict.plots.step import step_chart
+
+        title = f"A training step over time: {model.name}, {layout.gpus} GPUs"
+        return step_chart(model, layout, cluster, software, found, title)
+
+    def scaling() -> Chart:
+        from distlab.predict.plots.growth import growth
+
+        return growth(model, layout, cluster, software, f"More data-parallel ranks: {model.name}")
+
+    def roofline() -> Chart:
+        from distlab.predict.plots.placement import placement
+
+        return placement(model, layout, cluster.device, software.kernels)
+
+    return {"plot": over_time, "plot_scaling": scaling, "plot_roofline": roofline}
+
+
 def _show_memory(
-    model: Transformer, layout: Layout, found: TrainingMemory, gpu: str | None, capacity: float | None
+    model: Transformer,
+    layout: Layout,
+    found: TrainingMemory,
+    gpu: str | None,
+    capacity: float | None,
+    more: Sequence[str],
 ) -> None:
     rows = [
         Row(str(r["term"]), gib(float(r["bytes"])), float(r["bytes"]) / found.reserved_bytes, str(r["why"]))
@@ -147,11 +214,17 @@ def _show_memory(
     if capacity is not None:
         fits = "Fits" if found.reserved_bytes <= capacity else "Does NOT fit"
         lines.append(f"{fits} into {gpu}, {gib(capacity)} GiB.")
-    show(f"Memory of a training step: {_title(model)}", "GiB", rows, gib(found.reserved_bytes), lines)
+    title = f"Memory of a training step: {_title(model)}"
+    show(title, "GiB", rows, gib(found.reserved_bytes), [*lines, *more])
 
 
 def _show_step(
-    model: Transformer, layout: Layout, cluster: Cluster, found: StepTime, tokens: float | None
+    model: Transformer,
+    layout: Layout,
+    cluster: Cluster,
+    found: StepTime,
+    tokens: float | None,
+    more: Sequence[str],
 ) -> None:
     rows = [
         Row(term.name, seconds(term.seconds), term.seconds / found.step_s, term.why)
@@ -169,7 +242,8 @@ def _show_step(
         hourly = cluster.price_per_gpu_hour
         price = "" if hourly is None else f", for {found.cost(tokens):,.2f} at {hourly:g} a GPU-hour"
         lines.append(f"{tokens:,.3g} tokens take {found.days(tokens):,.4g} days{price}.")
-    show(f"Time of a training step: {_title(model)}", "time", rows, seconds(found.step_s), lines)
+    title = f"Time of a training step: {_title(model)}"
+    show(title, "time", rows, seconds(found.step_s), [*lines, *more])
 
 
 def _doc(function: Any) -> str:
@@ -222,13 +296,16 @@ def _layout_line(layout: Layout) -> str:
     )
 
 
-def _capacity_bytes(gpu: str) -> float:
+def _gpu(name: str) -> Accelerator:
     from distlab.predict.hardware.accelerators import accelerator
 
-    return accelerator(gpu).memory.value.bytes
+    try:
+        return accelerator(name)
+    except SettingError as error:
+        raise SettingError(f"gpu is {printable(name[:80])!r}. {error}") from None
 
 
-def _software(given: Given) -> Software:
+def the_software(given: Given) -> Software:
     from distlab.predict.kernels import Kernels
     from distlab.predict.step_time import Software
 

@@ -1,0 +1,139 @@
+"""What follows from a sum of terms, with the formula in its own numbers: what `--why` says below the terms."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from distlab.predict.commands.show import gib, seconds
+from distlab.predict.commands.why import Derived
+
+if TYPE_CHECKING:
+    from distlab.predict.cluster import Cluster
+    from distlab.predict.goodput import Checkpoint, Recovery
+    from distlab.predict.network import CollectivePrediction
+    from distlab.predict.step_time import StepTime
+    from distlab.predict.training_memory import TrainingMemory
+
+_COUNTED = "distlab.predict.flops: Narayanan et al., SC'21, appendix; Korthikanti et al., 2022, appendix A"
+
+
+def of_memory(found: TrainingMemory, gpu: str | None, capacity_bytes: float | None) -> list[Derived]:
+    """Peak, what is reserved, and what is left of the GPU."""
+    moments = ", ".join(f"{moment.name} {gib(moment.bytes)}" for moment in found.moments)
+    share = found.fragmentation
+    derived = [
+        Derived("peak in tensors", f"max of ({moments}) = {gib(found.peak_bytes)} GiB", "the step's moments"),
+        Derived(
+            "reserved",
+            f"{gib(found.peak_bytes)} / (1 - {share:g}) = {gib(found.reserved_bytes)} GiB",
+            "fragmentation, the share of reserved memory that is of no use: Guo et al., GMLake, ASPLOS'24",
+        ),
+    ]
+    if gpu is not None and capacity_bytes is not None:
+        left = f"{gib(capacity_bytes)} - {gib(found.reserved_bytes)} = {gib(capacity_bytes - found.reserved_bytes)} GiB"
+        derived.append(Derived(f"left on {gpu}", left, "its memory in the hardware registry"))
+    return derived
+
+
+def of_step(found: StepTime, cluster: Cluster, tokens: float | None) -> list[Derived]:
+    """MFU, HFU, throughput, days and cost."""
+    peak, gpus, step = cluster.device.peak_flops, found.gpus, seconds(found.step_s)
+    whole = f"({step} x {gpus} GPUs x {peak / 1e12:,.4g} TFLOP/s)"
+    derived = [
+        Derived(
+            "step", f"sum of the terms = {step}", "the slowest stage sets the pace; nothing else overlaps"
+        ),
+        Derived("MFU", f"{found.model_flops:.4g} model FLOP / {whole} = {found.mfu:.2%}", _COUNTED),
+        Derived(
+            "HFU", f"{found.hardware_flops:.4g} FLOP with recomputation / {whole} = {found.hfu:.2%}", _COUNTED
+        ),
+        Derived(
+            "FLOP/s a GPU",
+            f"{found.hardware_flops:.4g} / ({step} x {gpus}) = {found.flops_per_gpu / 1e12:.4g} TFLOP/s",
+            "as Narayanan et al., SC'21, report it",
+        ),
+        Derived(
+            "tokens a day",
+            f"{found.tokens:,} a step / {step} x 86,400 s = {found.tokens_per_day:.4g}",
+            "global_batch x sequence, without failures",
+        ),
+    ]
+    if tokens is not None:
+        days = f"{tokens:.4g} / {found.tokens_per_day:.4g} a day = {found.days(tokens):,.4g}"
+        derived.append(Derived("days", days, "without failures; `distlab predict goodput` has those"))
+        if cluster.price_per_gpu_hour is not None:
+            price = f"{found.days(tokens):,.4g} x 24 h x {gpus} GPUs x {cluster.price_per_gpu_hour:g}"
+            derived.append(
+                Derived("cost", f"{price} = {found.cost(tokens):,.2f}", "price_per_gpu_hour, as given")
+            )
+    return derived
+
+
+def of_collective(found: CollectivePrediction, gpus: int, factor: float, overlap_s: float) -> list[Derived]:
+    """Rates, and what computing does not hide. factor: bytes on a link for each byte of payload."""
+    if not found.total_s:
+        return [Derived("time", "one GPU has nobody to send to", "n = 1")]
+    total, mib = seconds(found.total_s), found.payload_bytes / 2**20
+    rate = found.payload_bytes / found.total_s / 1e9
+    derived = [
+        Derived(
+            "time",
+            f"sum of the terms = {total}",
+            "the fastest of the algorithms and protocols that exist there",
+        ),
+        Derived("algorithm bandwidth", f"{mib:,.4g} MiB / {total} = {rate:.4g} GB/s", "nccl-tests"),
+        Derived(
+            "bus bandwidth",
+            f"{rate:.4g} GB/s x {factor:.4g} = {rate * factor:.4g} GB/s, with {gpus} GPUs",
+            "nccl-tests, doc/PERFORMANCE.md",
+        ),
+    ]
+    if overlap_s:
+        shown = seconds(max(0.0, found.total_s - overlap_s))
+        derived.append(
+            Derived("exposed", f"max(0, {total} - {seconds(overlap_s)}) = {shown}", "overlap with computing")
+        )
+    return derived
+
+
+def of_goodput(
+    job: Recovery,
+    saving: Checkpoint,
+    days: float,
+    size_bytes: float | None,
+    storage_Bps: float,  # noqa: N803
+) -> list[Derived]:
+    """Failures, the intervals, and how long a save takes."""
+    derived = []
+    if size_bytes is not None:
+        derived.append(
+            Derived(
+                "a checkpoint",
+                f"{size_bytes / 14:.4g} parameters x 14 bytes = {size_bytes / 1e12:,.4g} TB, which at "
+                f"{storage_Bps / 1e9:,.4g} GB/s take {seconds(size_bytes / storage_Bps)}",
+                "bf16 weights, fp32 weights and two moments; BLOOM's is 13.05 a parameter",
+            )
+        )
+    if math.isinf(job.mtbf_s):
+        return derived
+    mtbf, cost = seconds(job.mtbf_s), seconds(saving.cost_s)
+    hours = job.mtbf_s / 3600
+    return [
+        *derived,
+        Derived(
+            "failures",
+            f"{days:g} days x 24 h / {hours:,.4g} h = {days * 24 / hours:,.4g}",
+            "Poisson; MTBF of the job = 1 / sum of count / MTBF of its parts (Barlow and Proschan, 1975)",
+        ),
+        Derived(
+            "Young's interval",
+            f"sqrt(2 x {cost} x {mtbf}) = {seconds(math.sqrt(2 * saving.cost_s * job.mtbf_s))}",
+            "Young, CACM 17(9), 1974",
+        ),
+        Derived(
+            "the best interval",
+            "root x M of (1 - x) exp(x) = exp(-cost/M), no shorter than a background write",
+            "the largest goodput of the closed form: distlab.predict.goodput.exact_interval_s",
+        ),
+    ]
