@@ -39,6 +39,10 @@ COMMANDS = {
         "Data-parallel training of a convolutional network",
     ),
     "predict collective": ("distlab.predict.commands.running:collective", "A collective's time between GPUs"),
+    "predict layout": (
+        "distlab.predict.commands.layout:layout",
+        "The best layout over GPUs, and why others lost",
+    ),
     "predict goodput": (
         "distlab.predict.commands.running:goodput",
         "The share of a run that failures and checkpoints leave",
@@ -95,6 +99,7 @@ PARSE_THEIR_OWN = {
     "predict memory",
     "predict step",
     "predict cnn",
+    "predict layout",
     "predict collective",
     "predict goodput",
 }

@@ -30,6 +30,7 @@ EXAMPLES = {
     "predict step": "--model gpt-175b --tensor 8 --pipeline 8 --cluster dgx_a100 --tokens 3e11 --price-per-gpu-hour 2",
     "predict cnn": "--model vgg16 --gpus 128 --gpus-per-node 4",
     "predict collective": "--payload-bytes 64MiB --gpus 16 --cluster dgx_h100",
+    "predict layout": "--model gpt-22b --gpus 64 --global-batch 64",
     "predict goodput": "--gpus 16384 --model llama3-405b",
 }
 
@@ -273,6 +274,7 @@ def test_help_shows_each_field(name: str, capsys: pytest.CaptureFixture[str]) ->
         "cnn": "--fusion-bytes",
         "collective": "--op",
         "goodput": "--mtbf-h",
+        "layout": "--objective",
     }
     assert words[name.split()[1]] in shown
 

@@ -51,6 +51,12 @@ HELPS = {
     "overlap_tensor": "tensor-parallel collectives beside the weights' gradients",
     "data_s": "loading a micro-batch",
     "tokens": "to train on: gives days, and the cost",
+    # Search
+    "objective": "what is best: time of a step, cost of --tokens (on fewer GPUs, too), memory that is left",
+    "keep": "layouts that are ranked",
+    "reserve_bytes": "of a GPU's memory for what is no tensor: CUDA context, NCCL's buffers; 3 GiB without it",
+    "why": "explain the best layout with these fields, such as tensor=8,pipeline=4",
+    "memory_bytes": "of a GPU, datasheet",
     # Collective
     "payload_bytes": "such as 64MiB; of all-gather and reduce-scatter the larger buffer",
     "gpus": "all together",
@@ -74,5 +80,5 @@ HELPS = {
     "slowdown": "of training meanwhile, 0 to 1",
     "parameters": "14 bytes of checkpoint each; the model's without it",
     "storage_Bps": "bytes per second that storage takes of the job",
-    "days": "of the run",
+    "days": "of the run; of a search, at most for --tokens",
 }

@@ -161,12 +161,18 @@ def _behind(
 def _changed(found: Found, fields: Mapping[str, Any]) -> Layout:
     """The best layout with these fields; what must then change, too, does."""
     values = {**asdict(found.best[0].layout), **fields}
-    parts = values["tensor"] * values["pipeline"] * values["context"]
     gpus = found.best[0].layout.gpus
-    if "data" not in fields:
-        if gpus % parts:
-            raise SettingError(f"tensor x pipeline x context is {parts}, which does not divide {gpus} GPUs.")
-        values["data"] = gpus // parts
+    if "data" in fields:
+        for name in ("context", "pipeline", "tensor"):
+            if name not in fields and _parts(values) * values["data"] != gpus:
+                values[name] = 1
+    elif gpus % _parts(values):
+        parts = _parts(values)
+        raise SettingError(f"tensor x pipeline x context is {parts}, which does not divide {gpus} GPUs.")
+    else:
+        values["data"] = gpus // _parts(values)
+    if "micro_batch" not in fields and found.query.global_batch % (values["data"] * values["micro_batch"]):
+        values["micro_batch"] = 1
     if values["tensor"] == 1 and "sequence_parallel" not in fields:
         values["sequence_parallel"] = False
     if "interleave" in fields and "schedule" not in fields:
@@ -177,6 +183,11 @@ def _changed(found: Found, fields: Mapping[str, Any]) -> Layout:
     if values["pipeline"] == 1 and "schedule" not in fields:
         values["schedule"] = "1f1b"
     return Layout(**values)
+
+
+def _parts(values: Mapping[str, Any]) -> int:
+    """Ranks that hold different parts of the model, or of a sample."""
+    return int(values["tensor"] * values["pipeline"] * values["context"])
 
 
 def _beside(found: Found) -> Iterator[tuple[str, Any]]:
