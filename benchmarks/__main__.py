@@ -1,4 +1,7 @@
-"""`python -m benchmarks [NAME]`: run them one after the other, print a table, write results.json."""
+"""`python -m benchmarks [NAME]`: run them one after the other, print a table, write results.json.
+
+A name may be the first part of several: `predict` is all of `predict.*`.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ import sys
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import book, checkpoints, collectives, observe, recovery, site, starting, train
+from benchmarks import book, checkpoints, collectives, observe, predict, recovery, site, starting, train
 from benchmarks.results import Result, record
 
 BENCHMARKS = {
@@ -20,6 +23,10 @@ BENCHMARKS = {
     "bench.call_overhead_us": collectives.call_overhead,
     "observe.scrape_ms": observe.scrape_ms,
     "observe.cpu_share": observe.cpu_share,
+    "predict.single_us": predict.single_us,
+    "predict.layout_s": predict.layout_s,
+    "predict.goodput_run_s": predict.goodput_run_s,
+    "predict.cli_ms": predict.cli_ms,
     "recovery.torchrun": recovery.torchrun,
     "recovery.ray": recovery.ray,
     "recovery.horovod": recovery.horovod,
@@ -31,7 +38,8 @@ BENCHMARKS = {
 
 
 def main(names: list[str]) -> int:
-    unknown = [name for name in names if name not in BENCHMARKS]
+    found = {name: [known for known in BENCHMARKS if f"{known}.".startswith(f"{name}.")] for name in names}
+    unknown = [name for name, those in found.items() if not those]
     if unknown:
         print(
             f"benchmarks: there is none called {unknown[0]!r}; there are {', '.join(BENCHMARKS)}.",
@@ -40,7 +48,7 @@ def main(names: list[str]) -> int:
         return 2
     console = Console()
     results: list[Result] = []
-    for name in names or BENCHMARKS:
+    for name in [known for those in found.values() for known in those] or BENCHMARKS:
         with console.status(f"{name} ..."):
             rows = BENCHMARKS[name]()
         record(rows, command=f"make bench BENCH={name}")
