@@ -17,29 +17,46 @@ from pathlib import Path
 
 from rich.console import Console
 
+from distlab.predict.peers import Answer, ask
 from distlab.predict.validation import Scored
 from distlab.predict.validation_files import Problems, score_folder
+from distlab.predict.validation_peers import beside, described, side_by_side
 from distlab.predict.validation_shipped import score_shipped
 from distlab.predict.validation_tables import Table, details, summary
 from distlab.predict.validation_targets import NO_TARGET, Group, groups
 
 
-def main(cases: Path | None = None, json: bool = False) -> int:
+def main(cases: Path | None = None, json: bool = False, peers: bool = False) -> int:
     """Score the models against measured cases, without any fit; exits 0 however large the errors are.
 
     Args:
         cases: a folder with CSV files in the formats of `distlab.predict.validation_formats`; without one, the cases
             that the package holds.
         json: print one object for each measured cell: family, case, predicted, measured, signed_error.
+        peers: run llm-analysis and the estimators of DeepSpeed, Accelerate and torch on the same cases, too, and print
+            the errors side by side (with json: also objects of theirs, which have the peer's name as by).
     """
     with Console(stderr=True).status("Scoring ..."):
         scored, problems = (score_shipped(), Problems()) if cases is None else score_folder(cases)
+        answers, missing = ask(scored) if peers else ([], [])
     if json:
-        print(jsonlib.dumps([cell.as_row() for cell in scored], indent=1, allow_nan=False))
+        rows = [cell.as_row() for cell in scored] + [answer.as_row() for answer in answers]
+        print(jsonlib.dumps(rows, indent=1, allow_nan=False))
     else:
         _print(scored)
+        _print_peers(answers)
+    for sentence in missing:
+        print(sentence, file=sys.stderr)
     _say(problems)
     return 0
+
+
+def _print_peers(answers: Sequence[Answer]) -> None:
+    if answers:
+        for table in (*beside(answers), side_by_side(answers)):
+            show(table)
+        for line in described(answers):
+            Console().print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def _say(problems: Problems) -> None:
