@@ -47,6 +47,10 @@ COMMANDS = {
         "distlab.predict.commands.running:goodput",
         "The share of a run that failures and checkpoints leave",
     ),
+    "predict presets": (
+        "distlab.predict.commands.listing:presets",
+        "Models, clusters and GPUs that have a name",
+    ),
     "profile run": ("distlab.observe.profile.run:main", "Profile a command's training on every rank"),
     "profile analyze": ("distlab.observe.profile.analyze:main", "Analyse a profile's traces again"),
     "profile report": ("distlab.observe.profile.dossier:report", "One page: what to change first, and why"),
@@ -102,6 +106,7 @@ PARSE_THEIR_OWN = {
     "predict layout",
     "predict collective",
     "predict goodput",
+    "predict presets",
 }
 """Commands that take the arguments as they are: their options depend on a file that an option names, or they answer
 before tyro is imported."""

@@ -29,8 +29,8 @@ MOST_BYTES = 2**20
 """Of a YAML file: anybody may have written it."""
 
 SECTIONS = (
-    *("model", "layout", "settings", "memory", "cluster", "software", "run", "search", "collective", "job", "cnn"),
-)
+    "model", "layout", "settings", "memory", "cluster", "software", "run", "search", "collective", "job", "cnn",
+)  # fmt: skip
 """Of such a file. One file may serve all commands; each reads the sections that it needs."""
 
 SIZES = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}

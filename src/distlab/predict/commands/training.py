@@ -258,7 +258,8 @@ def the_model(given: Given) -> tuple[Transformer, str]:
         return changed, known.source + (", changed" if changed != known.model else "")
     if not given.values["model"]:
         raise SettingError(
-            f"model is missing; name one with --model ({', '.join(MODELS)}), or describe it in the file of --config."
+            "model is missing; name one with --model (`distlab predict presets` lists them), or describe it in the "
+            "file of --config."
         )
     given.values["model"].setdefault("name", "your own")
     return given.make("model", Transformer), "given"

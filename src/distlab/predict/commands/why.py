@@ -64,6 +64,9 @@ MEMORY = {
     "gathered rest": Reason("parameters of embedding and output layer x e", _FSDP),
     "whole gradients of the rest": Reason("parameters of embedding and output layer x e", _FSDP),
     "16-bit copies of the weights": Reason("parameters on the rank x 2", "torch.autocast's cache of casts"),
+    "16-bit copies of a layer's weights": Reason(
+        "parameters of a layer x 2, with full recomputation", "torch.autocast's cache of casts"
+    ),
     "whole gradients of a layer": Reason(
         "parameters of a layer x e, with an fp32 copy where shards are fp32", _FSDP
     ),
