@@ -44,7 +44,7 @@ class Device:
     """What element-wise kernels of a layer reach of it: norms, softmax, dropout, additions."""
     multiprocessors: int
     memory_bytes: float = math.inf
-    """Datasheet."""
+    """What programs can have of it."""
 
     @property
     def product_flops(self) -> float:
@@ -96,11 +96,9 @@ def product_s(m: float, n: float, k: float, device: Device, batch: float = 1) ->
     """Seconds for `batch` products of m x k with k x n, in 16 bits."""
     sms = device.multiprocessors
     slots = math.inf
-    for rows, columns in TILES:  # no calls in here: a search comes by a million times
-        if m < rows:
-            rows = m  # a thin product has thin tiles
-        if n < columns:
-            columns = n
+    for most_rows, most_columns in TILES:  # no calls in here: a search comes by a million times
+        rows = m if m < most_rows else most_rows  # a thin product has thin tiles
+        columns = n if n < most_columns else most_columns
         tiles = batch * -(-m // rows) * -(-n // columns)
         taken = -(-tiles // sms) * sms * rows * columns
         if taken < slots:

@@ -21,38 +21,21 @@ The machines, and where their parameters come from, are in `cluster`; published 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import NamedTuple
 
 from distlab.errors import SettingError
 from distlab.predict.cluster import Cluster, collective_s
-from distlab.predict.collectives import Op
-from distlab.predict.flops import StepFlops, step_flops, tokens_per_step
-from distlab.predict.kernels import (
-    HALF,
-    Kernels,
-    layer_time,
-    optimizer_s,
-    output_time,
-)
+from distlab.predict.flops import step_flops, tokens_per_step
+from distlab.predict.kernels import HALF, optimizer_s
 from distlab.predict.scaling import Term
-from distlab.predict.transformer import Layout, Recompute, Transformer
+from distlab.predict.step_parts import Layer, Ranks, Software, layer_of, ranks_of
+from distlab.predict.transformer import Layout, Transformer
+
+__all__ = ["DAY_S", "Seconds", "Software", "StepModel", "StepTime", "predict_step"]
 
 DAY_S = 86400
-
-
-@dataclass(frozen=True)
-class Software:
-    """What the training program does of what it could."""
-
-    kernels: Kernels = field(default_factory=Kernels)
-    overlap_gradients: bool = True
-    """Gradients are reduced while the last micro-batch's backward pass still runs."""
-    overlap_tensor: bool = False
-    """Tensor-parallel collectives of the backward pass run beside the products that make the weights' gradients."""
-    data_s: float = 0.0
-    """Loading a micro-batch; only what is longer than the step's compute shows."""
 
 
 class Seconds(NamedTuple):
@@ -170,15 +153,11 @@ class StepModel:
     def __init__(self, model: Transformer, cluster: Cluster, software: Software) -> None:
         self.model, self.cluster, self.software = model, cluster, software
         self._layers: dict[tuple[int, int, int, int, bool], Layer] = {}
-        self._ranks: dict[tuple[int, int, int, int], _Ranks] = {}
-        self._flops: dict[tuple[int, Recompute], StepFlops] = {}
+        self._ranks: dict[tuple[int, int, int, int], Ranks] = {}
 
     def step(self, layout: Layout) -> StepTime:
         """The layout must be one that `Layout.check` lets pass."""
-        key = layout.global_batch, layout.recompute
-        flops = self._flops.get(key)
-        if flops is None:
-            flops = self._flops[key] = step_flops(self.model, *key)
+        flops = step_flops(self.model, layout.global_batch, layout.recompute)
         return StepTime(
             self.seconds(layout),
             layout,
@@ -225,7 +204,7 @@ class StepModel:
         key = layout.tensor, layout.context, layout.expert, layout.micro_batch, layout.sequence_parallel
         found = self._layers.get(key)
         if found is None:
-            found = self._layers[key] = _layer(self.model, layout, self.cluster, self.software)
+            found = self._layers[key] = layer_of(self.model, layout, self.cluster, self.software)
         return found
 
     def send_s(self, layout: Layout) -> float:
@@ -244,11 +223,11 @@ class StepModel:
             one_s += collective_s("all_gather", whole_bytes, layout.tensor, 1, self.cluster)
         return 2 * layout.interleave * one_s
 
-    def _on_ranks(self, layout: Layout) -> _Ranks:
+    def _on_ranks(self, layout: Layout) -> Ranks:
         key = layout.tensor, layout.pipeline, layout.expert, layout.data * layout.context
         found = self._ranks.get(key)
         if found is None:
-            found = self._ranks[key] = _ranks(self.model, layout, self.cluster, self.software)
+            found = self._ranks[key] = ranks_of(self.model, layout, self.cluster, self.software)
         return found
 
     def data_parallel_s(self, layout: Layout, work: Layer, here: int, again_s: float) -> tuple[float, float]:
@@ -303,116 +282,3 @@ _USUAL = Software()
 @lru_cache(maxsize=64)
 def _steps(model: Transformer, cluster: Cluster, software: Software) -> StepModel:
     return StepModel(model, cluster, software)
-
-
-class Layer(NamedTuple):
-    """Seconds of one micro-batch in one layer: work and exposed communication, forward and backward."""
-
-    products_s: float
-    elements_s: float
-    attention_s: float
-    weights_s: float
-    forward_s: float
-    backward_s: float
-    """Without what is computed again."""
-    tensor_s: float
-    """All of a layer's forward pass."""
-    tensor_back_s: float
-    expert_s: float
-    """One exchange of four."""
-    ring_s: float
-    """Keys and values once around."""
-    output_s: float
-    """Of the output layer, for the same micro-batch."""
-
-    def again_s(self, recompute: Recompute) -> float:
-        """What is computed a second time."""
-        if recompute == "none":
-            return 0.0
-        return self.attention_s if recompute == "selective" else self.forward_s
-
-    def communication_s(self, recompute: Recompute) -> tuple[float, float, float]:
-        """Of tensor, expert and context parallelism: what shows of it, forward and backward."""
-        passes = 2 if recompute == "full" else 1
-        bare_s = max(0.0, self.ring_s - self.attention_s)
-        return (
-            passes * self.tensor_s + self.tensor_back_s,
-            2 * (passes + 1) * self.expert_s,
-            # Backward keys and values go around with their gradients, beside an attention of twice the work.
-            (passes + 2) * bare_s,
-        )
-
-
-def _layer(model: Transformer, layout: Layout, cluster: Cluster, software: Software) -> Layer:
-    time = layer_time(model, layout, cluster.device, software.kernels)
-    tokens = layout.micro_batch * model.sequence / layout.context
-    activation_bytes = HALF * tokens * model.hidden
-
-    # Two all-reduces a layer forward and two backward (Shoeybi et al., 2019); with sequence parallelism each is a
-    # reduce-scatter and an all-gather of the same bytes (Korthikanti et al., 2022).
-    def over_tensor_s(op: Op) -> float:
-        return 2 * collective_s(op, activation_bytes, layout.tensor, 1, cluster)
-
-    scatter_s = hidden_s = 0.0
-    if layout.sequence_parallel:
-        scatter_s = over_tensor_s("reduce_scatter")
-        once_s = scatter_s + over_tensor_s("all_gather")
-    else:
-        once_s = over_tensor_s("all_reduce")
-    if software.overlap_tensor:
-        # Only the way back through the first of each pair of products runs beside the gradients of weights: without
-        # sequence parallelism both all-reduces; with it the reduce-scatters.
-        hidden_s = min(scatter_s if layout.sequence_parallel else once_s, time.weight_products_s)
-
-    # Tokens go to their experts and come back, forward and backward (Lepikhin et al., GShard, 2021).
-    routed_bytes = activation_bytes * model.active_experts / layout.tensor
-    stride = layout.tensor * layout.context
-    # Ring attention: each rank's keys and values visit all others while attention is computed (Liu et al., 2023).
-    pair_bytes = 2 * HALF * tokens * model.key_value_heads * model.head_width / layout.tensor
-    around_bytes = layout.context * pair_bytes
-    return Layer(
-        products_s=time.forward_products_s + time.backward_products_s,
-        elements_s=time.forward_elements_s + time.backward_elements_s,
-        attention_s=time.attention_s,
-        weights_s=time.weight_products_s,
-        forward_s=time.forward_s,
-        backward_s=time.backward_s,
-        tensor_s=once_s,
-        tensor_back_s=once_s - hidden_s,
-        expert_s=collective_s("all_to_all", routed_bytes, layout.expert, stride, cluster),
-        ring_s=collective_s("all_gather", around_bytes, layout.context, layout.tensor, cluster),
-        output_s=sum(output_time(model, layout, cluster.device)),
-    )
-
-
-class _Ranks(NamedTuple):
-    """On the fullest GPU: parameters that all data-parallel ranks share, those of its experts; their collectives."""
-
-    dense: float
-    expert: float
-    reduce_s: float
-    scatter_s: float
-    gather_s: float
-
-
-def _ranks(model: Transformer, layout: Layout, cluster: Cluster, software: Software) -> _Ranks:
-    here, ranks = model.layers // layout.pipeline, layout.data * layout.context
-    dense: float = model.attention_parameters + model.norm_parameters + model.router_parameters
-    expert = model.experts / layout.expert * model.expert_parameters
-    if model.experts == 1:
-        dense, expert = dense + expert, 0.0
-    dense, expert = (here * dense + model.embedding_parameters) / layout.tensor, here * expert / layout.tensor
-
-    def over_s(op: Op, bytes_each: float) -> float:
-        shared_s = collective_s(op, dense * bytes_each, ranks, layout.tensor, cluster)
-        wide = layout.tensor * layout.expert
-        return shared_s + collective_s(op, expert * bytes_each, ranks // layout.expert, wide, cluster)
-
-    gradient_bytes = software.kernels.gradient_bytes
-    return _Ranks(
-        dense,
-        expert,
-        over_s("all_reduce", gradient_bytes),
-        over_s("reduce_scatter", gradient_bytes),
-        over_s("all_gather", HALF),
-    )

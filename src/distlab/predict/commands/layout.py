@@ -12,15 +12,16 @@ from __future__ import annotations
 import dataclasses
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, TextIO
 
-from distlab.errors import SettingError, WorkError, printable
+from distlab.errors import SettingError, WorkError
 from distlab.predict.commands.clusters import CLUSTERS_HELP, ClusterOptions, the_cluster
+from distlab.predict.commands.layout_tables import Beside, show_found
 from distlab.predict.commands.options import Given, Parser, converted, types_of
 from distlab.predict.commands.presets import unknown
-from distlab.predict.commands.show import TIER, Row, gib, seconds, show, show_json
+from distlab.predict.commands.show import gib, show_json
 from distlab.predict.commands.training import (
     MODELS_HELP,
     RunOptions,
@@ -28,11 +29,9 @@ from distlab.predict.commands.training import (
     the_model,
     the_software,
 )
-from distlab.predict.transformer import Layout, Recompute, Schedule, Transformer
+from distlab.predict.transformer import Recompute, Schedule, Transformer
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from distlab.predict.search import Found, Query, Ranked, Why
 
 QUIET_S = 2.0
@@ -99,7 +98,7 @@ def layout(args: list[str]) -> int:
     if given.json:
         show_json(_as_json(found, source, beside, explained))
         return 0
-    _show(found, beside, asked.why, explained)
+    show_found(found, beside, asked.why, explained)
     return 0
 
 
@@ -195,9 +194,6 @@ def _nothing(found: Found) -> str:
     return f"No layout of {query.gpus} GPUs is possible ({rules}); choose another number of GPUs or batch."
 
 
-Beside = Sequence[tuple[str, Any, "Why"]]
-
-
 def _as_json(found: Found, source: str, beside: Beside, explained: Why | None) -> dict[str, Any]:
     query = found.query
     return {
@@ -253,148 +249,3 @@ def _why_json(why: Why) -> dict[str, Any]:
         "slower_s": why.slower_s,
         "differences": [gap._asdict() for gap in why.differences],
     }
-
-
-def _show(found: Found, beside: Beside, asked: str | None, explained: Why | None) -> None:
-    from distlab.bench.printing import print_report
-
-    query, best = found.query, found.best[0]
-    print_report([_ranking_table(found)], [])
-    rows = [
-        Row(term.name, seconds(term.seconds), term.seconds / best.step.step_s, term.why)
-        for term in best.step.terms
-        if term.seconds
-    ]
-    show(f"A step of the best: {short(best.layout)}", "time", rows, seconds(best.step.step_s), [])
-    print_report([_beside_table(found, beside)], [printable(line) for line in _lines(found)])
-    if explained is not None:
-        have = "nothing" if explained.layout is None else short(explained.layout)
-        print_report([_difference_table(explained)] if explained.differences else [], [])
-        print_report([], [printable(f"Why not {asked}: {explained.text} (Compared: {have}.)")])
-    if query.cluster.extrapolated:
-        print_report([], [f"Extrapolated: {what}." for what in query.cluster.extrapolated])
-
-
-def _lines(found: Found) -> Iterator[str]:
-    """What was searched, and how many lost for which reason."""
-    query = found.query
-    kept = ", ".join(f"{name} {value}" for name, value in query.fixed.items())
-    yield (
-        f"Searched: {found.layouts:,} layouts on {found.meshes:,} meshes (tensor x pipeline x context x data)"
-        f"{f', with {kept}' if kept else ''}; {found.predicted:,} of them predicted in full, the others left out by "
-        "exact bounds. One layout of each mesh is ranked."
-    )
-    for row in found.rejected:
-        if row.count:
-            yield f"{row.count:,} {row.of} out, {KINDS[row.kind]}: {row.reason}."
-    yield (
-        f"Usable memory: {gib(query.usable_bytes)} GiB, {gib(query.reserve_bytes)} of the GPU's being kept for what is "
-        "no tensor."
-    )
-
-
-KINDS = {"rule": "a rule", "memory": "memory", "days": "days", "behind": "behind others"}
-
-
-def short(cut: Layout) -> str:
-    """A layout in a few words."""
-    axes = ", ".join(
-        f"{name} {getattr(cut, name)}"
-        for name in ("tensor", "pipeline", "context", "data", "expert")
-        if getattr(cut, name) > 1
-    )
-    return (
-        f"{axes or 'one GPU'}, micro-batch {cut.micro_batch}, {_schedule(cut)}, recompute {cut.recompute}, ZeRO "
-        f"{cut.zero_stage}{', sequence parallel' if cut.sequence_parallel else ''}"
-    )
-
-
-def _schedule(cut: Layout) -> str:
-    if cut.pipeline == 1:
-        return "no pipeline"
-    return f"{cut.schedule} x {cut.interleave}" if cut.interleave > 1 else cut.schedule
-
-
-def _ranking_table(found: Found) -> Table:
-    from rich.table import Table
-    from rich.text import Text
-
-    query = found.query
-    title = f"Best layouts of {query.model.name} on {query.gpus:,} GPUs of {query.cluster.name} ({TIER})"
-    table = Table(title=Text(printable(title)), title_justify="left")
-    axes = [
-        name
-        for name in ("tensor", "pipeline", "context", "data", "expert")
-        if any(getattr(ranked.layout, name) > 1 for ranked in found.best)
-    ]
-    priced = any(ranked.cost is not None for ranked in found.best)
-    days = any(ranked.days is not None for ranked in found.best)
-    for name in ("", *axes, "micro-batch"):
-        table.add_column(name, justify="right")
-    for name in ("schedule", "recompute", "ZeRO", "sequence parallel"):
-        table.add_column(name)
-    for name in (
-        "step",
-        "MFU",
-        "GiB",
-        "GiB free",
-        *(["days"] if days else []),
-        *(["cost"] if priced else []),
-    ):
-        table.add_column(name, justify="right")
-    for place, ranked in enumerate(found.best, 1):
-        cut = ranked.layout
-        table.add_row(
-            str(place),
-            *(str(getattr(cut, name)) for name in axes),
-            str(cut.micro_batch),
-            _schedule(cut),
-            cut.recompute,
-            str(cut.zero_stage),
-            "yes" if cut.sequence_parallel else "no",
-            seconds(ranked.step.step_s),
-            f"{ranked.step.mfu:.1%}",
-            f"{ranked.memory.reserved_bytes / 2**30:,.1f}",
-            f"{ranked.headroom_bytes / 2**30:,.1f}",
-            *([f"{ranked.days:,.4g}"] if ranked.days is not None else []),
-            *([f"{ranked.cost:,.0f}"] if ranked.cost is not None else []),
-        )
-    return table
-
-
-def _beside_table(found: Found, beside: Beside) -> Table:
-    from rich.table import Table
-    from rich.text import Text
-
-    title = Text("The best with another value of one field, and why it lost")
-    table = Table(title=title, title_justify="left")
-    for name in ("field", "lost by", "why", "what else then differs"):
-        table.add_column(name)
-    for name, value, why in sorted(beside, key=lambda row: (row[2].kind != "behind", row[2].slower_s)):
-        changed = f"{name} {value}"
-        if name == "sequence_parallel":
-            changed = "sequence parallel" if value else "not sequence parallel"
-        else_ = "" if why.kind != "behind" else _changes(found.best[0].layout, why.layout, name)
-        table.add_row(changed, KINDS.get(why.kind, why.kind), Text(printable(why.text)), else_)
-    return table
-
-
-def _changes(best: Layout, other: Layout | None, but: str) -> str:
-    """Fields that differ, one aside, with their values in the other."""
-    if other is None:
-        return ""
-    mine, its = dataclasses.asdict(best), dataclasses.asdict(other)
-    return ", ".join(f"{name} {its[name]}" for name in its if its[name] != mine[name] and name != but)
-
-
-def _difference_table(why: Why) -> Table:
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(title=Text("Of its step, against the best's"), title_justify="left")
-    table.add_column("term")
-    table.add_column("longer by", justify="right")
-    for gap in why.differences:
-        sign = "-" if gap.seconds < 0 else ""
-        table.add_row(gap.term, sign + seconds(abs(gap.seconds)))
-    return table

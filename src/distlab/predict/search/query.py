@@ -19,8 +19,9 @@ Objective = Literal["time", "cost", "memory"]
 """time: the shortest step. cost: the cheapest training, of fewer GPUs, too. memory: the most headroom."""
 
 RESERVE_BYTES = 3.0 * GIB
-"""Of a GPU's memory, for what is in no model of tensors: the CUDA context, libraries' workspaces, NCCL's buffers. It is
-recalled (R): measure your own, as what nvidia-smi shows less torch's max_memory_reserved."""
+"""Of a GPU's memory that programs can have, for what is in no model of tensors: the CUDA context, libraries'
+workspaces, NCCL's buffers. Recalled (R): measure your own, as what nvidia-smi shows less torch's
+max_memory_reserved."""
 
 AXES = tuple(part.name for part in fields(Layout) if part.name != "global_batch")
 """Fields of a layout that are searched."""
