@@ -82,8 +82,8 @@ class Exchange:
 
 
 HOROVOD = Exchange("Horovod", 64 * MIB, 5e-3)
-"""HOROVOD_FUSION_THRESHOLD and HOROVOD_CYCLE_TIME as they were by default (docs/tensor-fusion.rst and autotune: 64 MB,
-V; 5 ms, R: 1 ms since 0.20)."""
+"""Defaults of 2017 to 2020: HOROVOD_FUSION_THRESHOLD of 64 MB, HOROVOD_CYCLE_TIME of 5 ms, later 1 ms (horovod,
+operations.cc, V)."""
 
 DDP = Exchange("DDP", 25 * MIB, fixed=True, first_bytes=MIB)
 """bucket_cap_mb, and the first bucket (torch.nn.parallel.distributed, V)."""

@@ -124,8 +124,12 @@ def _GiB(  # noqa: N802
     return Figure(Size.gibibytes(value), source, note, others)
 
 
+_DEVICE_QUERY = Source(
+    "cuda_total_capacity", "https://gist.github.com/gengwg/3520df2ebf8872e5ee4818367e3a4122", "C"
+)
+
 _MAMF = "best of many shapes, mean of 100 runs (mamf-finder)"
-_P100 = _datasheet("tesla-p100/", "R")
+_P100 = _datasheet("tesla-p100/")
 _V100, _T4, _A10, _A100 = (_datasheet(page) for page in ("v100/", "tesla-t4/", "products/a10-gpu/", "a100/"))
 _L4, _L40S, _H100 = (_datasheet(page) for page in ("l4/", "l40s/", "h100/"))
 _AMPERE = _rates(half=312, fp32=19.5, tf32=156, int8=624)
@@ -148,8 +152,9 @@ _A100_USABLE = _GiB(
     79.25,
     "HiDream-ai/VAREdit/issues/6",
     "V",
-    "nvidia-smi: 81,920 MiB, 80 GiB (modal-labs/modal-client/pull/2797, V); some boards 81,251",
+    "nvidia-smi: 81,920 MiB, 80 GiB (modal-labs/modal-client/pull/2797, V)",
     _GiB(79.15, "meta-pytorch/torchrec/pull/3580", "V", "81,050 MiB, PG509-210"),
+    Figure(Size.of_bytes(85_198_045_184), _DEVICE_QUERY, "81,251 MiB with driver 470"),
 )
 _H100_USABLE = _GiB(
     79.11,
@@ -174,7 +179,7 @@ _ACCELERATORS = [
         "NVIDIA P100 SXM2, 16 GB",
         {"fp32": _tera(10.6, _P100, "", _tera(9.3, _P100, "the PCIe card"))},
         _GB(16, _P100),
-        _GBps(732, _P100),
+        _GBps(732, _P100, "", _GBps(720, _P100, "at its announcement")),
         Figure(300.0, _P100, "the PCIe card: 250 W"),
         "nvlink1",
         "pcie3_x16",
@@ -213,7 +218,12 @@ _ACCELERATORS = [
         "NVIDIA A100 SXM, 80 GB",
         _AMPERE,
         _GB(80),
-        _GBps(2000, _ML_ENG, "", _GBps(2039, _datasheet("a100/", "R"))),
+        _GBps(
+            2000,
+            _ML_ENG,
+            "",
+            _GBps(2039, _DEVICE_QUERY, "2 x 1,593 MHz x 5,120 bits, as deviceQuery shows them"),
+        ),
         Figure(400.0, _ML_ENG, "some boards allow 500 W"),
         "nvlink3",
         "pcie4_x16",
@@ -364,7 +374,7 @@ _ACCELERATORS = [
                     Source(
                         "amd_mi300x",
                         "https://www.amd.com/en/products/accelerators/instinct/mi300/mi300x.html",
-                        "R",
+                        "S",
                     ),
                 ),
             ),

@@ -45,11 +45,11 @@ _LUSTRE = Source(
 )
 _LUSTRE_LATENCY = Source("aws_storage", "https://aws.amazon.com/fsx/lustre/", "S")
 _S3 = Source("vassallo2019s3", "https://github.com/dvassallo/s3-benchmark", "V")
-_S3_GUIDE = Source(
-    "aws_storage",
-    "https://docs.aws.amazon.com/AmazonS3/latest/userguide/optimizing-performance-design-patterns.html",
-    "R",
+_S3_PATTERNS = (
+    "https://docs.aws.amazon.com/AmazonS3/latest/userguide/optimizing-performance-design-patterns.html"
 )
+_S3_RATE = Source("aws_storage", _S3_PATTERNS, "S")
+_S3_GUIDE = Source("aws_storage", _S3_PATTERNS, "R")
 
 
 def _MiBps(value: float, source: Source, note: str = "") -> Figure[Bandwidth]:  # noqa: N802
@@ -129,7 +129,7 @@ _STORAGE = [
         "S3, one connection",
         True,
         "connection",
-        _GBps(0.085, _S3_GUIDE, "85 to 90 MB/s"),
+        _GBps(0.085, _S3_RATE, "85 to 90 MB/s"),
         None,
         Figure(0.15, _S3_GUIDE, "100 to 200 ms for small objects"),
     ),
