@@ -67,14 +67,14 @@ def _llama(
     )
 
 
-_GPT2 = "Radford et al., 2019, table 2 (S: nanoGPT, model.py)"
+_GPT2 = "Radford et al., 2019, table 2, as in nanoGPT (S)"
 _GPT3 = "Brown et al., 2020, table 2.1 (R)"
 _MEGATRON = "Narayanan et al., SC'21, table 1, and Korthikanti et al., 2022, table 3 (V)"
 _LLAMA = "Touvron et al., 2023, LLaMA, table 2 (S)"
 _LLAMA2 = "Touvron et al., 2023, Llama 2 (S)"
 _LLAMA3 = "meta-llama/llama-models, models/sku_list.py (V); sequence of pre-training (R)"
 _LLAMA32 = "Meta's model card of Llama 3.2, 2024 (S); sequence as Llama 3's"
-_MISTRAL = "Jiang et al., 2024, Mixtral of Experts, table 1 (S: copies of its config.json)"
+_MISTRAL = "Jiang et al., 2024, Mixtral of Experts, table 1, and copies of its config.json (S)"
 _GEMMA = "Gemma Team, 2024, table 1 (S)"
 
 MODELS: dict[str, Preset] = {
