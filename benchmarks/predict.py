@@ -193,7 +193,10 @@ COMMANDS = {
     "collective": "--payload-bytes 64MiB --gpus 16 --cluster dgx_h100",
     "goodput": "--gpus 16384 --model llama3-405b",
     "cnn": "--model vgg16 --gpus 128",
+    "layout": "--model gpt-22b --gpus 16 --global-batch 16",
+    "presets": "",
 }
+"""The layout's is a small search."""
 
 
 def cli_ms() -> list[Result]:
