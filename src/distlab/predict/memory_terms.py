@@ -26,7 +26,9 @@ class Term(NamedTuple):
 
 Terms = tuple[Term, ...]
 
-GATHERED_LAYERS = "gathered layers"
+GATHERED_LAYERS, COPIED_LAYER = "gathered layers", "16-bit copies of a layer's weights"
+OF_A_LAYER_AT_WORK = frozenset({GATHERED_LAYERS, COPIED_LAYER})
+"""Names of terms that are there while a layer computes, and not beside the loss."""
 
 _ZERO_WHY = {
     0: "whole on every data-parallel rank",
@@ -86,8 +88,16 @@ def whole_terms(
         )
         gradients = (Term("whole gradients of the rest", "buffers", rest, "until the backward pass ends"),)
     elif e.copy:
-        copy = e.copy * held.parameters
-        weights = (Term("16-bit copies of the weights", "buffers", copy, "autocast's, until backward ends"),)
+        again = (
+            layout.recompute == "full"
+        )  # then a layer's products are done, and their copies made, once more
+        copied = held.other_parameters if again else held.parameters
+        weights = (
+            Term(
+                "16-bit copies of the weights", "buffers", e.copy * copied, "autocast's, until backward ends"
+            ),
+            Term(COPIED_LAYER, "buffers", e.copy * held.layer_parameters if again else 0, "the one at work"),
+        )
     if (layout.zero_stage >= 2 and copies > 1) or settings.offload != "none":
         each = e.activation + (e.gradient if e.gradient > e.activation and e.copy else 0)
         whole = held.layer_parameters * each

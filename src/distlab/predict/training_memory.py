@@ -18,9 +18,9 @@ from typing import Literal
 from distlab.errors import SettingError
 from distlab.predict.activations import in_flight, layer_activations
 from distlab.predict.memory_terms import (
-    GATHERED_LAYERS,
     NO_LOSS,
     NO_OUTPUT,
+    OF_A_LAYER_AT_WORK,
     Kind,
     Term,
     Terms,
@@ -174,7 +174,7 @@ def _rank_memory(model: Transformer, layout: Layout, settings: MemorySettings, r
     work = work_terms(model, layout, settings, layer)
     forward = states + gathered
     # Beside the loss no layer is whole: FSDP has dropped the last one, and gathers it again for its backward pass.
-    between = states + tuple([term for term in gathered if term.name != GATHERED_LAYERS])
+    between = states + tuple([term for term in gathered if term.name not in OF_A_LAYER_AT_WORK])
     start = forward + early + reducing + through
     end = forward + reducing + loss.waiting
     made = gradients if earlier else gradients_at_the_end(gradients, held)

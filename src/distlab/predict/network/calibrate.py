@@ -3,6 +3,7 @@
     from distlab.predict.network.calibrate import calibrate
     found = calibrate("before.json")
     found.topology, found.mean_error, found.held_out_error
+    fit_host(samples, cores=2).seconds("all_reduce", 4 * MIB, ranks=4)      # processes that share a machine's cores
 
 Every other payload is fitted and the rest held out; the fit over all of them is what is returned.
 """
@@ -11,7 +12,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -19,6 +20,7 @@ from distlab.errors import SettingError, printable
 from distlab.predict.collectives import Op
 from distlab.predict.network.algorithms import kernel_factor
 from distlab.predict.network.fitting import Sample, fit, mean_error
+from distlab.predict.network.model import collective_s
 from distlab.predict.network.topology import PROTOCOLS, NodeLink, Protocol, Topology
 
 RANKS_MOST = 100_000
@@ -65,8 +67,8 @@ def calibrate(
             "a fit needs 4: measure a range of sizes."
         )
     protocols = PROTOCOLS if results.stamp.get("backend") == "nccl" else ("Simple",)
-    topology = _fitted(samples, name, protocols)
-    half = _fitted(samples[::2], name, protocols)
+    topology = fit_topology(samples, name, protocols)
+    half = fit_topology(samples[::2], name, protocols)
     return Calibration(
         topology, op, tuple(samples), mean_error(samples, topology), mean_error(samples[1::2], half)
     )
@@ -95,8 +97,8 @@ def _by_payload(samples: Sequence[Sample]) -> list[Sample]:
     ]
 
 
-def _fitted(samples: Sequence[Sample], name: str, protocols: tuple[Protocol, ...]) -> Topology:
-    """From a start that the smallest and the largest payload give."""
+def fit_topology(samples: Sequence[Sample], name: str, protocols: tuple[Protocol, ...]) -> Topology:
+    """One node's launch, hop, chunk and bandwidth, from a start that the smallest and the largest payload give."""
     quick, big = min(s.time_s for s in samples), max(samples, key=lambda s: s.payload_bytes)
     hops = len({s.gpus for s in samples}) > 1
 
@@ -108,3 +110,35 @@ def _fitted(samples: Sequence[Sample], name: str, protocols: tuple[Protocol, ...
     rate = kernel_factor(big.op, big.gpus) * big.payload_bytes / big.time_s
     start = [quick / 2, quick / (20 * big.gpus), 1.2 * rate, *([quick / (4 * big.gpus)] if hops else [])]
     return build(fit(samples, start, build))
+
+
+def slowdown(ranks: int, cores: int) -> float:
+    """How much longer `ranks` processes, one thread each, take for the same work each than one alone: ranks / cores.
+
+    Never below 1: a thread is on one core at a time. Source: processor sharing (Kleinrock, 1976, Queueing Systems II,
+    section 4.4), to which a fair scheduler comes close: of n runnable threads each gets cores / n of a core. Left out:
+    switching, caches and memory bandwidth that neighbours share.
+    """
+    if min(ranks, cores) < 1:
+        raise ValueError(f"ranks is {ranks} and cores {cores}; both are 1 or more")
+    return max(1.0, ranks / cores)
+
+
+@dataclass(frozen=True)
+class Host:
+    """Processes of one machine whose network is its memory, and their own cores move the bytes."""
+
+    topology: Topology
+    """As if each process had a core."""
+    cores: int
+
+    def seconds(self, op: Op, payload_bytes: float, ranks: int) -> float:
+        """Of a collective; `payload_bytes` as in `collectives`."""
+        alone_s = collective_s(op, payload_bytes, self.topology.group(ranks, ranks)).total_s
+        return slowdown(ranks, self.cores) * alone_s
+
+
+def fit_host(samples: Sequence[Sample], cores: int, name: str = "memory") -> Host:
+    """From times of one operation over any numbers of ranks, each taken as `slowdown` times what it would be alone."""
+    alone = [replace(sample, time_s=sample.time_s / slowdown(sample.gpus, cores)) for sample in samples]
+    return Host(fit_topology(alone, name, ("Simple",)), cores)
