@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from distlab.errors import SettingError
 from distlab.predict.commands.options import Given, Parser
+from distlab.predict.commands.presets import named
 from distlab.predict.commands.show import Row, seconds, show, show_json
 from distlab.predict.convnets import CONVNETS, Convnet, convnet
 
@@ -95,7 +96,7 @@ def _cluster(given: Given, asked: CnnOptions) -> ConvnetCluster:
     from distlab.predict.convnet_cases import convnet_cluster
     from distlab.predict.convnet_step import DDP, HOROVOD
 
-    cluster = convnet_cluster(given.names.get("cluster", "horovod_roce"))
+    cluster = named("cluster", given.names.get("cluster", "horovod_roce"), convnet_cluster)
     exchange = {"horovod": HOROVOD, "ddp": DDP, None: cluster.exchange}[asked.exchange]
     if asked.fusion_bytes is not None:
         if asked.fusion_bytes < 0:

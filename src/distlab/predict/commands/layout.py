@@ -106,6 +106,9 @@ def _query(given: Given, model: Transformer, asked: SearchOptions, settings: Any
     from distlab.predict.search import RESERVE_BYTES, Query
 
     wanted = dataclasses.asdict(given.make("layout", LayoutOptions))
+    for name, value in wanted.items():
+        if type(value) is int and value < 1 and name != "zero_stage":
+            raise SettingError(f"{name} is {value}; it must be 1 or more.")
     fixed = {name: value for name, value in wanted.items() if value is not None and name != "global_batch"}
     # Of one program: what runs is what the memory is of.
     given.values["software"].setdefault("fused_attention", settings.attention == "flash")

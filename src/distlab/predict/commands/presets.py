@@ -10,11 +10,14 @@ shared experts), Qwen (biases of queries, keys and values alone) and PaLM (paral
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import TypeVar
 
 from distlab.errors import SettingError, printable
 from distlab.predict.transformer import Transformer
+
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True)
@@ -155,6 +158,14 @@ def preset(name: str) -> Preset:
     if not isinstance(name, str) or name.lower().replace("_", "-") not in MODELS:
         raise unknown("model", name, MODELS)
     return MODELS[name.lower().replace("_", "-")]
+
+
+def named(field: str, name: str, find: Callable[[str], Found]) -> Found:
+    """What `find` has under the name; its SettingError, with the field in front, where it has nothing."""
+    try:
+        return find(name)
+    except SettingError as error:
+        raise SettingError(f"{field} is {printable(name[:80])!r}. {error}") from None
 
 
 def unknown(field: str, value: object, known: Iterable[str]) -> SettingError:

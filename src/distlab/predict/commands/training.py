@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from distlab.errors import SettingError, printable
+from distlab.errors import SettingError
 from distlab.predict.commands.clusters import CLUSTERS_HELP, ClusterOptions, the_cluster
 from distlab.predict.commands.options import Given, Parser
-from distlab.predict.commands.presets import MODELS, preset
+from distlab.predict.commands.presets import MODELS, named, preset
 from distlab.predict.commands.show import Row, draw, gib, seconds, show, show_json
 from distlab.predict.transformer import Layout, Transformer
 
@@ -300,10 +300,7 @@ def _layout_line(layout: Layout) -> str:
 def _gpu(name: str) -> Accelerator:
     from distlab.predict.hardware.accelerators import accelerator
 
-    try:
-        return accelerator(name)
-    except SettingError as error:
-        raise SettingError(f"gpu is {printable(name[:80])!r}. {error}") from None
+    return named("gpu", name, accelerator)
 
 
 def the_software(given: Given) -> Software:
