@@ -81,8 +81,8 @@ def jupyter_server(env: dict[str, str], folder: Path) -> Iterator[Server]:
         assert "Traceback" not in (folder / "log").read_text()
         yield server
     finally:
-        process.kill()
-        process.wait()
+        process.terminate()  # and not killed: it ends the telemetry page that it started
+        process.wait(timeout=60)
 
 
 @pytest.fixture(scope="module")
