@@ -60,10 +60,13 @@ SOMETIMES = ("-1", "0", "9" * 30)
 
 
 def fields() -> Iterator[tuple[str, str, str, Any]]:
+    """Each once, in the first command that has it."""
+    seen = set()
     for command, (_, sections) in COMMANDS.items():
         for section, kind in sections.items():
             for name, hint in types_of(kind).items():
-                if name != "name":
+                if name != "name" and (kind, name) not in seen:
+                    seen.add((kind, name))
                     yield command, section, name, hint
 
 
