@@ -53,7 +53,7 @@ def made_up_collectives(folder: Path) -> None:
     write(
         folder / f"{COLLECTIVES}.csv",
         [
-            {"op": op, "ranks": n, "payload_bytes": size, "time_s": HOST.seconds(op, size, n)}  # type: ignore[arg-type]
+            {"op": op, "ranks": n, "payload_bytes": size, "time_s": HOST.seconds(op, size, n)}
             for op in ("all_reduce", "all_gather", "reduce_scatter")
             for n in (2, 4)
             for size in SIZES
@@ -243,3 +243,39 @@ def test_eager_traffic() -> None:
     fast = device_for("h200", "bf16")
     elements_s = run.model.layers * sum(eager_bytes(4 * 512 * 1024, "bf16")) / fast.element_Bps
     assert eager_step_s(run.model, run.layout, fast, "bf16") > elements_s
+
+
+# How the files are made.
+
+
+def test_rows_of_a_recording_are_those_of_the_package(tmp_path: Path) -> None:
+    from benchmarks.own_cases import main
+
+    recording = Path(__file__).parents[2] / "recordings" / "nvidia-h200-x1"
+    assert main(["gpu", str(recording), "--out", str(tmp_path)]) == 0
+    for name in ("h200_steps.csv", "h200_products.csv"):
+        assert rows(name, tmp_path) == rows(name)
+
+
+def test_medians_of_launches() -> None:
+    from benchmarks.own_cases import by_launch, spread
+
+    assert by_launch([3, 1, 2, 9, 7, 4, 4], [3, 2, 2]) == [2, 8, 4]
+    assert spread([2, 8, 4]) == {"time_s": 4, "low_s": 2, "high_s": 8, "launches": 3}
+
+
+def test_what_a_rank_holds_is_measured_again() -> None:
+    """One case, one rank, in this process: the row of the package, to the byte."""
+    import torch.distributed as dist
+
+    from benchmarks.own_memory import _track, cases
+    from distlab.train.launch import LOOPBACK
+
+    store = dist.TCPStore(LOOPBACK, 0, 1, is_master=True, wait_for_workers=False)
+    dist.init_process_group("gloo", store=store, rank=0, world_size=1)
+    try:
+        measured = _track(cases()[0])
+    finally:
+        dist.destroy_process_group()
+    row = next(row for row in rows(f"{MEMORY}.csv") if row["ranks"] == "1" and row["strategy"] == "ddp")
+    assert measured == {name: int(row[name]) for name in measured}
