@@ -37,6 +37,7 @@ from distlab.predict.convnet_step import (
 )
 from distlab.predict.convnets import CONVNETS, Layer, _Builder, convnet
 from distlab.predict.network import Fabric, NodeLink, Topology, collective_s
+from distlab.predict.plots.overlap import overlap
 
 # torchvision 0.29.1, `_meta` of the weights: parameters, and 10^9 multiply-adds of one image.
 PUBLISHED = {
@@ -365,3 +366,31 @@ def test_the_command_reads_a_file_and_names_what_is_wrong(
         code, out, err = _run(capsys, *args)
         assert (code, out) == (2, "")
         assert said in err
+
+
+def test_the_command_says_why_and_draws(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    file = tmp_path / "cnn.svg"
+    code, out, _ = _run(capsys, "--model", "vgg16", "--gpus", "512", "--why", "--json", "--plot", str(file))
+    found = json.loads(out)
+    assert code == 0
+    assert [row["term"] for row in found["why"]][: len(found["terms"])] == [t["name"] for t in found["terms"]]
+    drawn = file.read_text()
+    assert "measured on 512: 68%" in drawn
+    assert "553 MB of gradients" in drawn
+
+
+def test_the_chart_is_the_model() -> None:
+    net = convnet("vgg16")
+    step = convnet_step(net, 64, 128, HOROVOD_ROCE)
+    scaling = [convnet_step(net, 64, gpus, HOROVOD_ROCE) for gpus in (1, 128)]
+    chart = overlap(net, step, scaling, convnet_cases.published_efficiency(net, "horovod_roce", 64))
+    assert chart.made[-1] == (chart.backward_end_s, net.gradient_bytes())
+    assert chart.sent[-1][1] == net.gradient_bytes()
+    assert chart.end_s - chart.backward_end_s == pytest.approx(step.exposed_s)
+    assert chart.measured[-2:] == ((128, 0.79), (512, 0.68))
+    assert chart.scaling == ((1, 1.0), (128, step.efficiency))
+    for second, size in chart.sent:
+        there = [made for when, made in chart.made if when <= second + 1e-9]
+        assert size <= (there[-1] if there else 0.0), "nothing is sent before it is made"
+    alone = convnet_step(net, 64, 1, HOROVOD_ROCE)
+    assert overlap(net, alone, [alone]).end_s == pytest.approx(overlap(net, alone, [alone]).backward_end_s)

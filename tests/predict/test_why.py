@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from distlab.cli import main
-from distlab.predict import memory_terms, step_time, training_memory
+from distlab.predict import convnet_step, memory_terms, step_time, training_memory
 from distlab.predict.commands.why import TERMS, Why
 from distlab.predict.goodput import Checkpoint, Recovery, goodput
 from distlab.predict.network import model as network_model
@@ -20,6 +20,7 @@ EXAMPLES = {
     "step": "--model gpt-175b --tensor 8 --pipeline 8 --tokens 3e11 --price-per-gpu-hour 2",
     "collective": "--payload-bytes 64MiB --gpus 16 --cluster dgx_h100 --overlap-s 1e-4",
     "goodput": "--gpus 16384 --model llama3-405b",
+    "cnn": "--model vgg16 --gpus 128",
 }
 
 
@@ -58,6 +59,7 @@ def test_every_term_has_a_formula_and_a_source() -> None:
     assert names_of_terms(memory_terms) | {training_memory.FRAGMENTATION} <= TERMS["memory"].keys()
     assert names_of_terms(step_time) == TERMS["step"].keys()
     assert names_of_terms(network_model) == TERMS["collective"].keys()
+    assert names_of_terms(convnet_step) == TERMS["cnn"].keys()
     shares = goodput(Recovery(3600), Checkpoint(600, 60)).terms()
     assert shares.keys() == TERMS["goodput"].keys()
     for terms in TERMS.values():

@@ -26,7 +26,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Literal
 
 from distlab.predict.convnet_step import DDP, ConvnetCluster, Processor, convnet_step
-from distlab.predict.convnets import convnet
+from distlab.predict.convnets import Convnet, convnet
 from distlab.predict.hardware import NODES, accelerator, node
 from distlab.predict.hardware.figures import Confidence
 from distlab.predict.network import Fabric, NodeLink, Topology, system
@@ -266,6 +266,17 @@ def _cases() -> Iterable[Case]:
 
 
 CASES: tuple[Case, ...] = tuple(_cases())
+
+
+def published_efficiency(net: Convnet, cluster: str, batch: int) -> list[tuple[int, float]]:
+    """(GPUs, efficiency against one) that somebody published of the same network, cluster and batch."""
+    there = CLUSTERS.get(cluster.lower().replace("-", "_"))
+    return sorted(
+        (case.gpus, case.measured)
+        for case in CASES
+        if case.unit == "efficiency" and case.against == 1 and case.batch == batch
+        if case.cluster is there and convnet(case.model) is net
+    )
 
 
 def cnn_cases() -> list[Scored]:

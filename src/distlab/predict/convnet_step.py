@@ -104,6 +104,16 @@ class ConvnetCluster:
 
 
 @dataclass(frozen=True)
+class Gradient:
+    """Of one layer."""
+
+    layer: str
+    parameters: int
+    ready_s: float
+    """After the backward pass began."""
+
+
+@dataclass(frozen=True)
 class Reduction:
     """One all-reduce. Its span is in seconds after the backward pass began."""
 
@@ -122,6 +132,10 @@ class ConvnetStep:
     batch: int
     one_gpu_s: float
     """Of the same work on one GPU alone."""
+    gradients: tuple[Gradient, ...]
+    """As one GPU alone makes them."""
+    stretch: float
+    """Of the seconds of the slowest rank's compute, over the mean."""
 
     @property
     def step_s(self) -> float:
@@ -183,7 +197,8 @@ def convnet_step(
         ),
         Term("optimizer", optimizer_s, "SGD with momentum: memory traffic of its states"),
     )
-    return ConvnetStep(terms, reductions, gpus, batch, forward_s + backward_s + optimizer_s)
+    alone_s = forward_s + backward_s + optimizer_s
+    return ConvnetStep(terms, reductions, gpus, batch, alone_s, gradients, 1 + slower)
 
 
 @lru_cache(maxsize=256)
@@ -210,16 +225,6 @@ def _layer_s(layer: Layer, batch: int, gpu: Processor) -> tuple[float, float]:
         product_s + forward * outputs / rate + gpu.layer_s / 3,
         (1 if layer.first else 2) * product_s + backward * outputs / rate + gpu.layer_s * 2 / 3,
     )
-
-
-@dataclass(frozen=True)
-class Gradient:
-    """Of one layer."""
-
-    layer: str
-    parameters: int
-    ready_s: float
-    """After the backward pass began."""
 
 
 @lru_cache(maxsize=256)

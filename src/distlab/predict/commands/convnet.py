@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any, Literal
 from distlab.errors import SettingError
 from distlab.predict.commands.options import Given, Parser
 from distlab.predict.commands.presets import named
-from distlab.predict.commands.show import Row, seconds, show, show_json
+from distlab.predict.commands.show import Row, draw, seconds, show, show_json
 from distlab.predict.convnets import CONVNETS, Convnet, convnet
 
 if TYPE_CHECKING:
+    from distlab.predict.commands.why import Derived
     from distlab.predict.convnet_step import ConvnetCluster, ConvnetStep
+    from distlab.predict.plots.chart import Chart
 
 CLUSTERS_HELP = (
     "horovod_roce (default), horovod_tcp, big_basin, or a node of the hardware registry such as dgx_a100"
@@ -46,14 +48,23 @@ def cnn(args: list[str]) -> int:
     from distlab.predict.convnet_step import convnet_step
 
     helps = {"model": f"one of {', '.join(CONVNETS)} (default: resnet50)", "cluster": CLUSTERS_HELP}
-    given = Parser("distlab predict cnn", str(cnn.__doc__), {"cnn": CnnOptions}, helps).parse(args)
+    figures = {"plot": "gradients made and sent over time, and efficiency over GPUs"}
+    sections = {"cnn": CnnOptions}
+    given = Parser("distlab predict cnn", str(cnn.__doc__), sections, helps, figures, why=True).parse(args)
     asked = given.make("cnn", CnnOptions)
     net = convnet(given.names.get("model", "resnet50"), asked.image)
     cluster = _cluster(given, asked)
     found = convnet_step(net, asked.batch, asked.gpus, cluster, asked.gpus_per_node)
     scaling = [convnet_step(net, asked.batch, gpus, cluster) for gpus in _counts(asked.gpus, cluster)]
+    drawn = draw(given.figures, {"plot": lambda: _chart(given, net, cluster, found, scaling)})
+    formulas = None
+    if given.why:
+        from distlab.predict.commands.why import Why
+
+        formulas = Why("cnn", [term.name for term in found.terms if term.seconds], _derived(found))
     if given.json:
-        show_json(_as_json(net, asked, cluster, found, scaling))
+        told = formulas.as_json() if formulas else {}
+        show_json({**_as_json(net, asked, cluster, found, scaling), **told})
         return 0
     rows = [
         Row(t.name, seconds(t.seconds), t.seconds / found.step_s, t.why) for t in found.terms if t.seconds
@@ -62,17 +73,47 @@ def cnn(args: list[str]) -> int:
         f"{found.images_per_s:,.4g} images/s, scaling efficiency {found.efficiency:.1%}: one GPU alone makes "
         f"{found.batch / found.one_gpu_s:,.4g} images/s.",
         "Efficiency by GPUs: " + ", ".join(f"{step.gpus}: {step.efficiency:.1%}" for step in scaling) + ".",
-        *why(net, found),
+        *_against(net, found),
         f"{cluster.name}; {cluster.processor.name}; {cluster.exchange.name}.",
     ]
     title = (
         f"{net.name}, {net.parameters / 1e6:.4g}M parameters, {asked.batch} images a GPU, {asked.gpus} GPUs"
     )
+    lines += [*(formulas.lines() if formulas else []), *drawn]
     show(title, "time", rows, seconds(found.step_s), lines)
     return 0
 
 
-def why(net: Convnet, found: ConvnetStep) -> list[str]:
+def _derived(found: ConvnetStep) -> list[Derived]:
+    from distlab.predict.commands.why import Derived
+
+    alone, whole = seconds(found.one_gpu_s), seconds(found.step_s)
+    return [
+        Derived("step", f"sum of the terms = {whole}", "gradients are reduced beside the backward pass"),
+        Derived(
+            "images/s",
+            f"{found.gpus} GPUs x {found.batch} / {whole} = {found.images_per_s:,.4g}",
+            "weak scaling: each GPU has its own batch",
+        ),
+        Derived(
+            "scaling efficiency",
+            f"{alone} / {whole} = {found.efficiency:.1%}",
+            "the step of one GPU alone, without waiting and sending, over this one",
+        ),
+    ]
+
+
+def _chart(
+    given: Given, net: Convnet, cluster: ConvnetCluster, found: ConvnetStep, scaling: list[ConvnetStep]
+) -> Chart:
+    from distlab.predict.convnet_cases import published_efficiency
+    from distlab.predict.plots.overlap import overlap
+
+    measured = published_efficiency(net, given.names.get("cluster", "horovod_roce"), found.batch)
+    return overlap(net, found, scaling, measured, cluster.exchange.gradient_bytes)
+
+
+def _against(net: Convnet, found: ConvnetStep) -> list[str]:
     """Where the gradients are, against where the time is that could hide them."""
     largest = max(net.layers, key=lambda layer: layer.parameters)
     lines = [

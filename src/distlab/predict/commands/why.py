@@ -20,6 +20,7 @@ SYMBOLS = {
         "pipeline stages, v chunks of layers on one; M, N, K the sides of a product; layers are those of a stage."
     ),
     "collective": "n GPUs.",
+    "cnn": "n GPUs, N images on each; MAC multiplications with an addition, of one image.",
     "goodput": (
         "M MTBF of the job, T work between saves, D detection, R restart; cycle T and a save's cost; late the part of "
         "a background write after which a save counts; wall M, D and R with what fails of them."
@@ -168,7 +169,28 @@ GOODPUT = {
     "restart": Reason("M (exp(R/M) - 1) / wall: R, and restarts that failed", _DALY),
 }
 
-TERMS = {"memory": MEMORY, "step": STEP, "collective": COLLECTIVE, "goodput": GOODPUT}
+_COUNTED = "passes over memory counted kernel by kernel, in distlab.predict.convnet_step"
+
+CNN = {
+    "forward": Reason(
+        "sum over layers of max(2 N MAC / (2.25 if Winograd x tiles full x peak x efficiency), bytes / bandwidth), and "
+        "the bytes of normalization, bias, ReLU, pooling and joins",
+        "Williams, Waterman, Patterson, CACM 2009; Lavin and Gray, CVPR 2016; " + _COUNTED,
+    ),
+    "backward": Reason("the same for the gradients of inputs and of weights", _COUNTED),
+    "slowest rank": Reason(
+        "(forward + backward) x spread x expected maximum of n normal numbers",
+        "Blom, 1958; the spread is a fit",
+    ),
+    "gradient reduction": Reason(
+        "end of the last all-reduce less that of the backward pass; each starts when its gradients are ready, the one "
+        "before has ended, and (Horovod) the clock ticks",
+        "Sergeev and Del Balso, Horovod, 2018; Li et al., PyTorch DDP, VLDB 2020",
+    ),
+    "optimizer": Reason("5 passes x 4 bytes x parameters / bandwidth", "SGD with momentum, read by read"),
+}
+
+TERMS = {"memory": MEMORY, "step": STEP, "collective": COLLECTIVE, "goodput": GOODPUT, "cnn": CNN}
 """By command."""
 
 

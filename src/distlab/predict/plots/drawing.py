@@ -20,6 +20,7 @@ from distlab.predict.plots.chart import Chart
 from distlab.predict.plots.exchange import Exchange
 from distlab.predict.plots.growth import Growth
 from distlab.predict.plots.intervals import Intervals
+from distlab.predict.plots.overlap import Overlap
 from distlab.predict.plots.placement import Placement
 from distlab.predict.plots.step import StepChart
 from distlab.predict.plots.waterfall import Waterfall
@@ -64,6 +65,7 @@ def _drawn(chart: Chart) -> Iterator[Canvas]:
         Placement: (panels.placement, lambda chart: 5.2),
         Exchange: (panels.exchange, lambda chart: 4.8),
         Intervals: (panels.intervals, lambda chart: 3.6),
+        Overlap: (panels.overlap, lambda chart: 5.0),
     }
     draw, height = ways[type(chart)]
     with drawing(chart.in_words(), height=height(chart)) as canvas:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from distlab.predict.plots.exchange import Exchange, Point
     from distlab.predict.plots.growth import Growth
     from distlab.predict.plots.intervals import Intervals
+    from distlab.predict.plots.overlap import Overlap
     from distlab.predict.plots.placement import Placement
     from distlab.predict.plots.step import StepChart
     from distlab.predict.plots.timeline import Slot
@@ -324,3 +325,36 @@ def placement(canvas: Canvas, chart: Placement) -> None:
     canvas.legend(
         loc="outside lower center", ncols=2, frameon=False, fontsize=SMALL, handlelength=1.6, columnspacing=1
     )
+
+
+def overlap(canvas: Canvas, chart: Overlap) -> None:
+    above, below = canvas.subplots(2)
+    unit, per_s = time_unit(chart.end_s)
+    made, sent = ([(s * per_s, size / 1e6) for s, size in points] for points in (chart.made, chart.sent))
+    above.step(*zip((0.0, 0.0), *made, strict=True), where="post", color=BLUE, lw=1.8, label="made")
+    if sent:
+        above.plot(*zip(*sent, strict=True), color=RED, ls="--", lw=1.8, label="sent")
+    end = chart.backward_end_s * per_s
+    above.axvline(end, color=INK, lw=1)
+    if chart.end_s > chart.backward_end_s:
+        above.axvspan(end, chart.end_s * per_s, color=RED, alpha=0.15, lw=0, label="shows")
+    above.set(
+        xlabel=f"since the backward pass began ({unit})",
+        ylabel="gradients (MB)",
+        xlim=(0, None),
+        ylim=(0, None),
+    )
+    above.legend(frameon=False, fontsize=SMALL, loc="lower right", bbox_to_anchor=(1, 1), ncols=3)
+    gpus = [count for count, _ in chart.scaling]
+    below.plot(gpus, [100 * share for _, share in chart.scaling], color=BLUE, lw=1.8, marker="o", ms=3.5)
+    asked = [(count, 100 * share) for count, share in chart.scaling if count == chart.asked_gpus]
+    below.plot(*zip(*asked, strict=True), "o", color=INK, ms=8, mfc="none", mew=1.6)
+    if chart.measured:
+        published = [(count, 100 * share) for count, share in chart.measured]
+        below.plot(*zip(*published, strict=True), "x", color=RED, ms=7, mew=2, label="published")
+        below.legend(frameon=False, fontsize=SMALL, loc="lower left")
+    below.set(xscale="log", xlabel="GPUs", ylabel="efficiency (%)", ylim=(0, 105))
+    for axes in (above, below):
+        _plain(axes)
+    below.minorticks_off()
+    _powers(below, gpus)
