@@ -56,10 +56,10 @@ STRATEGIES = ("ddp", "fsdp", "single")
 """In the order of measuring: trainings that never talk come last, without a process group."""
 
 
-def cases(ranks: int, plan: Plan) -> list[dict[str, Any]]:
+def cases(ranks: int) -> list[dict[str, Any]]:
     """Columns of the file, but the times. On 1 process also the parts of the strong scaling's processes."""
     found = []
-    for model in MODELS[:1] if plan.short else MODELS:
+    for model in MODELS:
         for strategy in STRATEGIES:
             parts = (1,) if strategy == "single" else (1, 2, 4) if ranks == 1 else (1, ranks)
             samples = [model.samples // n for n in parts]
@@ -78,7 +78,7 @@ def launched(ranks: int, plan: Plan) -> Iterator[tuple[dict[str, Any], float]]:
     """Each case on so many fresh processes: the median of its steps' seconds, on the slowest of them."""
     from distlab.train.launch import launch
 
-    chosen = cases(ranks, plan)
+    chosen = cases(ranks)
     by_rank = launch(_measure, ranks, chosen, plan.case_s, backend="gloo", threads_per_rank=1, timeout_s=120)
     for case, *medians in zip(chosen, *by_rank, strict=True):
         yield case, max(medians)
@@ -107,7 +107,7 @@ def _median(case: dict[str, Any], case_s: float) -> float:
         data=DataConfig(
             "synthetic",
             global_batch=case["samples_per_rank"] * (1 if case["strategy"] == "single" else case["ranks"]),
-            sequence_length=case["sequence"],
+            sequence_length=max(2, case["sequence"]),
             samples=4 * 64,
         ),
         optimizer=OptimizerConfig("adamw", "fused"),

@@ -267,11 +267,12 @@ def test_medians_of_launches() -> None:
 def test_what_a_rank_holds_is_measured_again() -> None:
     """One case, one rank, in this process: the row of the package, to the byte."""
     import torch.distributed as dist
+    from torch._C._distributed_c10d import TCPStore
 
     from benchmarks.own_memory import _track, cases
-    from distlab.train.launch import LOOPBACK
+    from distlab.machine import LOOPBACK
 
-    store = dist.TCPStore(LOOPBACK, 0, 1, is_master=True, wait_for_workers=False)
+    store = TCPStore(LOOPBACK, 0, 1, is_master=True, wait_for_workers=False)
     dist.init_process_group("gloo", store=store, rank=0, world_size=1)
     try:
         measured = _track(cases()[0])
