@@ -141,7 +141,9 @@ def predict_step(
 ) -> StepTime:
     """One step of training. SettingError where the model cannot be cut so.
 
-    Left out: the embedding's look-up, stragglers, and the checks of loss scales that skip a step.
+    Left out: the embedding's look-up, stragglers, the checks of loss scales that skip a step, an uneven load of experts
+    or (by a causal mask) of context-parallel ranks, and that collectives of several axes slow each other where they run
+    at the same time.
     """
     layout.check(model)
     return _steps(model, cluster, software or _USUAL).step(layout)

@@ -143,7 +143,10 @@ def _behind(
     parts = []
     if query.objective == "cost":
         more = query.cost(step.step_s, layout.gpus) - query.cost(best.step.step_s, best.layout.gpus)
-        parts.append(f"it costs {more:,.0f} more, on {layout.gpus} GPUs in place of {best.layout.gpus}")
+        where = (
+            "" if layout.gpus == best.layout.gpus else f" on {layout.gpus:,} GPUs, not {best.layout.gpus:,}"
+        )
+        parts.append(f"it costs {more:,.0f} more{where}")
     if query.objective == "memory":
         more = memory.reserved_bytes - best.memory.reserved_bytes
         parts.append(f"it takes {more / GIB:,.2f} GiB more")
