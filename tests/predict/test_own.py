@@ -83,14 +83,13 @@ def test_memory_of_real_runs() -> None:
 
 
 def test_steps_recorded_on_a_gpu() -> None:
-    """Nothing is fitted to them: memory within 5%; time too short, as launches are left out, and not by half."""
+    """Nothing is fitted to them: memory within 5%; time within 10%, but where the launches of kernels bound it."""
     cells = [cell for cell in recorded_gpu_cases() if cell.family == "h200_steps"]
     assert len(of_kind(cells, "step")) == len(rows("h200_steps.csv"))
     assert max(abs(cell.signed_error) for cell in of_kind(cells, "peak")) < 0.05
-    errors = [cell.signed_error for cell in of_kind(cells, "step")]
-    assert min(errors) > -0.5
-    assert max(errors) < 0.05
-    assert statistics.median(errors) > -0.15
+    errors = [abs(cell.signed_error) for cell in of_kind(cells, "step")]
+    assert statistics.median(errors) < 0.10
+    assert max(errors) < 0.35
 
 
 def test_products_recorded_on_a_gpu() -> None:
@@ -216,7 +215,7 @@ def test_a_file_without_the_number_of_cores_is_refused(tmp_path: Path) -> None:
 
 GPU_STEP = {
     "hidden": 1024, "layers": 2, "heads": 16, "vocabulary": 256, "sequence": 512, "micro_batch": 4, "precision": "bf16",
-    "recompute": "none", "step_s": 0.01, "peak_allocated_bytes": 10**9,
+    "recompute": "none", "step_s": 0.01, "load_s": 0.002, "peak_allocated_bytes": 10**9,
 }  # fmt: skip
 
 

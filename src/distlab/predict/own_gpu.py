@@ -10,6 +10,8 @@ product of an H200 comes from another recording of one.)
 The steps are those of distlab.train, plain torch: no kernel is fused but norms, attention and the loss. So what
 `kernels` counts for Megatron-LM's fused kernels is counted here once more, operation by operation (`eager_bytes`).
 
+A step begins with its batch, which is made while the GPU waits: `load_s` of the file, measured in another run.
+
 Of steps with selective recomputation only the time is predicted: distlab.train then keeps the results of products and
 attention, `training_memory` all but the scores. Left out everywhere: launches of kernels, which bound small sizes, and
 workspaces of products and of attention's backward pass.
@@ -148,7 +150,9 @@ def _steps(name: str, folder: Path) -> Iterator[Scored]:
             f"{row['layers']} layers of {row['hidden']}, {row['micro_batch']} x {row['sequence']} tokens, {precision}, "
             f"recompute {row['recompute']}"
         )
-        step_s = eager_step_s(run.model, run.layout, device_for(name, precision), precision)
+        step_s = eager_step_s(run.model, run.layout, device_for(name, precision), precision) + float(
+            row["load_s"]
+        )
         yield Scored(family, f"time: {named}", step_s, float(row["step_s"]), "step", False, unit="s")
         if row["recompute"] != "selective":
             peak = training_memory(run.model, run.layout, run.settings).peak_bytes + _copied_bytes(run)
