@@ -300,6 +300,9 @@ def test_where_nothing_fits() -> None:
     [
         ({"gpus": 0}, "gpus is 0"),
         ({"gpus": True}, "gpus is True"),
+        ({"gpus": 2**21}, "gpus is 2097152; a search takes at most"),
+        ({"global_batch": 10**18}, "global_batch is 1000000000000000000; a search takes at most"),
+        ({"model": replace(DENSE, layers=10**12)}, "layers is 1000000000000; a search takes at most"),
         ({"objective": "speed"}, "objective is 'speed'"),
         ({"objective": "cost", "tokens": None}, "tokens is missing"),
         ({"days": 3.0, "tokens": None}, "tokens is missing"),
@@ -368,5 +371,5 @@ def test_published_layouts_are_near_the_best() -> None:
 
 
 def test_divisors() -> None:
-    assert divisors(36) == [1, 2, 3, 4, 6, 9, 12, 18, 36]
-    assert divisors(1) == [1]
+    assert divisors(36) == (1, 2, 3, 4, 6, 9, 12, 18, 36)
+    assert divisors(1) == (1,)

@@ -23,6 +23,9 @@ RESERVE_BYTES = 3.0 * GIB
 workspaces, NCCL's buffers. Recalled (R): measure your own, as what nvidia-smi shows less torch's
 max_memory_reserved."""
 
+MOST = {"gpus": 2**20, "global_batch": 2**24, "layers": 2**12, "experts": 2**12}
+"""Of what is cut in every way there is: beyond these the ways are too many, and nobody trains so."""
+
 AXES = tuple(part.name for part in fields(Layout) if part.name != "global_batch")
 """Fields of a layout that are searched."""
 
@@ -56,6 +59,10 @@ class Query:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise SettingError(f"{name} is {value!r}; it must be a whole number of at least 1.")
+        for name, most in MOST.items():
+            value = getattr(self if hasattr(self, name) else self.model, name)
+            if value > most:
+                raise SettingError(f"{name} is {value}; a search takes at most {most:,}.")
         if self.objective not in get_args(Objective):
             raise SettingError(
                 f"objective is {self.objective!r}; it is one of {', '.join(get_args(Objective))}."

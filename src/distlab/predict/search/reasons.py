@@ -204,7 +204,7 @@ def _beside(found: Found) -> Iterator[tuple[str, Any]]:
         "context": divisors(best.gpus),
         "expert": divisors(query.model.experts),
         "micro_batch": divisors(query.global_batch // best.data),
-        "interleave": divisors(query.model.layers // best.pipeline) if best.pipeline > 1 else [1],
+        "interleave": divisors(query.model.layers // best.pipeline) if best.pipeline > 1 else (1,),
     }
     for name, values in numbers.items():
         at = values.index(getattr(best, name))

@@ -11,7 +11,9 @@ schedules only with a pipeline.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import Any, Literal, NamedTuple, TypeVar, get_args
 
 from distlab.predict.search.query import Query
@@ -62,10 +64,11 @@ class Cell(NamedTuple):
         return len(self.choices) * len(self.recomputes)
 
 
-def divisors(n: int) -> list[int]:
+@lru_cache(maxsize=4096)
+def divisors(n: int) -> tuple[int, ...]:
     """In order."""
-    small = [k for k in range(1, int(n**0.5) + 1) if n % k == 0]
-    return small + [n // k for k in reversed(small) if k * k != n]
+    small = [k for k in range(1, math.isqrt(n) + 1) if n % k == 0]
+    return (*small, *(n // k for k in reversed(small) if k * k != n))
 
 
 def meshes(query: Query, gpus: int) -> Iterator[Mesh]:
@@ -105,7 +108,7 @@ def cells(query: Query, mesh: Mesh) -> Iterator[tuple[Cell, dict[str, int]]]:
     parallel = _wanted(query, "sequence_parallel", [False, True] if mesh.tensor > 1 else [False])
     every: list[Stage] = [0, 1, 2, 3] if mesh.data * mesh.context > 1 else [0]
     stages = _wanted(query, "zero_stage", every)
-    recomputes = tuple(_wanted(query, "recompute", list(RECOMPUTE)))
+    recomputes = tuple(_wanted(query, "recompute", RECOMPUTE))
     for micro_batch in _wanted(query, "micro_batch", divisors(each)):
         allowed, forbidden = _choices(query, mesh.pipeline, layers, each // micro_batch)
         broken = {STAGES_DIVIDE: forbidden * len(recomputes)} if forbidden else {}
@@ -171,7 +174,7 @@ def layout_of(query: Query, cell: Cell, choice: Choice, recompute: Recompute) ->
     )
 
 
-def _wanted(query: Query, name: str, values: list[Value]) -> list[Value]:
+def _wanted(query: Query, name: str, values: Sequence[Value]) -> Sequence[Value]:
     """All of them, or the fixed one where it is among them."""
     if name not in query.fixed:
         return values
