@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distlab.errors import SettingError, printable
+from distlab.predict.commands.plain import Column, print_lines, print_table
 
 if TYPE_CHECKING:
     from distlab.predict.plots.chart import Chart
@@ -34,19 +35,10 @@ def show_json(values: dict[str, Any]) -> None:
 
 def show(title: str, unit: str, rows: Sequence[Row], total: str, lines: Sequence[str]) -> None:
     """The table, its sum, and what follows from it."""
-    from rich.table import Table
-    from rich.text import Text
-
-    from distlab.bench.printing import print_report
-
-    table = Table(title=Text(printable(f"{title} ({TIER})")), title_justify="left", show_footer=True)
-    table.add_column("term", footer="total")
-    table.add_column(unit, footer=Text(total), justify="right")
-    table.add_column("share", justify="right")
-    table.add_column("why")
-    for row in rows:
-        table.add_row(Text(row.term), row.value, f"{row.share:.1%}", Text(printable(row.why)))
-    print_report([table], [printable(line) for line in lines])
+    columns = [Column("term"), Column(unit, right=True), Column("share", right=True), Column("why")]
+    cells = [[row.term, row.value, f"{row.share:.1%}", printable(row.why)] for row in rows]
+    print_table(printable(f"{title} ({TIER})"), columns, cells, ["total", total, "", ""])
+    print_lines(printable(line) for line in lines)
 
 
 def draw(figures: dict[str, Path], charts: dict[str, Callable[[], Chart]]) -> list[str]:
