@@ -212,6 +212,18 @@ def test_files_and_figures_are_the_same_every_time(tmp_path: Path) -> None:
     assert inline.alt == chart.in_words()
 
 
+def test_a_name_of_somebody_s_is_shown_as_it_is(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    name = r"<b>$\frac{1}$ & 模型" + "x" * 100
+    chart = memory_waterfall(training_memory(GPT, LAYOUT), title=name)
+    save(chart, tmp_path / "name.svg")
+    save(chart, tmp_path / "name.png")
+    root = ElementTree.fromstring((tmp_path / "name.svg").read_text())
+    texts = [node.text or "" for node in root.iter("{http://www.w3.org/2000/svg}text")]
+    assert any(text == name[:57] + "..." for text in texts)
+    assert root.findtext("{http://www.w3.org/2000/svg}title") == name
+    assert not recwarn.list
+
+
 def test_data_need_no_matplotlib() -> None:
     code = """
 import sys

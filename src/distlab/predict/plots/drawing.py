@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import warnings
 from collections.abc import Callable, Iterator
 from html import escape
 from pathlib import Path
@@ -34,6 +35,9 @@ SCHEMES = (
 )
 """Of a file, which no page gives its colours."""
 
+MOST_TITLE = 60
+"""Characters that fit over a figure."""
+
 
 def figure(chart: Chart) -> Figure:
     """As inline SVG with alternative text and caption."""
@@ -44,8 +48,10 @@ def figure(chart: Chart) -> Figure:
 def save(chart: Chart, path: Path) -> None:
     """Into a file of its own, whole or not at all: .svg, .png or .pdf. OSError where it cannot be written."""
     kind = path.suffix.removeprefix(".")
-    with _drawn(chart) as canvas:
-        canvas.suptitle(chart.title, fontsize=10, x=0.02, ha="left")
+    title = chart.title if len(chart.title) <= MOST_TITLE else chart.title[: MOST_TITLE - 3] + "..."
+    with _drawn(chart) as canvas, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # of somebody's name; a box stands for it
+        canvas.suptitle(title, fontsize=10, x=0.02, ha="left", parse_math=False)
         if kind == "svg":
             write_whole(path, _document(chart, finished(canvas, chart.in_words(), chart.caption)).encode())
             return

@@ -59,15 +59,15 @@ def _waterfall(axes: Axes, chart: Waterfall) -> None:
     total = chart.total
     right = max(total, chart.limit.x if chart.limit else 0) * 1.02
     edges = [right] if chart.limit is None else [chart.limit.x, right]
-    labelled: set[str] = set()
+    keys: dict[str, Any] = {}
     for row, bar in enumerate(chart.bars):
         colour, hatch = looks[bar.kind]
-        label = None if bar.kind in labelled else bar.kind
-        labelled.add(bar.kind)
-        axes.barh(
-            row, bar.length, 0.72, left=bar.start, color=_tint(colour), edgecolor=colour, hatch=hatch, lw=1,
-            label=label,
-        )  # fmt: skip
+        # Two bars: in SVG a tint would hold for the hatch, too, and both would be of one colour.
+        tinted = axes.barh(row, bar.length, 0.72, left=bar.start, color=_tint(colour))
+        hatched = axes.barh(
+            row, bar.length, 0.72, left=bar.start, color="none", edgecolor=colour, hatch=hatch, lw=1
+        )
+        keys.setdefault(bar.kind, (tinted, hatched))
         _beside(axes, row, bar.start, bar.start + bar.length, f"{bar.length:.3g}", edges)
         axes.plot([bar.start + bar.length] * 2, [row + 0.36, row + 0.64], color=INK, lw=0.8)
     end = len(chart.bars)
@@ -85,16 +85,21 @@ def _waterfall(axes: Axes, chart: Waterfall) -> None:
             chart.limit.label, (chart.limit.x, 1), (0, 2), xycoords=("data", "axes fraction"),
             textcoords="offset points", ha="right", va="bottom", fontsize=SMALL,
         )  # fmt: skip
-    handles, names = axes.get_legend_handles_labels()
     canvas: Any = axes.get_figure()
     canvas.legend(
-        handles, names, loc="outside lower center", ncols=3, frameon=False, fontsize=SMALL, handlelength=1.6
+        keys.values(),
+        keys,
+        loc="outside lower center",
+        ncols=3,
+        frameon=False,
+        fontsize=SMALL,
+        handlelength=1.6,
     )
 
 
 def _beside(axes: Axes, row: float, start: float, end: float, words: str, edges: list[float]) -> None:
     """A bar's value: to its right where there is room before the next of `edges`, else to its left, else in it."""
-    room = (0.022 * len(words) + 0.02) * edges[-1]
+    room = (0.026 * len(words) + 0.03) * edges[-1]
     if all(not end <= edge < end + room for edge in edges):
         at, side, shift = end, "left", 3
     elif start > room:
