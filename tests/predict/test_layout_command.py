@@ -145,7 +145,7 @@ def test_a_file_of_your_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
         ("--model gpt2 --gpus 8 --global-batch 8 --objective speed", "objective is 'speed'"),
         ("--model gpt2 --gpus 8 --global-batch 8 --objective cost", "tokens is missing"),
         ("--model gpt2 --gpus 8 --global-batch 8 --objective cost --tokens 1e9", "price_per_gpu_hour is not"),
-        ("--model gpt2 --gpus 8 --global-batch 8 --tensor 3", "gpus is 8, of which no layout has tensor 3"),
+        ("--model gpt2 --gpus 8 --global-batch 8 --tensor 3", "of which no layout has tensor 3"),
         ("--model gpt2 --gpus 8 --global-batch 8 --why tensor", "why is 'tensor'; it is fields with values"),
         ("--model gpt2 --gpus 8 --global-batch 8 --why tensr=2", "field of why is 'tensr'; did you mean 'tensor'"),
         ("--model gpt2 --gpus 8 --global-batch 8 --why tensor=x", "tensor is 'x'; it is a whole number"),

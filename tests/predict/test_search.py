@@ -279,8 +279,16 @@ def test_fixed_fields_are_kept() -> None:
         layout = ranked.layout
         assert (layout.pipeline, layout.zero_stage, layout.recompute) == (2, 1, "full")
     assert "pipeline 2 alone" in why(found, Layout(data=4, global_batch=8)).text
-    with pytest.raises(SettingError, match="of which no layout has tensor 3"):
-        search(query(*SPACES[0], fixed={"tensor": 3}))
+    for fixed, words in (
+        ({"tensor": 3}, "gpus is 4 and global_batch 8, of which no layout has tensor 3; choose"),
+        ({"micro_batch": 3}, "no layout has micro_batch 3"),
+        ({"schedule": "gpipe", "interleave": 2}, "no layout has schedule gpipe, interleave 2"),
+    ):
+        with pytest.raises(SettingError, match=words):
+            search(query(*SPACES[0], fixed=fixed))
+    thin = replace(DENSE, heads=2)
+    with pytest.raises(SettingError, match=r"no layout has tensor 4 \(tensor must divide heads\)"):
+        search(query(thin, 4, 8, fixed={"tensor": 4}))
 
 
 def test_where_nothing_fits() -> None:

@@ -123,9 +123,8 @@ def search(query: Query, progress: Callable[[float], None] | None = None) -> Fou
     steps = StepModel(query.model, query.cluster, query.program)
     run = _Run(query, steps)
     pool = sorted(run.pool(), key=lambda entry: entry[0])
-    if not run.meshes:
-        fixed = ", ".join(f"{name} {value}" for name, value in query.fixed.items())
-        raise SettingError(f"gpus is {query.gpus}, of which no layout has {fixed}; choose others.")
+    if not run.layouts and query.fixed:
+        raise SettingError(_no_space(query, run))
     for index, (value, cell) in enumerate(pool):
         if value > run.ranking.worst:
             run.rejected["behind", BY_BOUND] += sum([cell.size for _, cell in pool[index:]])
@@ -138,6 +137,15 @@ def search(query: Query, progress: Callable[[float], None] | None = None) -> Fou
     rejected += [Rejected("rule", reason, n, "meshes") for reason, n in run.forbidden.items()]
     rejected.sort(key=lambda row: (row.kind, row.of, -row.count))
     return Found(query, best, run.meshes, run.layouts, run.predicted, tuple(rejected), tuple(pool), steps)
+
+
+def _no_space(query: Query, run: _Run) -> str:
+    fixed = ", ".join(f"{name} {value}" for name, value in query.fixed.items())
+    rules = f" ({', '.join(sorted(run.forbidden))})" if run.forbidden else ""
+    return (
+        f"gpus is {query.gpus} and global_batch {query.global_batch}, of which no layout has {fixed}{rules}; choose "
+        "others."
+    )
 
 
 def best_with(found: Found, fields: Mapping[str, Any]) -> Ranked | None:
