@@ -492,3 +492,13 @@ def test_neither_torch_nor_numpy_is_needed() -> None:
         subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
         == "set()\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "gpus", "busbw_GBps"),
+    [("p4d", 32, 340 / 8), ("nd96isr_mi300x_v5", 8, 312.912)],  # as the registry's links have them
+)
+def test_what_the_registry_says_was_reached_is_reached(name: str, gpus: int, busbw_GBps: float) -> None:  # noqa: N803
+    payload = 16 * GIB
+    time_s = collective_s("all_reduce", payload, system(name, gpus, 8), algorithm="ring").total_s
+    assert bus_bandwidth_Bps("all_reduce", payload, time_s, gpus) == pytest.approx(busbw_GBps * GB, rel=0.02)

@@ -117,7 +117,10 @@ def device_of(chip: Accelerator) -> Device:
     """A GPU of the registry, by the A100's fit: products in a step reach the same share of the best product measured.
 
     Where no product was measured, the same share of the peak as on the A100. No training step of another GPU than the
-    A100 was used in the fit: their predictions are extrapolations. SettingError for one that no node has.
+    A100 was used in the fit: their predictions are extrapolations, and upper ends, for newer GPUs slow down under load
+    more than in a benchmark of one product (`tests/predict/test_step_time.py` shows Llama 3 on H100).
+
+    SettingError for one that no node has.
     """
     if chip.name not in MULTIPROCESSORS:
         raise SettingError(

@@ -74,7 +74,7 @@ about half of the rate beyond it, as LL does."""
 
 FABRIC_EFFICIENCY = 0.93
 """Share of the NICs' rate that a ring reaches: 364.9 of 400 GB/s on 4 nodes of H200 with EFA, 376.7 of 400 on 4 nodes
-of B200 (bekman_ml_engineering, V): their mean (C)."""
+of B200 (bekman_ml_engineering, V): their mean (C). A link of which the registry has a `reached` reaches that."""
 
 FABRIC_HOP_S = 14e-6
 """NCCL's own figure for a Simple step of a ring over a network (src/graph/tuning.cc, V)."""
