@@ -35,7 +35,7 @@ class Plan:
     @property
     def case_s(self) -> float:
         """Seconds for the steps of a case, but STEPS_LEAST steps."""
-        return 0.05 if self.short else 0.8
+        return 0.05 if self.short else 0.6
 
 
 @dataclass(frozen=True)

@@ -177,6 +177,8 @@ def test_steps_are_those_of_one_process_and_the_exchange(tmp_path: Path) -> None
         for n, sizes in ((1, (8, 4, 2)), (2, (8, 4)), (4, (8, 2)))
         for each in sizes
     ]
+    cnn = {**STEP, "model": "cnn", "strategy": "ddp", "samples_per_rank": 64, "time_s": 0.1}
+    table += [{**cnn, "ranks": n} for n in (1, 2)]
     write(tmp_path / f"{STEPS}.csv", table)
     cells = {cell.case: cell for cell in own_cases(tmp_path) if cell.family == STEPS}
     assert len(cells) == sum(row["ranks"] != 1 for row in table)
@@ -189,6 +191,7 @@ def test_steps_are_those_of_one_process_and_the_exchange(tmp_path: Path) -> None
     assert ddp > alone_s[8] + at_least_s
     assert fsdp > alone_s[8] + 1.25 * at_least_s  # blocks are gathered twice, and dealt out: half each time
     assert "gpt x 4, ddp, strong scaling, 2 samples each" in cells
+    assert "cnn x 2, ddp, weak scaling, 64 samples each" in cells
 
 
 def test_sizes_of_the_trained_models() -> None:

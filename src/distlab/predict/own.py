@@ -218,7 +218,7 @@ def _steps(folder: Path) -> Iterator[Scored]:
         return
     machine = cores(f"{STEPS}.csv", folder)
     alone = {_key(row): float(row["time_s"]) for row in measured if row["ranks"] == "1"}
-    most = {(row["model"], row["strategy"]): max(k[-1] for k in alone) for row in measured}
+    most = {key[:2]: max(samples for *named, samples in alone if tuple(named) == key[:2]) for key in alone}
     for row in measured:
         ranks = int(row["ranks"])
         if ranks == 1:
