@@ -145,6 +145,15 @@ def test_bounds_hold(index: int) -> None:
             least_s, least_bytes = bounds.time_s(cell, first), bounds.cell_bytes(cell, first)
             of_cell = []
             for choice, recompute in itertools.product(cell.choices, cell.recomputes):
+                part = cell._replace(recomputes=(recompute,))
+                part_s, part_bytes = bounds.time_s(part, first), bounds.cell_bytes(part, first)
+                assert least_s <= part_s * (1 + 1e-12)
+                assert (
+                    least_bytes
+                    <= part_bytes
+                    <= bounds.memory_bytes(layout_of(asked, cell, choice, recompute)) * (1 + 1e-12)
+                )
+                assert part_s <= table[layout_of(asked, cell, choice, recompute)].step_s * (1 + 1e-12)
                 tried = table[layout_of(asked, cell, choice, recompute)]
                 seen += 1
                 of_cell.append(tried.step_s)

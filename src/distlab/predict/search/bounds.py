@@ -3,9 +3,9 @@
 Both are exact bounds: `time_s` is at most the predicted step of every layout of the cell, `memory_bytes` at most the
 predicted peak. (`tests/predict/test_search.py` holds them against the models.)
 
-Time: nothing is computed again, the best of the cell's schedules, and the gradients hidden behind the longest backward
-pass, that with everything recomputed. Memory: the larger of the optimizer's moment, which is exact, and of the moment
-when the first pipeline rank begins to go backward, without what only the last one holds, the loss.
+Time: of a cell's layouts the least that is computed again, the best schedule, and the gradients hidden behind the
+longest backward pass. Memory: the larger of the optimizer's moment, which is exact, and of the moment when the first
+pipeline rank begins to go backward, without what only the last one holds, the loss.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class _Held(NamedTuple):
 
 
 class Bounds:
-    """Of the layouts of one query. Methods for a cell take its first layout, without recomputation."""
+    """Of the layouts of one query. Methods for a cell take any of its layouts, too."""
 
     def __init__(self, query: Query, steps: StepModel) -> None:
         self.query, self.steps = query, steps
@@ -46,8 +46,9 @@ class Bounds:
         """No layout of the cell has a shorter step."""
         steps, m, p = self.steps, layout.micro_batches, layout.pipeline
         work, here = steps.layer(layout), steps.model.layers // p
-        layer_s = work.products_s + work.elements_s + sum(work.communication_s("none"))
-        gather_s, reduce_s = steps.data_parallel_s(layout, work, here, work.again_s("full"))
+        least, most = cell.recomputes[0], cell.recomputes[-1]
+        layer_s = work.products_s + work.elements_s + work.again_s(least) + sum(work.communication_s(least))
+        gather_s, reduce_s = steps.data_parallel_s(layout, work, here, work.again_s(most))
         once_s = steps.send_s(layout) / layout.interleave  # there and back for one chunk
         flow_s = min(
             [

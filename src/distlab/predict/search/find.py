@@ -21,6 +21,7 @@ from distlab.predict.training_memory import TrainingMemory, training_memory
 from distlab.predict.transformer import Layout
 
 Kind = Literal["rule", "memory", "days", "behind"]
+Reason = tuple[Kind, str]
 
 STATES = "states and the optimizer's step alone are too much"
 ACTIVATIONS = "too much with the activations that are kept"
@@ -73,6 +74,7 @@ class Found:
     pool: tuple[tuple[float, Cell], ...] = field(repr=False, compare=False)
     """Cells that no bound on memory or time ruled out, with that on the objective, in its order."""
     steps: StepModel = field(repr=False, compare=False)
+    bounds: Bounds = field(repr=False, compare=False)
 
     def count(self, kind: Kind) -> int:
         """Layouts rejected so; of the kind `rule` meshes, too."""
@@ -121,7 +123,7 @@ def search(query: Query, progress: Callable[[float], None] | None = None) -> Fou
     `progress` is called with the share of the cells that are done. SettingError where the fixed fields leave no space.
     """
     steps = StepModel(query.model, query.cluster, query.program)
-    run = _Run(query, steps)
+    run = _Run(query, steps, Bounds(query, steps))
     pool = sorted(run.pool(), key=lambda entry: entry[0])
     if not run.layouts and query.fixed:
         raise SettingError(_no_space(query, run))
@@ -136,7 +138,9 @@ def search(query: Query, progress: Callable[[float], None] | None = None) -> Fou
     rejected = [Rejected(kind, reason, n, "layouts") for (kind, reason), n in run.rejected.items()]
     rejected += [Rejected("rule", reason, n, "meshes") for reason, n in run.forbidden.items()]
     rejected.sort(key=lambda row: (row.kind, row.of, -row.count))
-    return Found(query, best, run.meshes, run.layouts, run.predicted, tuple(rejected), tuple(pool), steps)
+    return Found(
+        query, best, run.meshes, run.layouts, run.predicted, tuple(rejected), tuple(pool), steps, run.bounds
+    )
 
 
 def _no_space(query: Query, run: _Run) -> str:
@@ -150,7 +154,7 @@ def _no_space(query: Query, run: _Run) -> str:
 
 def best_with(found: Found, fields: Mapping[str, Any]) -> Ranked | None:
     """The best of the layouts that have these fields; None where none of them fits."""
-    run = _Run(replace(found.query, keep=1), found.steps)
+    run = _Run(replace(found.query, keep=1), found.steps, found.bounds)
     for value, cell in found.pool:
         if value > run.ranking.worst:
             break
@@ -165,12 +169,12 @@ def best_with(found: Found, fields: Mapping[str, Any]) -> Ranked | None:
 class _Run:
     """A search as it goes."""
 
-    def __init__(self, query: Query, steps: StepModel) -> None:
-        self.query, self.steps, self.bounds = query, steps, Bounds(query, steps)
+    def __init__(self, query: Query, steps: StepModel, bounds: Bounds) -> None:
+        self.query, self.steps, self.bounds = query, steps, bounds
         self.ranking = _Ranking(query.keep)
         self.meshes = self.layouts = self.predicted = 0
         self.forbidden: Counter[str] = Counter()
-        self.rejected: Counter[tuple[Kind, str]] = Counter()
+        self.rejected: Counter[Reason] = Counter()
 
     def pool(self) -> Iterator[tuple[float, Cell]]:
         """Cells that may hold something, with a bound of the objective's value."""
@@ -199,30 +203,44 @@ class _Run:
         if self.bounds.states(first).update * CLOSE > query.peak_bytes:
             self.rejected["memory", STATES] += cell.size
             return
-        value = self.bounds.cell_bytes(cell, first) * CLOSE
-        if value > query.peak_bytes:
-            self.rejected["memory", ACTIVATIONS] += cell.size
-            return
-        if query.objective != "memory":
-            step_s = self.bounds.time_s(cell, first) * CLOSE
-            value = step_s if query.objective == "time" else query.cost(step_s, cell.mesh.gpus)
-            if step_s > query.slowest_s:
-                self.rejected["days", BY_BOUND] += cell.size
-                return
-        yield value, cell
+        value, reason = self._least(cell, first)
+        if reason is None:
+            yield value, cell
+        else:
+            self.rejected[reason] += cell.size
+
+    def _least(self, cell: Cell, first: Layout) -> tuple[float, Reason | None]:
+        """A bound of the objective's value, and why no layout of the cell can be."""
+        query = self.query
+        least_bytes = self.bounds.cell_bytes(cell, first) * CLOSE
+        if least_bytes > query.peak_bytes:
+            return 0.0, ("memory", ACTIVATIONS)
+        if query.objective == "memory":
+            return least_bytes, None
+        step_s = self.bounds.time_s(cell, first) * CLOSE
+        reason: Reason | None = ("days", BY_BOUND) if step_s > query.slowest_s else None
+        return step_s if query.objective == "time" else query.cost(step_s, cell.mesh.gpus), reason
 
     def expand(self, cell: Cell) -> None:
-        """Every layout of the cell."""
+        """Every layout of the cell: first by a bound for each way to recompute, then one by one."""
+        first = layout_of(self.query, cell, cell.choices[0], "none")
         for recompute in cell.recomputes:
+            part = cell._replace(recomputes=(recompute,))
+            value, reason = self._least(part, first)
+            if reason is None and self.ranking.behind(value, first):
+                reason = "behind", BY_BOUND
+            if reason is not None:
+                self.rejected[reason] += part.size
+                continue
             for choice in cell.choices:
-                layout = layout_of(self.query, cell, choice, recompute)
-                reason = (
-                    self._by_memory(layout) if self.query.objective == "memory" else self._by_time(layout)
-                )
-                if reason is not None:
-                    self.rejected[reason] += 1
+                self._try(layout_of(self.query, cell, choice, recompute))
 
-    def _by_time(self, layout: Layout) -> tuple[Kind, str] | None:
+    def _try(self, layout: Layout) -> None:
+        reason = self._by_memory(layout) if self.query.objective == "memory" else self._by_time(layout)
+        if reason is not None:
+            self.rejected[reason] += 1
+
+    def _by_time(self, layout: Layout) -> Reason | None:
         """Ranks the layout, or says why not. What takes long to find out comes last."""
         value = self._step_s(layout)
         if value > self.query.slowest_s:
@@ -238,7 +256,7 @@ class _Run:
             return "memory", BUFFERS
         return self._rank(_Row(value, memory.peak_bytes, layout, memory))
 
-    def _by_memory(self, layout: Layout) -> tuple[Kind, str] | None:
+    def _by_memory(self, layout: Layout) -> Reason | None:
         least = self.bounds.memory_bytes(layout) * CLOSE
         if least > self.query.peak_bytes:
             return "memory", ACTIVATIONS
@@ -256,7 +274,7 @@ class _Run:
         self.predicted += 1
         return sum(self.steps.seconds(layout))
 
-    def _rank(self, row: _Row) -> tuple[Kind, str] | None:
+    def _rank(self, row: _Row) -> Reason | None:
         self.rejected["behind", IN_FULL] += self.ranking.add(row)
         return None
 

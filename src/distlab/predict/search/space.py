@@ -137,8 +137,9 @@ def _choices(query: Query, pipeline: int, layers: int, micro_batches: int) -> tu
 
 def narrowed(cell: Cell, fields: Mapping[str, Any]) -> Cell | None:
     """The layouts of the cell that have these fields; None where there are none."""
-    for part in (cell.mesh, cell):
-        if any(name in part._fields and getattr(part, name) != value for name, value in fields.items()):
+    for name, value in fields.items():
+        part = cell.mesh if name in Mesh._fields else cell
+        if name in part._fields and getattr(part, name) != value:
             return None
     schedule, chunks = fields.get("schedule"), fields.get("interleave")
     choices = tuple(
