@@ -55,9 +55,10 @@ def test_tables_show_the_best_and_why_others_lost(capsys: pytest.CaptureFixture[
         "matrix products",
         f"{best.step.mfu:.1%}",
         f"A step of the best: {short(best.layout)}",
-        "out, memory: ",
-        "out, behind others: ",
-        "layouts out, a rule: interleaved: pipeline must divide the micro-batches",
+        "How many lost, and why",
+        "│ layouts │ memory │",
+        "│ layouts │ behind others │",
+        "pipeline must divide the micro-batches",
         "Usable memory",
         "Extrapolated: no step on NVIDIA H100",
     ):

@@ -30,7 +30,8 @@ def show_found(found: Found, beside: Beside, asked: str | None, explained: Why |
         if term.seconds
     ]
     show(f"A step of the best: {short(best.layout)}", "time", rows, seconds(best.step.step_s), [])
-    print_report([_beside_table(found, beside)], [printable(line) for line in _lines(found)])
+    tables = [_beside_table(found, beside), _rejected_table(found)]
+    print_report(tables, [printable(line) for line in _lines(found)])
     if explained is not None:
         have = "nothing" if explained.layout is None else short(explained.layout)
         print_report([_difference_table(explained)] if explained.differences else [], [])
@@ -40,7 +41,7 @@ def show_found(found: Found, beside: Beside, asked: str | None, explained: Why |
 
 
 def _lines(found: Found) -> Iterator[str]:
-    """What was searched, and how many lost for which reason."""
+    """What was searched, and in how much memory."""
     query = found.query
     kept = ", ".join(f"{name} {value}" for name, value in query.fixed.items())
     yield (
@@ -48,13 +49,24 @@ def _lines(found: Found) -> Iterator[str]:
         f"{f', with {kept}' if kept else ''}; {found.predicted:,} of them predicted in full, the others left out by "
         "exact bounds. One layout of each mesh is ranked."
     )
-    for row in found.rejected:
-        if row.count:
-            yield f"{row.count:,} {row.of} out, {KINDS[row.kind]}: {row.reason}."
     yield (
         f"Usable memory: {gib(query.usable_bytes)} GiB, {gib(query.reserve_bytes)} of the GPU's being kept for what is "
         "no tensor."
     )
+
+
+def _rejected_table(found: Found) -> Table:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=Text("How many lost, and why"), title_justify="left")
+    table.add_column("how many", justify="right")
+    for name in ("of", "lost by", "why"):
+        table.add_column(name)
+    for row in found.rejected:
+        if row.count:
+            table.add_row(f"{row.count:,}", row.of, KINDS[row.kind], Text(row.reason))
+    return table
 
 
 KINDS = {"rule": "a rule", "memory": "memory", "days": "days", "behind": "behind others"}
