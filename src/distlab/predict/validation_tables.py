@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from distlab.errors import printable
@@ -44,6 +44,12 @@ class Table:
     words: int
     lines: tuple[Line, ...]
     title: str = ""
+
+    def of(self, *columns: str) -> Table:
+        """The same with these columns alone, in this order. ValueError for one that is not there."""
+        chosen = [self.columns.index(name) for name in columns]
+        lines = tuple(replace(line, cells=tuple(line.cells[i] for i in chosen)) for line in self.lines)
+        return replace(self, columns=columns, words=sum(i < self.words for i in chosen), lines=lines)
 
     def as_rich(self) -> RichTable:
         from rich import box

@@ -2,7 +2,7 @@
 
     python -m distlab.predict.peers
 
-Run it where all of them are installed (scripts/setup dev), when cases or their versions change: about two minutes.
+Run it where all of them are installed (scripts/setup dev), when cases or their versions change: some minutes, most of them torch's tracker.
 """
 
 from __future__ import annotations

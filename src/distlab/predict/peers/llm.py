@@ -88,54 +88,55 @@ def _analysis(model: Transformer, layout: Layout, gpu: str, dtype: Any, tool: An
 
 # Memory.
 
-BITS = {"fp32": 32}
-"""Of weights and activations; others train in 16."""
+WHOLE = ("fp32", "autocast")
+"""Precisions whose weights, gradients and norms are in 32 bits; fp32's activations are, too. Others take 16 bits."""
 
 
 def _memory(cell: Scored, run: MemoryRun, tool: Any, config: Any) -> float | None:
-    bits = BITS.get(run.settings.precision, 16)
-    dtype = config.DtypeConfig(weight_bits=bits, activation_bits=bits, embedding_bits=bits)
+    weights = 32 if run.settings.precision in WHOLE else 16
+    bits = 32 if run.settings.precision == "fp32" else 16
+    dtype = config.DtypeConfig(weight_bits=weights, activation_bits=bits, embedding_bits=weights)
     analysis = _analysis(run.model, run.layout, "a100-sxm-80gb", dtype, tool, config)
     if cell.kind == "activations" and cell.unit == "%":
         bare = _analysis(run.model, Layout(tensor=run.layout.tensor), "a100-sxm-80gb", dtype, tool, config)
-        kept = _layer_activations(run, analysis, run.layout.recompute, bits, tool)
-        return 100 * kept / _layer_activations(run, bare, "none", bits, tool)
+        kept = _layer_activations(run, analysis, run.layout.recompute, weights // 8, tool)
+        return 100 * kept / _layer_activations(run, bare, "none", weights // 8, tool)
     if run.settings.optimizer != "adamw":
         return None
-    activations = _activations(run, analysis, bits, tool)
+    activations = _activations(run, analysis, weights // 8, tool)
     if cell.kind == "activations":
         return activations
     states = _states(run, analysis, tool)
     return states if cell.kind == "states" else states + activations
 
 
-def _layer_activations(run: MemoryRun, analysis: Any, recompute: str, bits: int, tool: Any) -> float:
+def _layer_activations(run: MemoryRun, analysis: Any, recompute: str, norm_bytes: int, tool: Any) -> float:
     kept = analysis.get_activation_memory_per_layer(
         run.layout.micro_batch,
         run.model.sequence,
         is_inference=False,
         activation_recomputation=tool.ActivationRecomputation[recompute.upper()],
-        layernorm_dtype_bytes=bits // 8,
+        layernorm_dtype_bytes=norm_bytes,
         flash_attn=run.settings.attention == "flash",
         softmax_dropout=run.settings.dropout,
     )
     return float(kept)
 
 
-def _activations(run: MemoryRun, analysis: Any, bits: int, tool: Any) -> float:
+def _activations(run: MemoryRun, analysis: Any, norm_bytes: int, tool: Any) -> float:
     """Of all layers, the logits and the last norm, as its `training` adds them up."""
     samples, tokens = run.layout.micro_batch, run.model.sequence
     recompute = tool.ActivationRecomputation[run.layout.recompute.upper()]
-    layers = run.model.layers * _layer_activations(run, analysis, run.layout.recompute, bits, tool)
+    layers = run.model.layers * _layer_activations(run, analysis, run.layout.recompute, norm_bytes, tool)
     logits = analysis.get_activation_memory_output_embedding(samples, tokens)
-    norm = analysis.get_activation_memory_per_layernorm(samples, tokens, recompute, bits // 8)
+    norm = analysis.get_activation_memory_per_layernorm(samples, tokens, recompute, norm_bytes)
     return float(layers + logits + norm)
 
 
 def _states(run: MemoryRun, analysis: Any, tool: Any) -> float:
     """It counts an fp32 copy of the weights and two moments. Where weights are fp32 there is no copy: one less."""
     stage = tool.DSZeRO(run.layout.zero_stage)
-    other = 4 if run.settings.precision in ("fp32", "autocast") else None
+    other = 4 if run.settings.precision in WHOLE else None
     layers = analysis.get_weight_memory_per_layer(stage)
     layers += sum(analysis.get_memory_optimizer_state_and_gradient_per_layer(4, other, stage))
     rest = analysis.get_memory_embedding(stage) + analysis.get_weight_memory_last_layernorm(stage)

@@ -43,9 +43,15 @@ def estimator(cells: Sequence[Scored]) -> Estimator:
     return predict
 
 
+WORK_MOST = 1e10
+"""Parameters times tokens of a rank's step: what is more would take minutes on a CPU, for it is really computed."""
+
+
 def _runs(run: MemoryRun) -> bool:
-    """Whether distlab.train has such a run: its own GPT, in data parallel or sharded, on a CPU."""
+    """Whether distlab.train has such a run: its own GPT, small, in data parallel or sharded."""
     model, layout, settings = run.model, run.layout, run.settings
+    if model.parameters * layout.micro_batch * layout.micro_batches * model.sequence > WORK_MOST:
+        return False
     plain = model.biases or model.learned_positions or model.gated or model.experts > 1
     return not plain and (
         layout.gpus == layout.data
