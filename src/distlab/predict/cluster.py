@@ -109,8 +109,9 @@ MULTIPROCESSORS = {
     "b200": 148,
     "mi300x": 304,
 }
-"""By accelerator of the registry: NVIDIA's whitepapers of V100, A100 (S) and H100 (R), which H200 shares; B200, and the
-compute units of AMD's MI300X, recalled (R)."""
+"""By accelerator of the registry: as drivers report them of A100 (deviceQuery), H200 (recordings/nvidia-h200-x1), which
+H100 shares, B200 (pytorch/ao pull request 4002) and MI300X's compute units (rocminfo in ROCm/hip issue 3716), all V;
+NVIDIA's whitepaper of V100 (S)."""
 
 
 def device_of(chip: Accelerator) -> Device:

@@ -148,6 +148,7 @@ _V100_RATES: Rates = {
 }
 _V100_BANDWIDTH, _V100_POWER = _GBps(900, _V100), Figure(300.0, _V100, "the PCIe card: 250 W")
 
+_B200_DRIVER = Source("cuda_total_capacity", _ISSUES + "pytorch/ao/pull/4002", "V")
 _A100_USABLE = _GiB(
     79.25,
     "HiDream-ai/VAREdit/issues/6",
@@ -303,7 +304,12 @@ _ACCELERATORS = [
             "1,440 GB in eight",
             _GB(192, _ML_ENG, "what is soldered on"),
         ),
-        _GBps(8000),
+        _GBps(
+            8000,
+            _ML_ENG,
+            "",
+            _GBps(7672, _B200_DRIVER, "2 x 3,996 MHz x 7,680 bits, as the driver of 2026 shows them"),
+        ),
         Figure(1000.0, _ML_ENG),
         "nvlink5",
         "pcie5_x16",
