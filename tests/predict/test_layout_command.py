@@ -96,7 +96,9 @@ def test_objectives(capsys: pytest.CaptureFixture[str]) -> None:
     memory = answer(LINE + " --objective memory", capsys)["best"][0]
     assert memory["headroom_bytes"] > time["headroom_bytes"]
     assert memory["step_s"] > time["step_s"]
-    cost = answer(LINE + " --objective cost --tokens 1e11 --price-per-gpu-hour 2", capsys)["best"][0]
+    searched = answer(LINE + " --objective cost --tokens 1e11 --price-per-gpu-hour 2", capsys)
+    assert searched["gpu_counts"] == [16, 8]
+    cost = searched["best"][0]
     assert cost["layout"]["gpus"] <= 16
     assert cost["cost"] == pytest.approx(cost["days"] * 24 * cost["layout"]["gpus"] * 2)
     assert time["cost"] is None

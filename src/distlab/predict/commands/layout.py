@@ -207,6 +207,7 @@ def _as_json(found: Found, source: str, beside: Beside, explained: Why | None) -
         },
         "cluster": dataclasses.asdict(query.cluster),
         "gpus": query.gpus,
+        "gpu_counts": list(query.gpu_counts),
         "global_batch": query.global_batch,
         "objective": query.objective,
         "run_tokens": query.tokens,

@@ -44,8 +44,10 @@ def _lines(found: Found) -> Iterator[str]:
     """What was searched, and in how much memory."""
     query = found.query
     kept = ", ".join(f"{name} {value}" for name, value in query.fixed.items())
+    counts = ", ".join(f"{count:,}" for count in query.gpu_counts)
     yield (
-        f"Searched: {found.layouts:,} layouts on {found.meshes:,} meshes (tensor x pipeline x context x data)"
+        f"Searched: {found.layouts:,} layouts on {found.meshes:,} meshes (tensor x pipeline x context x data) of "
+        f"{counts} GPUs"
         f"{f', with {kept}' if kept else ''}; {found.predicted:,} of them predicted in full, the others left out by "
         "exact bounds. One layout of each mesh is ranked."
     )
