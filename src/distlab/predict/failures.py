@@ -14,9 +14,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from distlab.errors import SettingError
-from distlab.predict.hardware.figures import Confidence
+
+if TYPE_CHECKING:
+    from distlab.predict.hardware.figures import Confidence
 
 
 @dataclass(frozen=True)

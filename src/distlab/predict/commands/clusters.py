@@ -8,14 +8,12 @@ from typing import TYPE_CHECKING, Any
 from distlab.errors import SettingError
 from distlab.predict.commands.options import Given, option
 from distlab.predict.commands.presets import unknown
-from distlab.predict.hardware.nodes import NODES
 
 if TYPE_CHECKING:
     from distlab.predict.cluster import Cluster
     from distlab.predict.network import System
 
-CLUSTERS = tuple(NODES)
-CLUSTERS_HELP = f"one of {', '.join(CLUSTERS)} (default: dgx_h100); the options below change it"
+CLUSTERS_HELP = "a node of `distlab predict presets` (default: dgx_h100); the options below change it"
 
 
 @dataclass(frozen=True)
@@ -58,6 +56,7 @@ def the_cluster(given: Given) -> Cluster:
 def named(name: str) -> Cluster:
     """The cluster called so; SettingError names the nearest."""
     from distlab.predict.cluster import cluster
+    from distlab.predict.hardware.nodes import NODES
 
     plain = name.lower().replace("-", "_") if isinstance(name, str) else ""
     known = {alias: box.name for box in NODES.values() for alias in (box.name, *box.aliases)}

@@ -13,17 +13,20 @@ import argparse
 import dataclasses
 import errno
 import math
+import os
 import reprlib
 import types
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from distlab.errors import SettingError, printable
 from distlab.predict.commands.helps import HELPS
 from distlab.predict.commands.presets import unknown
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 MOST_BYTES = 2**20
 """Of a YAML file: anybody may have written it."""
@@ -91,7 +94,13 @@ class Parser:
         why: bool = False,
     ) -> None:
         self.sections, self.presets, self.figures = sections, presets, figures
-        self.parser = _Arguments(prog=prog, usage=f"{prog} [options]", description=what, allow_abbrev=False)
+        self.parser = _Arguments(
+            prog=prog,
+            usage=f"{prog} [options]",
+            description=what,
+            allow_abbrev=False,
+            formatter_class=_Formatter,
+        )
         for name, known in presets.items():
             self.parser.add_argument(option(name), metavar="NAME", help=known)
         self.parser.add_argument(
@@ -121,6 +130,8 @@ class Parser:
             if getattr(found, name) is not None:
                 given.figures[name] = figure_path(name, getattr(found, name))
         if found.config is not None:
+            from pathlib import Path
+
             self._read(Path(found.config), given)
         for name in self.presets:
             if getattr(found, name) is not None:
@@ -176,6 +187,17 @@ class Parser:
 class _Arguments(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise SettingError(f"{message}; `{self.prog} --help` lists the options.")
+
+
+class _Formatter(argparse.HelpFormatter):
+    """As wide as the terminal. argparse makes a formatter for each option, and asks shutil, an import of its own."""
+
+    def __init__(self, prog: str) -> None:
+        try:
+            width = int(os.environ.get("COLUMNS", 0)) or os.get_terminal_size().columns
+        except (ValueError, OSError):
+            width = 80
+        super().__init__(prog, width=max(width - 2, 40))
 
 
 def option(name: str) -> str:
@@ -270,6 +292,8 @@ def size(name: str, text: str) -> float:
 
 def figure_path(name: str, text: str) -> Path:
     """A file that a figure can be drawn into; SettingError where it cannot."""
+    from pathlib import Path
+
     from distlab.bench.results import check_figure
 
     try:

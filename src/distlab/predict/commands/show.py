@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distlab.errors import SettingError, printable
 from distlab.predict.commands.plain import Column, print_lines, print_table
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from distlab.predict.plots.chart import Chart
 
 TIER = "predicted"
