@@ -229,8 +229,26 @@ def test_why_of_every_layout_of_a_space() -> None:
             assert said.kind == "behind"
             assert said.slower_s == pytest.approx(tried.step_s - best.step.step_s)
             assert sum(gap.seconds for gap in said.differences) == pytest.approx(said.slower_s, abs=1e-12)
-            if said.slower_s > 1e-12:
+            assert said.behind == said.slower_s
+            if said.slower_s > 1e-9 * best.step.step_s:
                 assert said.differences[0].term in said.text
+            else:
+                assert "as long" in said.text
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_how_far_behind_is_in_the_objectives_unit(objective: Objective) -> None:
+    asked = query(*SPACES[0], limit_of(0, 0.7), objective=objective)
+    found = search(asked)
+    second = found.best[1]
+    said = why(found, second.layout)
+    values = [
+        value_of(Tried(row.layout, row.step.step_s, row.memory.reserved_bytes), asked)
+        for row in found.best[:2]
+    ]
+    assert said.kind == "behind"
+    assert said.behind == pytest.approx(values[1] - values[0])
+    assert {"time": "a step takes", "cost": "it costs", "memory": "GiB more"}[objective] in said.text
 
 
 @pytest.mark.parametrize(

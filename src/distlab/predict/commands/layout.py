@@ -250,6 +250,7 @@ def _why_json(why: Why) -> dict[str, Any]:
         "step_s": None if why.step is None else why.step.step_s,
         "reserved_bytes": None if why.memory is None else why.memory.reserved_bytes,
         "over_bytes": why.over_bytes,
+        "behind": why.behind,
         "slower_s": why.slower_s,
         "differences": [gap._asdict() for gap in why.differences],
     }

@@ -148,7 +148,7 @@ def _beside_table(found: Found, beside: Beside) -> Table:
     table = Table(title=title, title_justify="left")
     for name in ("field", "lost by", "why", "what else then differs"):
         table.add_column(name)
-    for name, value, why in sorted(beside, key=lambda row: (row[2].kind != "behind", row[2].slower_s)):
+    for name, value, why in sorted(beside, key=lambda row: (row[2].kind != "behind", row[2].behind)):
         changed = f"{name} {value}"
         if name == "sequence_parallel":
             changed = "sequence parallel" if value else "not sequence parallel"

@@ -27,6 +27,7 @@ STATES = "states and the optimizer's step alone are too much"
 ACTIVATIONS = "too much with the activations that are kept"
 BUFFERS = "too much with all buffers"
 BY_BOUND = "by a bound: even at its best it is behind those ranked"
+TOO_LONG = "by a bound: even its shortest step is too long"
 IN_FULL = "predicted in full"
 
 SETTINGS = "settings: this optimizer or offloading does not go with the ZeRO stage"
@@ -218,7 +219,7 @@ class _Run:
         if query.objective == "memory":
             return least_bytes, None
         step_s = self.bounds.time_s(cell, first) * CLOSE
-        reason: Reason | None = ("days", BY_BOUND) if step_s > query.slowest_s else None
+        reason: Reason | None = ("days", TOO_LONG) if step_s > query.slowest_s else None
         return step_s if query.objective == "time" else query.cost(step_s, cell.mesh.gpus), reason
 
     def expand(self, cell: Cell) -> None:

@@ -16,6 +16,9 @@ from distlab.predict.training_memory import TrainingMemory, training_memory
 from distlab.predict.transformer import Layout, Recompute, Schedule
 from distlab.predict.units import GIB
 
+SAME = 1e-9
+"""A relative difference that is none: sums of floats."""
+
 
 class Difference(NamedTuple):
     """How much longer a term of the step is than the best layout's; negative where it is shorter."""
@@ -37,6 +40,8 @@ class Why:
     memory: TrainingMemory | None = None
     over_bytes: float = 0.0
     """Beyond the usable memory."""
+    behind: float = 0.0
+    """The best layout, by the objective: seconds of a step, money, or bytes."""
     slower_s: float = 0.0
     """Than the best layout."""
     differences: tuple[Difference, ...] = ()
@@ -64,8 +69,13 @@ def why(found: Found, layout: Layout) -> Why:
     gaps = sorted([gap for gap in gaps if gap.seconds], key=lambda gap: -gap.seconds)
     if layout == best.layout:
         return Why("best", f"the best: {step.step_s:.4g} s a step.", layout, step, memory)
-    text = _behind(query, found, layout, step, memory, gaps)
-    return Why("behind", text, layout, step, memory, 0.0, slower_s, tuple(gaps))
+    behind = {
+        "time": slower_s,
+        "cost": query.cost(step.step_s, layout.gpus) - query.cost(best.step.step_s, best.layout.gpus),
+        "memory": memory.reserved_bytes - best.memory.reserved_bytes,
+    }[query.objective]
+    text = _behind(found, layout, step, gaps, behind)
+    return Why("behind", text, layout, step, memory, 0.0, behind, slower_s, tuple(gaps))
 
 
 def why_with(found: Found, fields: Mapping[str, Any]) -> Why:
@@ -136,26 +146,22 @@ def _too_much(query: Query, memory: TrainingMemory) -> str:
     )
 
 
-def _behind(
-    query: Query, found: Found, layout: Layout, step: StepTime, memory: TrainingMemory, gaps: list[Difference]
-) -> str:
-    best = found.best[0]
+def _behind(found: Found, layout: Layout, step: StepTime, gaps: list[Difference], behind: float) -> str:
+    query, best = found.query, found.best[0]
     parts = []
     if query.objective == "cost":
-        more = query.cost(step.step_s, layout.gpus) - query.cost(best.step.step_s, best.layout.gpus)
         where = (
             "" if layout.gpus == best.layout.gpus else f" on {layout.gpus:,} GPUs, not {best.layout.gpus:,}"
         )
-        parts.append(f"it costs {more:,.0f} more{where}")
+        parts.append(f"it costs {behind:,.0f} more{where}")
     if query.objective == "memory":
-        more = memory.reserved_bytes - best.memory.reserved_bytes
-        parts.append(f"it takes {more / GIB:,.2f} GiB more")
+        parts.append(f"it takes {behind / GIB:,.2f} GiB more")
     slower_s = step.step_s - best.step.step_s
-    if slower_s > 0:
+    if abs(slower_s) <= SAME * best.step.step_s:
+        parts.append("a step takes as long; of equals the one with less memory comes first")
+    elif slower_s > 0:
         longest = f", {gaps[0].term} alone {gaps[0].seconds:.3g} s" if gaps else ""
         parts.append(f"a step takes {slower_s:.3g} s ({slower_s / best.step.step_s:.1%}) longer{longest}")
-    elif query.objective == "time":
-        parts.append(f"it is as fast, and takes {memory.reserved_bytes / GIB:,.1f} GiB")
     else:
         parts.append(f"a step takes {-slower_s:.3g} s less")
     return "; ".join(parts) + "."
