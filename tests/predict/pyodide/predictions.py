@@ -7,12 +7,18 @@ import sys
 
 import distlab.predict
 from distlab.predict.cluster import DGX_H100
+from distlab.predict.convnet_cases import convnet_cluster
+from distlab.predict.convnet_step import convnet_step
+from distlab.predict.convnets import convnet
 from distlab.predict.failures import job_mtbf_h, llama3_components
 from distlab.predict.goodput import Checkpoint, Recovery, goodput, optimal_interval_s
 from distlab.predict.hardware import accelerator
 from distlab.predict.network import collective_s, system
+from distlab.predict.plots.exchange import over_payload
+from distlab.predict.plots.step import step_chart
+from distlab.predict.search import Query, search
 from distlab.predict.simulate import Run, simulate
-from distlab.predict.step_time import predict_step
+from distlab.predict.step_time import Software, predict_step
 from distlab.predict.training_memory import training_memory
 from distlab.predict.transformer import Layout, Transformer
 
@@ -27,13 +33,19 @@ gpt = Transformer("GPT 175B", layers=96, hidden=12288, heads=96, vocabulary=5120
 layout = Layout(tensor=8, pipeline=8, data=2, global_batch=64, recompute="selective", sequence_parallel=True)
 memory = training_memory(gpt, layout)
 step = predict_step(gpt, layout, DGX_H100)
-collective = collective_s("all_reduce", 64 * 2**20, system("dgx_h100", 16, 8))
+machines = system("dgx_h100", 16, 8)
+collective = collective_s("all_reduce", 64 * 2**20, machines)
 components = llama3_components(16_384)
 job = Recovery(3600 * job_mtbf_h(components), detection_s=60, restart_s=600)
 saving = Checkpoint(600, blocking_s=30)
 saving = saving.every(optimal_interval_s(job, saving))
 share = goodput(job, saving)
 runs = simulate(Run(2048, components, saving, 60, 600, days=10), replicas=5, seed=1)
+cnn = convnet_step(convnet("resnet50"), 64, 16, convnet_cluster("dgx_a100"))
+small = Transformer("small", layers=4, hidden=256, heads=4, vocabulary=1000, sequence=128)
+best = search(Query(small, DGX_H100, gpus=4, global_batch=8)).best[0]
+curve = over_payload("all_reduce", machines, 2**26)
+plan = step_chart(gpt, layout, DGX_H100, Software(), step).plan
 print(
     json.dumps(
         {
@@ -43,6 +55,10 @@ print(
             "step": {term.name: term.seconds for term in step.terms},
             "mfu": step.mfu,
             "collective": {term.name: term.seconds for term in collective.terms},
+            "cnn": {term.name: term.seconds for term in cnn.terms},
+            "best": {"gpus": best.layout.gpus, "tensor": best.layout.tensor, "step_s": best.step.step_s},
+            "curve": {str(i): point.seconds for i, point in enumerate(curve.points)},
+            "plan": {str(i): slot.end_s for i, slot in enumerate(plan)},
             "interval_s": saving.interval_s,
             "goodput": share.terms(),
             "simulated": runs.shares,

@@ -6,7 +6,9 @@ import json
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from distlab.errors import printable
 from distlab.predict.commands.options import Parser
+from distlab.predict.commands.plain import Column, print_lines, print_table
 from distlab.predict.commands.presets import MODELS
 from distlab.predict.hardware import ACCELERATORS, LINKS, NODES
 
@@ -21,26 +23,16 @@ def presets(args: list[str]) -> int:
     if given.json:
         print(json.dumps(listed, indent=1, allow_nan=False))
         return 0
-    from rich.table import Table
-    from rich.text import Text
-
-    from distlab.bench.printing import print_report
-
-    tables = []
     for name, columns in _COLUMNS.items():
-        table = Table(title=Text(name), title_justify="left")
-        for heading, number, _ in columns:
-            table.add_column(heading, justify="right" if number else "left")
-        for row in listed[name]:
-            table.add_row(*(Text(shown(row)) for _, _, shown in columns))
-        tables.append(table)
-    print_report(
-        tables,
+        heads = [Column(heading, right=number) for heading, number, _ in columns]
+        rows = [[printable(shown(row)) for _, _, shown in columns] for row in listed[name]]
+        print_table(name, heads, rows, [f"{len(rows)} {name}", *[""] * (len(columns) - 1)])
+    print_lines(
         [
             "--model takes a model, --cluster a cluster, --gpu a GPU. Sources: V read, S secondary, C computed, R "
             "recalled.",
             "With --json: every field and the address of each source.",
-        ],
+        ]
     )
     return 0
 
