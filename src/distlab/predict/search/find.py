@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple
 from distlab.errors import SettingError
 from distlab.predict.search.bounds import Bounds
 from distlab.predict.search.query import Query
-from distlab.predict.search.space import Cell, cells, layout_of, mesh_of, meshes, narrowed, obstacle
+from distlab.predict.search.space import Cell, Stage, cells, layout_of, mesh_of, meshes, narrowed, obstacle
 from distlab.predict.step_time import StepModel, StepTime
 from distlab.predict.training_memory import TrainingMemory, training_memory
 from distlab.predict.transformer import Layout
@@ -187,28 +187,35 @@ class _Run:
                 if rule is not None:
                     self.forbidden[rule] += 1
                     continue
+                hopeless: dict[Stage, Reason | None] = {}
                 for cell, broken in cells(query, mesh):
                     self.layouts += cell.size + sum(broken.values())
                     for rule, count in broken.items():
                         self.rejected["rule", rule] += count
-                    if cell.size:
-                        yield from self._bounded(cell)
+                    if not cell.size:
+                        continue
+                    stage = cell.zero_stage
+                    if stage not in hopeless:
+                        hopeless[stage] = self._hopeless(self._first(cell))
+                    reason, value = hopeless[stage], 0.0
+                    if reason is None:
+                        value, reason = self._least(cell, self._first(cell))
+                    if reason is None:
+                        yield value, cell
+                    else:
+                        self.rejected[reason] += cell.size
 
-    def _bounded(self, cell: Cell) -> Iterator[tuple[float, Cell]]:
-        query, first = self.query, layout_of(self.query, cell, cell.choices[0], "none")
+    def _first(self, cell: Cell) -> Layout:
+        return layout_of(self.query, cell, cell.choices[0], "none")
+
+    def _hopeless(self, layout: Layout) -> Reason | None:
+        """Why nothing on the layout's mesh with its ZeRO stage can be."""
         try:
-            query.settings.check(first)
+            self.query.settings.check(layout)
         except SettingError:
-            self.rejected["rule", SETTINGS] += cell.size
-            return
-        if self.bounds.states(first).update * CLOSE > query.peak_bytes:
-            self.rejected["memory", STATES] += cell.size
-            return
-        value, reason = self._least(cell, first)
-        if reason is None:
-            yield value, cell
-        else:
-            self.rejected[reason] += cell.size
+            return "rule", SETTINGS
+        too_much = self.bounds.states(layout).update * CLOSE > self.query.peak_bytes
+        return ("memory", STATES) if too_much else None
 
     def _least(self, cell: Cell, first: Layout) -> tuple[float, Reason | None]:
         """A bound of the objective's value, and why no layout of the cell can be."""
@@ -224,7 +231,7 @@ class _Run:
 
     def expand(self, cell: Cell) -> None:
         """Every layout of the cell: first by a bound for each way to recompute, then one by one."""
-        first = layout_of(self.query, cell, cell.choices[0], "none")
+        first = self._first(cell)
         for recompute in cell.recomputes:
             part = cell._replace(recomputes=(recompute,))
             value, reason = self._least(part, first)
