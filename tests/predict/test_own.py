@@ -72,6 +72,7 @@ def test_memory_of_real_runs() -> None:
     """No fit: what DDP and FSDP hold on 1, 2 and 4 processes. States to the byte, activations within 5%."""
     cells = [cell for cell in own_cases() if cell.family == MEMORY]
     states, activations, peaks = (of_kind(cells, kind) for kind in ("states", "activations", "peak"))
+    assert len({cell.case for cell in cells}) == len(cells)
     assert len(states) == len(activations) == len(peaks) == len(rows(f"{MEMORY}.csv"))
     assert {row["ranks"] for row in rows(f"{MEMORY}.csv")} == {"1", "2", "4"}
     assert all(cell.predicted == cell.measured for cell in states)

@@ -191,7 +191,7 @@ def _memory(folder: Path) -> Iterator[Scored]:
         states = sum(float(row[f"{part}_bytes"]) for part in ("parameter", "gradient", "optimizer"))
         named = (
             f"{row['strategy']} x {row['ranks']}, {row['layers']} layers of {row['hidden']}, {row['precision']}, "
-            f"{row['optimizer']} {row['implementation']}, recompute {row['recompute']}, "
+            f"{run.settings.optimizer} {row['implementation']}, recompute {row['recompute']}, "
             f"{row['micro_batches']} micro-batches"
         )
         cells: tuple[tuple[Literal["states", "activations", "peak"], float, float], ...] = (
