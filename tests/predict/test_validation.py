@@ -224,6 +224,11 @@ def judged(shipped: list[Scored]) -> list[Group]:
     return [group for group in groups(shipped) if not group.fitted and group.target != NO_TARGET]
 
 
+def test_each_cell_has_a_name_of_its_own(shipped: list[Scored]) -> None:
+    names = [(cell.family, cell.case) for cell in shipped]
+    assert sorted(set(names)) == sorted(names)
+
+
 def test_what_was_fitted_is_what_the_fits_say(shipped: list[Scored]) -> None:
     steps = [c for c in shipped if c.family.startswith("megatron")]
     used = {"collective", "step", "scaling"}

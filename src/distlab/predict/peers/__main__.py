@@ -2,7 +2,8 @@
 
     python -m distlab.predict.peers
 
-Run it where all of them are installed (scripts/setup dev), when cases or their versions change: some minutes, most of them torch's tracker.
+Run it where all of them are installed (scripts/setup dev), when cases or their versions change. Most of its minutes are
+torch's tracker.
 """
 
 from __future__ import annotations
