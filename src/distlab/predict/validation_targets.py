@@ -249,6 +249,9 @@ FAMILIES: dict[str, Family] = {
 }
 """By name of the family."""
 
+ANY = "any"
+"""Stands for all groups of a family."""
+
 WHY_MISSED: dict[tuple[str, str], str] = {
     ("published_bandwidths", "a100_dgx, 1 x 8"): (
         "The model was fitted to a recording of slower A100 nodes. Machines with one datasheet differ by as much: "
@@ -260,6 +263,9 @@ WHY_MISSED: dict[tuple[str, str], str] = {
     ("goodput_published", "goodput"): (
         "The projection for 100,000 GPUs is about 0.9, and does not give the time of a save: we take the one for "
         "which its interval is Young's."
+    ),
+    ("own_gloo_all_reduce", ANY): (
+        "Processes share two cores with whatever else runs there: launches of the same program differ by as much."
     ),
 }
 """By family and group."""
@@ -294,7 +300,9 @@ class Group:
     @property
     def why(self) -> str:
         """Why it misses its target, where that is known."""
-        return WHY_MISSED.get((self.family, self.name), "") if self.misses else ""
+        if not self.misses:
+            return ""
+        return WHY_MISSED.get((self.family, self.name)) or WHY_MISSED.get((self.family, ANY), "")
 
 
 def is_small(cell: Scored) -> bool:
