@@ -23,6 +23,7 @@ from distlab.predict.own import (
     STEPS,
     held_out,
     hosts,
+    noise,
     own_cases,
     recorded_gpu_cases,
     remarks,
@@ -122,6 +123,15 @@ def test_a_file_that_is_missing_has_no_cases(tmp_path: Path) -> None:
     made_up_collectives(tmp_path)
     assert {cell.family for cell in own_cases(tmp_path)} == {COLLECTIVES}
     assert set(FAMILIES) == {COLLECTIVES, MEMORY, STEPS}
+
+
+def test_noise_is_the_middle_spread_of_launches(tmp_path: Path) -> None:
+    times = {"time_s": 2, "launches": 3}
+    write(tmp_path / "a.csv", [{**times, "low_s": low, "high_s": 3} for low in (2, 1.5, 1)])
+    assert noise("a.csv", tmp_path) == 0.75
+    assert noise("b.csv", tmp_path) is None
+    assert noise(f"{MEMORY}.csv") is None
+    assert noise("h200_steps.csv") == pytest.approx(0.08, abs=0.06)
 
 
 def test_collectives_are_fitted_to_every_other_size(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
     for cell in own_cases(): print(cell.family, cell.case, cell.signed_error)     # `validation.Scored`
     for cell in recorded_gpu_cases(): ...                                         # of one GPU: see `own_gpu`
     remarks("own_memory.csv")           # on what it was measured, with what versions, when, by which command
+    noise("own_step_scaling.csv")       # below which no error means anything
 
 `benchmarks/own_cases.py` measured them. Fits, and what they did not see:
 
@@ -20,6 +21,7 @@ from __future__ import annotations
 
 import csv
 import re
+import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from importlib import resources
@@ -64,6 +66,19 @@ def remarks(name: str, folder: Path = DATA) -> list[str]:
 def rows(name: str, folder: Path = DATA) -> list[Row]:
     """The rows of a file of cases; none without the file."""
     return list(csv.DictReader(line for line in _lines(folder / name) if not line.startswith("#")))
+
+
+def noise(name: str, folder: Path = DATA) -> float | None:
+    """By how much launches of the same differ: median over the rows of (largest - smallest) / median time.
+
+    None for a file that is missing, or has no such columns.
+    """
+    spreads = [
+        (float(row["high_s"]) - float(row["low_s"])) / float(row.get("time_s") or row["step_s"])
+        for row in rows(name, folder)
+        if "high_s" in row
+    ]
+    return statistics.median(spreads) if spreads else None
 
 
 def _lines(path: Path) -> list[str]:
