@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from xml.etree import ElementTree
 import pytest
 
 from distlab.cli import main
+from distlab.errors import SettingError
 from distlab.predict import network
 from distlab.predict.cluster import DGX_H100
 from distlab.predict.collectives import bus_bandwidth_factor
@@ -19,7 +21,7 @@ from distlab.predict.commands.presets import MODELS
 from distlab.predict.failures import Component, job_mtbf_h, llama3_components
 from distlab.predict.goodput import Checkpoint, Recovery, goodput, optimal_interval_s
 from distlab.predict.hardware import accelerator
-from distlab.predict.kernels import Kernels
+from distlab.predict.kernels import Kernels, layer_time
 from distlab.predict.plots.chart import grid
 from distlab.predict.plots.drawing import figure, save
 from distlab.predict.plots.exchange import over_payload, over_ranks
@@ -105,6 +107,17 @@ def test_kernels_stand_under_the_roof(name: str, kernels: Kernels) -> None:
     assert f"{chart.ridge:.3g} FLOP/B" in chart.in_words()
 
 
+@pytest.mark.parametrize("kernels", [Kernels(), Kernels(fused_attention=False)])
+@pytest.mark.parametrize("name", ["gpt2", "llama3-8b", "mixtral-8x7b"])
+def test_their_products_take_what_the_step_model_says(name: str, kernels: Kernels) -> None:
+    model, layout = MODELS[name].model, Layout(data=4, expert=2 if "mix" in name else 1, tensor=4, micro_batch=2,
+                                               global_batch=8)  # fmt: skip
+    chart = placement(model, layout, DGX_H100.device, kernels)
+    of_a_layer = [kernel for kernel in chart.kernels if kernel.flop and kernel.name != "output layer"]
+    time = layer_time(model, layout, DGX_H100.device, kernels)
+    assert sum(kernel.flop / kernel.flops for kernel in of_a_layer) == pytest.approx(time.forward_products_s)
+
+
 def test_a_curve_over_payloads_is_the_network_model_s() -> None:
     machines = network.system("a100_dgx", 8, 8)
     chart = over_payload("all_gather", machines, 3e6)
@@ -159,6 +172,23 @@ def test_a_curve_over_intervals_peaks_at_the_best() -> None:
     assert not intervals(
         Recovery(60.0, 1, 1), Checkpoint(60, 1), [Component("job", 1, 1 / 60)], 3e4
     ).simulated
+
+
+def test_what_has_no_curve_says_why() -> None:
+    with pytest.raises(SettingError, match="gpus is 1"):
+        over_payload("all_reduce", network.system("dgx_h100", 1, 1), 1e6)
+    with pytest.raises(SettingError, match="mtbf_h is infinite"):
+        intervals(Recovery(math.inf), Checkpoint(60, 1))
+    with pytest.raises(SettingError, match="blocking_s is 0"):
+        intervals(Recovery(3600), Checkpoint(60, 0))
+
+
+@pytest.mark.parametrize("size_bytes", [1.0, 1e30])
+def test_extremes_are_drawn(size_bytes: float) -> None:
+    machines = network.system("dgx_h100", 16, 8)
+    assert "1 KiB" in figure(over_payload("all_reduce", machines, size_bytes)).svg
+    job, saving = Recovery(1.0), Checkpoint(1e9, 1e9)  # nothing is ever kept
+    assert "goodput" in figure(intervals(job, saving)).svg
 
 
 def test_a_grid_has_its_ends() -> None:

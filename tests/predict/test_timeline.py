@@ -120,6 +120,14 @@ def test_a_step_s_schedule_takes_what_the_step_model_says(kind: Schedule, recomp
     assert end_s(plan) == pytest.approx(inside_s)
 
 
+def test_a_schedule_that_the_closed_form_does_not_hold_for_says_so() -> None:
+    software = Software()
+    for batch, late in ((8, False), (10, True)):
+        layout = Layout(pipeline=4, interleave=2, global_batch=batch)
+        chart = step_chart(GPT, layout, DGX_H100, software, predict_step(GPT, layout, DGX_H100, software))
+        assert ("supposes full groups" in chart.caption) == late
+
+
 def test_long_and_deep_pipelines_are_cut() -> None:
     deep = Transformer("deep", layers=64, hidden=512, heads=8, vocabulary=1000, sequence=128)
     layout = Layout(pipeline=64, global_batch=1024)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from distlab.errors import SettingError
 from distlab.predict.collectives import bus_bandwidth_factor
 from distlab.predict.network import collective_s
 from distlab.predict.plots.chart import Chart, Mark, grid
@@ -61,7 +62,9 @@ def over_payload(
     protocol: Protocol | None = None,
     where: str = "",
 ) -> Exchange:
-    """From 1 KiB to 16 GiB, or as far as `asked_bytes`. ValueError as from `network.collective_s`."""
+    """From 1 KiB to 16 GiB, or as far as `asked_bytes`. ValueError as from `network.collective_s`, and for one GPU."""
+    if topology.gpus == 1:
+        raise SettingError("gpus is 1; one sends nothing: give 2 or more for a curve over payloads.")
 
     def at(size_bytes: float) -> Point:
         found = collective_s(op, size_bytes, topology, algorithm, protocol)

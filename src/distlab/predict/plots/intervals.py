@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from distlab.errors import SettingError
 from distlab.predict.goodput import (
     Checkpoint,
     Recovery,
@@ -82,7 +84,15 @@ def intervals(
 
     SettingError for a job that never fails, and for a save that costs nothing: neither has a best interval.
     """
+    if math.isinf(job.mtbf_s):
+        raise SettingError(
+            "mtbf_h is infinite; a job that never fails has no curve over checkpoint intervals."
+        )
     best_s = optimal_interval_s(job, saving)
+    if best_s == 0:
+        raise SettingError(
+            "blocking_s is 0; a save that costs nothing has no curve over checkpoint intervals."
+        )
     marks = [
         Mark(name, x, goodput(job, saving.every(x)).useful)
         for name, x in (

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 SMALL = 9
 _LOOKS = ((BLUE, ""), (GREEN, "///"), (RED, "\\\\\\"), (PURPLE, "xxx"), ("#777777", "---"))
+_MARKERS = "os^DvPX*p<>hd"
 _WORKS = {"forward": (BLUE, ""), "backward": (GREEN, ""), "weights": (PURPLE, "")}
 _LETTERS = {"forward": "F", "backward": "B", "weights": "W"}
 
@@ -241,7 +242,8 @@ def exchange(canvas: Canvas, chart: Exchange) -> None:
         _powers(below, [int(x) for x in xs])
     else:
         exponents = range(math.ceil(math.log2(min(xs))), math.floor(math.log2(max(xs))) + 1)
-        shown = [2**i for i in exponents if i % 5 == 0]
+        shown = [2.0**i for i in exponents if i % 5 == 0]
+        shown = shown[:: math.ceil(len(shown) / 8)]
         below.set_xticks(shown, [_binary(size) for size in shown])
 
 
@@ -253,11 +255,11 @@ def _gigabytes(point: Point) -> float:
     return point.bus_bandwidth_Bps / 1e9
 
 
-def _binary(size: int) -> str:
-    for power, unit in ((40, "TiB"), (30, "GiB"), (20, "MiB"), (10, "KiB")):
+def _binary(size: float) -> str:
+    for power, unit in ((50, "PiB"), (40, "TiB"), (30, "GiB"), (20, "MiB"), (10, "KiB")):
         if size >= 2**power:
-            return f"{size >> power} {unit}"
-    return f"{size} B"
+            return f"{size / 2**power:.4g} {unit}"
+    return f"{size:.4g} B"
 
 
 def _regions(axes: Axes, starts: list[Mark]) -> None:
@@ -294,7 +296,7 @@ def intervals(canvas: Canvas, chart: Intervals) -> None:
     axes.set(xscale="log", xlabel=f"work between checkpoints ({unit})", ylabel="goodput (%)")
     shares = [100 * y for _, y in chart.curve]
     least = min([*shares, *(100 * run.low for run in chart.simulated)])
-    margin = 0.08 * (max(shares) - least)
+    margin = max(0.08 * (max(shares) - least), 0.1)
     axes.set_ylim(0 if least < 50 else least - margin, min(102, max(shares) + margin))
     _plain(axes)
     axes.minorticks_off()
@@ -319,7 +321,7 @@ def placement(canvas: Canvas, chart: Placement) -> None:
     for i, kernel in enumerate(chart.kernels):
         colour = RED if kernel.kind == "product" else GREEN
         axes.plot(
-            kernel.intensity, kernel.flops / tera, "os^DvPX*p<>"[i % 11], color=colour, mfc="none", ms=6, mew=1.4,
+            kernel.intensity, kernel.flops / tera, _MARKERS[i % len(_MARKERS)], color=colour, mfc="none", ms=6, mew=1.4,
             ls="none", label=f"{kernel.name}: {kernel.flops / tera:.3g}",
         )  # fmt: skip
     axes.set(

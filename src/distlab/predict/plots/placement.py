@@ -31,6 +31,8 @@ class Kernel:
     kind: str
     intensity: float
     flops: float
+    flop: float = 0.0
+    """Of all of its products in a layer's forward pass; 0 for what is no product."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,10 @@ def placement(
 ) -> Placement:
     """The forward kernels of one layer and one micro-batch on one GPU, and the optimizer."""
     kernels = Kernels() if kernels is None else kernels
-    products = [_product(name, *shape, device) for name, shape in _shapes(model, layout).items()]
+    products = [
+        _product(name, *shape, device, times=2 if name == "MLP up" and model.gated else 1)
+        for name, shape in _shapes(model, layout).items()
+    ]
     caption = (
         f"Predicted, {device.name}: forward kernels of a layer, tensor {layout.tensor}, micro-batch "
         f"{layout.micro_batch}. Dashed: datasheet; solid: what products and streams reach."
@@ -96,18 +101,20 @@ def _shapes(model: Transformer, layout: Layout) -> dict[str, tuple[float, float,
     width, keys_values = model.heads * d / t, 2 * max(1, model.key_value_heads / t) * d
     groups = max(1.0, model.experts / layout.expert)
     routed, inner = tokens * model.active_experts / groups, model.mlp_width / t
+    router = {"router": (tokens, model.experts, h, 1.0)} if model.experts > 1 else {}
     return {
         "queries, keys, values": (tokens, width + keys_values, h, 1.0),
         "attention's projection": (tokens, h, width, 1.0),
         "MLP up": (routed, inner, h, groups),
         "MLP down": (routed, h, inner, groups),
+        **router,
         "output layer": (tokens, model.vocabulary / t, h, 1.0),
     }
 
 
-def _product(name: str, m: float, n: float, k: float, batch: float, device: Device) -> Kernel:
+def _product(name: str, m: float, n: float, k: float, batch: float, device: Device, times: int = 1) -> Kernel:
     flop, moved = 2 * batch * m * n * k, HALF * batch * (m * k + k * n + m * n)
-    return Kernel(name, "product", flop / moved, flop / product_s(m, n, k, device, batch))
+    return Kernel(name, "product", flop / moved, flop / product_s(m, n, k, device, batch), times * flop)
 
 
 def _attention(model: Transformer, layout: Layout, device: Device, kernels: Kernels) -> list[Kernel]:
@@ -116,7 +123,8 @@ def _attention(model: Transformer, layout: Layout, device: Device, kernels: Kern
     rows, s = model.sequence / layout.context, model.sequence
     if kernels.fused_attention:  # half of the pairs; queries, keys, values in, the result out
         flop, moved = 2 * rows * s * heads * d, HALF * (2 * rows * heads * d + 2 * s * keys * d)
-        return [Kernel("attention, fused", "product", flop / moved, device.product_flops)]
+        whole = layout.micro_batch * flop
+        return [Kernel("attention, fused", "product", flop / moved, device.product_flops, whole)]
     batch = layout.micro_batch * heads
     return [
         _product("attention's scores", rows, s, d, batch, device),
