@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import math
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -74,10 +75,12 @@ def score_folder(folder: Path) -> tuple[list[Scored], Problems]:
 
 def _rows(path: Path) -> list[Row]:
     """OSError for what is no regular file or too long, ValueError for what is no such table, csv.Error."""
-    text = read_limited(path, FILE_MOST_BYTES).decode("utf-8-sig")
-    lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
+    # The folder is its owner's choice, and so is where its links lead; what no regular file is stays refused.
+    text = read_limited(Path(os.path.realpath(path)), FILE_MOST_BYTES).decode("utf-8-sig")
+    lines = [line for line in text.splitlines() if line.strip(" ,\t") and not line.lstrip().startswith("#")]
     reader = csv.reader(lines)
-    header = [name.strip() for name in next(reader, [])]
+    header = [name.strip().lower() for name in next(reader, [])]
+    header = ["params_B" if name == "params_b" else name for name in header]
     if not any(scorers(header, {})):
         columns = f"time_ms, iteration_s, tflops_per_gpu, {', '.join(ACTIVATION_CELLS)}"
         raise SettingError(f"its first line has none of the columns that are measurements: {columns}.")

@@ -26,7 +26,8 @@ def side_by_side(answers: Sequence[Answer]) -> Table:
         found.setdefault((cell.family, _group(cell), answer.peer), []).append(answer)
     lines = []
     before = ""
-    for (family, group, peer), theirs in found.items():
+    families = list(dict.fromkeys(family for family, _, _ in found))
+    for (family, group, peer), theirs in sorted(found.items(), key=lambda item: families.index(item[0][0])):
         cells = (
             "" if family == before else family,
             group,

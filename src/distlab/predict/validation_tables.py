@@ -66,13 +66,13 @@ class Table:
         return table
 
     def as_markdown(self) -> str:
-        """A pipe table. Lines that are missed are bold."""
+        """A pipe table. Lines that are missed are bold; names may break after an underscore."""
 
         def row(cells: Sequence[str]) -> str:
             return f"| {' | '.join(cells)} |"
 
         def text(cell: str, bold: bool) -> str:
-            plain = cell.replace("|", "\\|").replace("_", "\\_").replace("*", "\\*").replace("~", "\\~")
+            plain = cell.replace("|", "\\|").replace("_", "\\_\u200b").replace("*", "\\*").replace("~", "\\~")
             return f"**{plain}**" if bold and plain else plain
 
         rules = ["---" if i < self.words else "---:" for i in range(len(self.columns))]
