@@ -214,7 +214,10 @@ def test_combinations_are_answered_or_refused(capsys: pytest.CaptureFixture[str]
     for _ in range(100):
         picked = draw.sample(sorted(choices), draw.randint(1, 6))
         line = [f"{name}={draw.choice(choices[name])}" for name in picked]
-        codes = {answer([command, "--model", "gpt-22b", *line], capsys)[0] for command in ("memory", "step")}
+        codes = {
+            answer([command, "--model", "gpt-22b", "--why", *line], capsys)[0]
+            for command in ("memory", "step")
+        }
         assert len(codes) == 1, line
         seen |= codes
     assert seen == {ANSWERED, REFUSED}

@@ -20,7 +20,7 @@ def test_a_shape_gives_the_published_number_of_parameters(name: str) -> None:
 
 def test_every_model_has_a_source_with_a_letter() -> None:
     for known in MODELS.values():
-        assert re.search(r"\((V|S|C|R)\)", known.source)
+        assert known.confidence in "VSCR"
     assert sum(known.published is not None for known in MODELS.values()) >= 20
 
 

@@ -99,6 +99,7 @@ def _models() -> list[dict[str, Any]]:
             "vocabulary": known.model.vocabulary,
             "sequence": known.model.sequence,
             "source": known.source,
+            "confidence": known.confidence,
         }
         for name, known in MODELS.items()
     ]

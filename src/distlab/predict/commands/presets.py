@@ -31,6 +31,11 @@ class Preset:
     beside: int = 0
     """Of them, those that `Transformer` has no place for."""
 
+    @property
+    def confidence(self) -> str:
+        """The letter of the source."""
+        return next(letter for letter in "VSCR" if f"({letter})" in self.source)
+
 
 def _gpt(name: str, layers: int, hidden: int, heads: int, vocabulary: int, sequence: int) -> Transformer:
     return Transformer(name, layers, hidden, heads, vocabulary, sequence)

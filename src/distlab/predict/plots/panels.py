@@ -256,6 +256,8 @@ def _gigabytes(point: Point) -> float:
 
 
 def _binary(size: float) -> str:
+    if size >= 2**60:
+        return f"{size:.0e} B"
     for power, unit in ((50, "PiB"), (40, "TiB"), (30, "GiB"), (20, "MiB"), (10, "KiB")):
         if size >= 2**power:
             return f"{size / 2**power:.4g} {unit}"
