@@ -11,7 +11,6 @@ from distlab.predict.collectives import (
     Link,
     Op,
     all_gather_s,
-    broadcast_s,
     bus_bandwidth_Bps,
     bus_bandwidth_factor,
     fit_alpha_beta,
@@ -139,8 +138,8 @@ def test_a_link_refuses_impossible_numbers(alpha_s: float, bandwidth: float) -> 
 
 def test_bad_arguments_name_the_value() -> None:
     with pytest.raises(ValueError, match="world_size is 0"):
-        broadcast_s(1, 0, Link(0, 1))
+        ring_s("broadcast", 1, 0, Link(0, 1))
     with pytest.raises(ValueError, match="payload_bytes is -1"):
-        broadcast_s(-1, 2, Link(0, 1))
+        ring_s("broadcast", -1, 2, Link(0, 1))
     with pytest.raises(ValueError, match="known: all_reduce"):
         bus_bandwidth_factor("gossip", 2)  # type: ignore[arg-type]

@@ -28,7 +28,6 @@ from distlab.predict.goodput import (
     Checkpoint,
     Recovery,
     checkpoint_bytes,
-    checkpoint_share,
     daly_interval_s,
     exact_interval_s,
     first_order_waste,
@@ -299,7 +298,6 @@ def test_a_job_that_never_lives_to_its_first_save() -> None:
 
 
 def test_blooms_checkpoint() -> None:
-    assert checkpoint_share(40, 3 * HOUR) == pytest.approx(0.0037, abs=5e-5)
     assert checkpoint_bytes(176.247e9, 13.05) == pytest.approx(2.3 * TB, rel=1e-3)
     assert write_s(2.3 * TB, storage_Bps=57.5 * GB) == pytest.approx(40)
 
@@ -329,7 +327,6 @@ def test_a_write_is_as_fast_as_its_narrowest_part() -> None:
         (lambda: availability_of_all(1.2, 3), "availability"),
         (lambda: write_s(1, 0), "storage_Bps"),
         (lambda: write_s(1, 1, writers=0), "writers"),
-        (lambda: checkpoint_share(2, 1), "cost_s"),
         (lambda: rates_across_sites(RSC[:1]), "2 or more"),
         (lambda: optimal_interval_s(Recovery(math.inf), Checkpoint(1, 1)), "mtbf_s"),
     ],

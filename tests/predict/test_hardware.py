@@ -1,7 +1,9 @@
 """The hardware registry is complete, its relations hold, and each number has a source that the book can cite."""
 
 import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,13 +19,21 @@ from distlab.predict.hardware import (
     node,
     storage,
 )
-from distlab.predict.hardware.figures import Figure, Source, figures_of, table
+from distlab.predict.hardware.figures import Figure, Source, table
 from distlab.predict.hardware.prices import read_prices
 from distlab.predict.registry import REGISTRY, value
 from distlab.predict.units import Bandwidth, ComputeRate, Size
 
 BIBLIOGRAPHY = Path(__file__).parents[2] / "book" / "references.bib"
 ROWS = [*ACCELERATORS.values(), *LINKS.values(), *NODES.values(), *STORAGE.values()]
+
+
+def figures_of(row: object) -> Iterator[Figure[Any]]:
+    """Every figure that a row holds, the ones that disagree included."""
+    for held in vars(row).values():
+        for part in held.values() if isinstance(held, Mapping) else [held]:
+            if isinstance(part, Figure):
+                yield from part.all
 
 
 # --- Complete ---

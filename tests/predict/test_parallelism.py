@@ -4,11 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distlab.predict.collectives import Link, all_gather_s, ring_all_reduce_s
+from distlab.predict.collectives import Link, ring_all_reduce_s
 from distlab.predict.parallelism import (
     pipeline_parallel_ratio,
     tensor_parallel_ratio,
-    tokens_to_hide_gathering,
     tokens_to_hide_gradients,
     training_days,
 )
@@ -24,15 +23,6 @@ def test_gradients_hide_at_that_many_tokens(flops: float, bandwidth: float) -> N
     backward_s = 4 * parameters * tokens / flops
     wire_s = ring_all_reduce_s(2 * parameters, ranks, Link(0, bandwidth))
     assert wire_s == pytest.approx(backward_s, rel=1e-5)
-
-
-@given(flops=flops, bandwidth=bandwidths)
-def test_a_gathered_layer_hides_at_that_many_tokens(flops: float, bandwidth: float) -> None:
-    parameters, ranks = 1e8, 10**6
-    tokens = tokens_to_hide_gathering(flops, bandwidth)
-    assert all_gather_s(2 * parameters, ranks, Link(0, bandwidth)) == pytest.approx(
-        2 * parameters * tokens / flops, rel=1e-5
-    )
 
 
 @given(flops=flops, bandwidth=bandwidths, ways=st.sampled_from([2, 4, 8]), tokens=st.integers(1, 10**6))

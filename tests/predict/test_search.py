@@ -18,11 +18,11 @@ from distlab.predict.kernels import Kernels
 from distlab.predict.megatron import FITTED
 from distlab.predict.search import Objective, Query, Why, best_with, nearest, search, why, why_with
 from distlab.predict.search.bounds import Bounds
-from distlab.predict.search.space import Mesh, Stage, cells, divisors, layout_of, mesh_of, meshes, obstacle
+from distlab.predict.search.space import Mesh, cells, divisors, layout_of, mesh_of, meshes, obstacle
 from distlab.predict.states import MemorySettings, local_key_value_heads
 from distlab.predict.step_time import Software, StepModel, predict_step
 from distlab.predict.training_memory import training_memory
-from distlab.predict.transformer import Layout, Recompute, Schedule, Transformer
+from distlab.predict.transformer import Layout, Recompute, Schedule, Transformer, ZeroStage
 from distlab.predict.units import GIB
 
 DENSE = Transformer("dense", 4, 512, 4, 1000, 64)
@@ -52,7 +52,7 @@ def every_layout(model: Transformer, gpus: int, batch: int) -> Iterator[Layout]:
             continue
         for expert, micro_batch, chunks, parallel, schedule, recompute, stage in itertools.product(
             range(1, model.experts + 1), range(1, batch + 1), range(1, model.layers + 1), (False, True),
-            get_args(Schedule), get_args(Recompute), get_args(Stage),
+            get_args(Schedule), get_args(Recompute), get_args(ZeroStage),
         ):  # fmt: skip
             if (parallel and tensor == 1) or (stage and data * context == 1):
                 continue
@@ -136,7 +136,7 @@ def test_bounds_hold(index: int) -> None:
     asked = query(*SPACES[index])
     bounds = Bounds(asked, StepModel(asked.model, asked.cluster, asked.program))
     table = {tried.layout: tried for tried in brute(index)}
-    seen, tight = 0, 0
+    seen, made, tight = 0, 0, 0
     for mesh in meshes(asked, asked.gpus):
         if obstacle(asked.model, mesh, asked.global_batch) is not None:
             continue
@@ -144,6 +144,7 @@ def test_bounds_hold(index: int) -> None:
             first = layout_of(asked, cell, cell.choices[0], "none")
             least_s, least_bytes = bounds.time_s(cell, first), bounds.cell_bytes(cell, first)
             of_cell = []
+            made += 1
             for choice, recompute in itertools.product(cell.choices, cell.recomputes):
                 part = cell._replace(recomputes=(recompute,))
                 part_s, part_bytes = bounds.time_s(part, first), bounds.cell_bytes(part, first)
@@ -163,7 +164,7 @@ def test_bounds_hold(index: int) -> None:
                 assert bounds.memory_bytes(tried.layout) <= peak_bytes * (1 + 1e-12)
             tight += least_s > 0.9 * min(of_cell)
     assert seen == len(table)
-    assert tight > 0.5 * seen / 30  # most cells' bounds are close
+    assert tight > 0.5 * made  # a bound of 0 would hold, too
 
 
 @pytest.mark.parametrize("index", range(len(SPACES)))

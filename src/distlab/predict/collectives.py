@@ -37,10 +37,6 @@ class Link:
                 f"bandwidth_Bps is {self.bandwidth_Bps}; it must be more than 0 bytes per second"
             )
 
-    def message_s(self, payload_bytes: float) -> float:
-        """Seconds for one message between two ranks."""
-        return self.alpha_s + payload_bytes / self.bandwidth_Bps
-
 
 def bus_bandwidth_factor(op: Op, world_size: int) -> float:
     """Bytes that each rank's link must carry one way, per byte of payload.
@@ -61,7 +57,10 @@ def bus_bandwidth_factor(op: Op, world_size: int) -> float:
 
 
 def ring_steps(op: Op, world_size: int) -> int:
-    """Messages that follow one another around the ring (all-to-all: to each of the others in turn)."""
+    """Messages that follow one another around the ring (all-to-all: to each of the others in turn).
+
+    Broadcast and reduce cut the payload into pieces that follow one another down the chain: n - 1 messages long.
+    """
     n = _checked(world_size)
     bus_bandwidth_factor(op, n)  # refuses an unknown op
     match op:
@@ -93,11 +92,6 @@ def all_gather_s(payload_bytes: float, world_size: int, link: Link) -> float:
 def reduce_scatter_s(payload_bytes: float, world_size: int, link: Link) -> float:
     """(n-1) alpha + (n-1)/n S/B, `payload_bytes` being the whole buffer before it is scattered."""
     return ring_s("reduce_scatter", payload_bytes, world_size, link)
-
-
-def broadcast_s(payload_bytes: float, world_size: int, link: Link) -> float:
-    """(n-1) alpha + S/B: the payload is cut into pieces that follow each other down the chain."""
-    return ring_s("broadcast", payload_bytes, world_size, link)
 
 
 def tree_all_reduce_s(payload_bytes: float, world_size: int, link: Link) -> float:

@@ -233,13 +233,6 @@ def write_s(
     return not_negative("latency_s", latency_s) + not_negative("size_bytes", size_bytes) / write_rate
 
 
-def checkpoint_share(cost_s: float, period_s: float) -> float:
-    """Share of wall time in saves that begin every `period_s`: BLOOM's 40 s every 3 h is 0.37%."""
-    if not 0 <= cost_s <= positive("period_s", period_s):
-        raise SettingError(f"cost_s is {cost_s}; it lies between 0 and period_s, {period_s}.")
-    return cost_s / period_s
-
-
 def run_days(tokens: float, tokens_per_s: float, goodput_share: float = 1.0) -> float:
     """Days to train on `tokens` at `tokens_per_s` of the whole job while it trains: 300B at 1,000/s is 3,472."""
     if not 0 < goodput_share <= 1:

@@ -19,11 +19,6 @@ def tokens_to_hide_gradients(flops: float, bandwidth_Bps: float, gradient_bytes:
     return gradient_bytes / 2 * flops / bandwidth_Bps
 
 
-def tokens_to_hide_gathering(flops: float, bandwidth_Bps: float, parameter_bytes: float = 2) -> float:  # noqa: N803
-    """Tokens per GPU at which gathering a sharded layer is as long as its forward pass (2 FLOP a token)."""
-    return parameter_bytes / 2 * flops / bandwidth_Bps
-
-
 def tensor_parallel_ratio(ways: int, hidden: int, flops: float, bandwidth_Bps: float) -> float:  # noqa: N803
     """(t - 1) F / (3 h B): two 16-bit all-reduces of b s h per block against 24 b s h^2 / t FLOP.
 

@@ -22,6 +22,8 @@ each layer's input is kept."""
 
 Schedule = Literal["gpipe", "1f1b", "interleaved", "zero_bubble"]
 
+ZeroStage = Literal[0, 1, 2, 3]
+
 
 @dataclass(frozen=True)
 class Transformer:
@@ -157,7 +159,7 @@ class Layout:
     global_batch: int = 1
     """Samples of a step, over all ranks."""
     recompute: Recompute = "none"
-    zero_stage: Literal[0, 1, 2, 3] = 0
+    zero_stage: ZeroStage = 0
     """Over the data-parallel ranks: what they share of optimizer states (1), gradients (2), parameters (3)."""
 
     def __post_init__(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Generic, Literal, Protocol, TypeVar
+from typing import Generic, Literal, Protocol, TypeVar
 
 from distlab.errors import SettingError
 
@@ -78,12 +78,3 @@ def find(rows: Mapping[str, Row], name: str, what: str) -> Row:
     near = difflib.get_close_matches(plain, [*rows, *by_alias], n=3, cutoff=0.5)
     hint = f"the nearest are {', '.join(near)}" if near else f"there are {', '.join(rows)}"
     raise SettingError(f"There is no {what} {name!r} in the registry; {hint}.")
-
-
-def figures_of(row: Any) -> Iterable[Figure[Any]]:
-    """Every figure that a row holds, the ones that disagree included."""
-    for value in vars(row).values():
-        parts = value.values() if isinstance(value, Mapping) else [value]
-        for part in parts:
-            if isinstance(part, Figure):
-                yield from part.all

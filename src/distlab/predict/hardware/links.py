@@ -36,8 +36,6 @@ class Interconnect:
     """Bus bandwidth of a large all-reduce, one way, where it was measured."""
     latency_s: Figure[float] | None = None
     """Of the hardware for one message; what a collective sees (alpha) is several times that: fit it."""
-    reduces_in_switch: bool = False
-    """The switch adds up (SHARP, NVLS)."""
     aliases: tuple[str, ...] = ()
 
 
@@ -118,7 +116,6 @@ _LINKS = [
             _NVLINK[generation],
             "GPU",
             reached=NVSWITCH_REACHED.get(generation),
-            reduces_in_switch=generation >= 4,
         )
         for generation in (2, 3, 4, 5)
     ),
@@ -162,7 +159,6 @@ _LINKS = [
         _network(100),
         "port",
         latency_s=Figure(0.5e-6, _ML_ENG),
-        reduces_in_switch=True,
     ),
     Interconnect(
         "ib_hdr",
@@ -171,7 +167,6 @@ _LINKS = [
         _network(200),
         "port",
         latency_s=Figure(0.6e-6, _ML_ENG),
-        reduces_in_switch=True,
     ),
     Interconnect(
         "ib_ndr",
@@ -179,7 +174,6 @@ _LINKS = [
         "infiniband",
         _network(400),
         "port",
-        reduces_in_switch=True,
     ),
     Interconnect(
         "ib_xdr",
@@ -187,7 +181,6 @@ _LINKS = [
         "infiniband",
         _network(800),
         "port",
-        reduces_in_switch=True,
     ),
     Interconnect("roce_25", "RoCE over 25 Gb/s Ethernet, one way", "roce", _network(25, _HOROVOD), "port"),
     *(

@@ -15,10 +15,10 @@ from typing import Any, Literal, NamedTuple
 from distlab.errors import SettingError
 from distlab.predict.search.bounds import Bounds
 from distlab.predict.search.query import Query
-from distlab.predict.search.space import Cell, Stage, cells, layout_of, mesh_of, meshes, narrowed, obstacle
+from distlab.predict.search.space import Cell, cells, layout_of, mesh_of, meshes, narrowed, obstacle
 from distlab.predict.step_time import StepModel, StepTime
 from distlab.predict.training_memory import TrainingMemory, training_memory
-from distlab.predict.transformer import Layout
+from distlab.predict.transformer import Layout, ZeroStage
 
 Kind = Literal["rule", "memory", "days", "behind"]
 Reason = tuple[Kind, str]
@@ -187,7 +187,7 @@ class _Run:
                 if rule is not None:
                     self.forbidden[rule] += 1
                     continue
-                hopeless: dict[Stage, Reason | None] = {}
+                hopeless: dict[ZeroStage, Reason | None] = {}
                 for cell, broken in cells(query, mesh):
                     self.layouts += cell.size + sum(broken.values())
                     for rule, count in broken.items():
@@ -262,7 +262,8 @@ class _Run:
         memory = training_memory(self.query.model, layout, self.query.settings)
         if memory.reserved_bytes > self.query.usable_bytes:
             return "memory", BUFFERS
-        return self._rank(_Row(value, memory.peak_bytes, layout, memory))
+        self._rank(_Row(value, memory.peak_bytes, layout, memory))
+        return None
 
     def _by_memory(self, layout: Layout) -> Reason | None:
         least = self.bounds.memory_bytes(layout) * CLOSE
@@ -276,15 +277,15 @@ class _Run:
         step_s = self._step_s(layout)
         if step_s > self.query.slowest_s:
             return "days", IN_FULL
-        return self._rank(_Row(memory.peak_bytes, step_s, layout, memory))
+        self._rank(_Row(memory.peak_bytes, step_s, layout, memory))
+        return None
 
     def _step_s(self, layout: Layout) -> float:
         self.predicted += 1
         return sum(self.steps.seconds(layout))
 
-    def _rank(self, row: _Row) -> Reason | None:
+    def _rank(self, row: _Row) -> None:
         self.rejected["behind", IN_FULL] += self.ranking.add(row)
-        return None
 
 
 def _ranked(query: Query, steps: StepModel, layout: Layout, memory: TrainingMemory) -> Ranked:

@@ -14,12 +14,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
-from typing import Any, Literal, NamedTuple, TypeVar, get_args
+from typing import Any, NamedTuple, TypeVar, get_args
 
 from distlab.predict.search.query import Query
-from distlab.predict.transformer import Layout, Recompute, Schedule, Transformer
+from distlab.predict.transformer import Layout, Recompute, Schedule, Transformer, ZeroStage
 
-Stage = Literal[0, 1, 2, 3]
 Value = TypeVar("Value")
 
 RECOMPUTE: tuple[Recompute, ...] = get_args(Recompute)
@@ -55,7 +54,7 @@ class Cell(NamedTuple):
     mesh: Mesh
     micro_batch: int
     sequence_parallel: bool
-    zero_stage: Stage
+    zero_stage: ZeroStage
     choices: tuple[Choice, ...]
     recomputes: tuple[Recompute, ...]
 
@@ -106,7 +105,7 @@ def cells(query: Query, mesh: Mesh) -> Iterator[tuple[Cell, dict[str, int]]]:
     """Of a mesh without an obstacle; and how many layouts beside each of them a rule forbids, by rule."""
     layers, each = query.model.layers // mesh.pipeline, query.global_batch // mesh.data
     parallel = _wanted(query, "sequence_parallel", [False, True] if mesh.tensor > 1 else [False])
-    every: list[Stage] = [0, 1, 2, 3] if mesh.data * mesh.context > 1 else [0]
+    every: list[ZeroStage] = [0, 1, 2, 3] if mesh.data * mesh.context > 1 else [0]
     stages = _wanted(query, "zero_stage", every)
     recomputes = tuple(_wanted(query, "recompute", RECOMPUTE))
     for micro_batch in _wanted(query, "micro_batch", divisors(each)):
