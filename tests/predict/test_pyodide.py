@@ -47,6 +47,9 @@ def test_a_page_predicts_what_cpython_does(wheel: Path, tmp_path: Path) -> None:
     page = _predictions([node, str(HERE / "pyodide" / "run.mjs"), str(PYODIDE), str(wheel), str(SCRIPT)])
     assert page.pop("python") != native.pop("python")
     assert page.pop("heavy") == native.pop("heavy") == []
+    tables = page.pop("printed")
+    assert tables == native.pop("printed")
+    assert all(len(table) > 500 for table in tables)
     assert len(page) > 8
     # sum() of floats compensates from Python 3.12 on, and each C library rounds exp and log in its own way.
     assert _flat(page) == pytest.approx(_flat(native), rel=1e-12)

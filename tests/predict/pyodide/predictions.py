@@ -1,11 +1,14 @@
 """One prediction of each kind, as JSON. The test runs this in CPython and in Pyodide, and wants the same numbers."""
 
+import contextlib
 import importlib
+import io
 import json
 import pkgutil
 import sys
 
 import distlab.predict
+from distlab.cli import main
 from distlab.predict.cluster import DGX_H100
 from distlab.predict.convnet_cases import convnet_cluster
 from distlab.predict.convnet_step import convnet_step
@@ -46,6 +49,15 @@ small = Transformer("small", layers=4, hidden=256, heads=4, vocabulary=1000, seq
 best = search(Query(small, DGX_H100, gpus=4, global_batch=8)).best[0]
 curve = over_payload("all_reduce", machines, 2**26)
 plan = step_chart(gpt, layout, DGX_H100, Software(), step).plan
+
+
+def printed(line):
+    """What a command prints, as at a terminal."""
+    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.suppress(SystemExit):
+        main(["predict", *line.split()])
+    return out.getvalue()
+
+
 print(
     json.dumps(
         {
@@ -63,6 +75,13 @@ print(
             "goodput": share.terms(),
             "simulated": runs.shares,
             "peak": accelerator("h100").peak("bf16").flop_per_s,
+            "printed": [
+                printed("memory --model llama3-8b --data 8 --zero-stage 3 --gpu h100 --why"),
+                printed("step --model llama3-8b --data 8 --tokens 1e12"),
+                printed("collective --gpus 64 --payload-bytes 1GiB"),
+                printed("goodput --gpus 1024 --model llama3-8b"),
+                printed("presets"),
+            ],
             "heavy": sorted(HEAVY & sys.modules.keys()),
         }
     )
