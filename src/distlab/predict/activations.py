@@ -8,14 +8,14 @@ which keeps its input or its result, not more; rotary positions turn in place.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import NamedTuple
 
 from distlab.predict.states import MemorySettings, local_key_value_heads
 from distlab.predict.transformer import Layout, Transformer
 
 
-@dataclass(frozen=True)
-class LayerActivations:
+class LayerActivations(NamedTuple):
     """Bytes of one layer and one micro-batch on one rank."""
 
     inputs: float
@@ -50,12 +50,15 @@ def tokens(model: Transformer, layout: Layout) -> float:
     return layout.micro_batch * model.sequence / layout.context
 
 
+def stream_values(model: Transformer, layout: Layout) -> float:
+    """Of a tensor between the layers, on a rank: b s h, split by sequences alone."""
+    return tokens(model, layout) * model.hidden / (layout.tensor if layout.sequence_parallel else 1)
+
+
 def layer_activations(model: Transformer, layout: Layout, settings: MemorySettings) -> LayerActivations:
     """Experts: tokens are dealt out evenly, so that a rank sees `active_experts` of its own tokens' worth."""
     n, t, e = tokens(model, layout), layout.tensor, settings.bytes.activation
-    whole = (
-        n * model.hidden / (t if layout.sequence_parallel else 1)
-    )  # values of a tensor that only sequences split
+    whole = stream_values(model, layout)
     heads, width = model.heads / t, model.head_width
     keys = local_key_value_heads(model, layout)
     extra = 0 if settings.fused_kernels else 1
@@ -89,14 +92,13 @@ def weight_gradient_bytes(model: Transformer, layout: Layout, settings: MemorySe
     the gradients of their results. 32 sbh for GPT without parallelism (Qi et al., 2023, arXiv 2401.10241, table 1; R).
     """
     n, t, e = tokens(model, layout), layout.tensor, settings.bytes.activation
-    whole = n * model.hidden / (t if layout.sequence_parallel else 1)
+    whole = stream_values(model, layout)
     wide = (3 if model.gated else 2) * model.active_experts * model.mlp_width / t
     heads = 2 * model.heads / t + 2 * local_key_value_heads(model, layout)
     return e * (4 * whole + n * heads * model.head_width + n * wide)
 
 
-@dataclass(frozen=True)
-class InFlight:
+class InFlight(NamedTuple):
     """What a pipeline rank keeps at its fullest, in micro-batches of a chunk of `chunk_layers` layers."""
 
     chunk_layers: int

@@ -8,7 +8,13 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
-from distlab.predict.activations import InFlight, LayerActivations, tokens, weight_gradient_bytes
+from distlab.predict.activations import (
+    InFlight,
+    LayerActivations,
+    stream_values,
+    tokens,
+    weight_gradient_bytes,
+)
 from distlab.predict.states import MemorySettings, RankStates, local_key_value_heads
 from distlab.predict.transformer import Layout, Transformer
 
@@ -107,59 +113,53 @@ def whole_terms(
     return weights, gradients
 
 
-def activation_terms(
-    model: Transformer,
-    layout: Layout,
-    settings: MemorySettings,
-    layer: LayerActivations,
-    kept: InFlight,
-    rank: int,
-    left: int | None = None,
+def activation_terms(layout: Layout, layer: LayerActivations) -> Terms:
+    """What one layer keeps of one micro-batch for its backward pass."""
+    inputs = Term("layer inputs", "activations", layer.inputs, "micro-batches in flight, times layers")
+    if layout.recompute == "full":
+        return (inputs,)
+    terms = (
+        inputs,
+        Term("norms", "activations", layer.norms, "results of both norms, input of the second"),
+        Term("attention", "activations", layer.attention, "queries, keys, values and the result"),
+        Term("MLP", "activations", layer.mlp, "before and after the nonlinearity"),
+        Term("dropout masks", "activations", layer.masks, "a byte for each value"),
+        Term("routing", "activations", layer.routing, "tokens to and from their experts"),
+    )
+    if layout.recompute == "selective":
+        return terms
+    return (
+        *terms,
+        Term("attention scores", "activations", layer.scores, "a value for each pair of tokens"),
+    )
+
+
+def beside_layers(
+    model: Transformer, layout: Layout, settings: MemorySettings, kept: InFlight, rank: int
 ) -> Terms:
-    """What is kept for the backward pass of all chunks in flight; or with so many layers `left` of one of them."""
-    layers = kept.layers if left is None else (kept.chunks - 1) * kept.chunk_layers + left
-    selective, full = layout.recompute == "selective", layout.recompute == "full"
-    terms = [Term("layer inputs", "activations", layers * layer.inputs, _LAYER_WHY)]
-    if not full:
-        terms += [
-            Term("norms", "activations", layers * layer.norms, "results of both norms, input of the second"),
-            Term(
-                "attention", "activations", layers * layer.attention, "queries, keys, values and the result"
-            ),
-            Term("MLP", "activations", layers * layer.mlp, "before and after the nonlinearity"),
-            Term("dropout masks", "activations", layers * layer.masks, "a byte for each value"),
-            Term("routing", "activations", layers * layer.routing, "tokens to and from their experts"),
-        ]
-        if not selective:
-            scores = layers * layer.scores
-            terms.append(Term("attention scores", "activations", scores, "a value for each pair of tokens"))
+    """What a rank keeps of all micro-batches in flight beside what their layers do."""
+    terms: Terms = ()
     if kept.weight_chunks:
         waiting = kept.weight_chunks * kept.chunk_layers * weight_gradient_bytes(model, layout, settings)
-        terms.append(Term("waiting for weights' gradients", "activations", waiting, "ZB-H1 puts these off"))
-    whole = tokens(model, layout) * model.hidden / (layout.tensor if layout.sequence_parallel else 1)
+        terms = (Term("waiting for weights' gradients", "activations", waiting, "ZB-H1 puts these off"),)
     if rank == 0 and settings.dropout:
-        terms.append(
-            Term("embedding's dropout mask", "activations", kept.batches * whole, "a byte for each value")
-        )
-    return tuple(terms)
-
-
-_LAYER_WHY = "micro-batches in flight, times layers"
+        mask = kept.batches * stream_values(model, layout)
+        terms += (Term("embedding's dropout mask", "activations", mask, "a byte for each value"),)
+    return terms
 
 
 class LossTerms(NamedTuple):
-    """While the loss is computed, while its gradient is, and in the layers' backward pass."""
+    """What each micro-batch keeps, and what is there beside while the loss is computed, and while its gradient is."""
 
+    kept: Terms
     forward: Terms
     backward: Terms
-    waiting: Terms
-    """Of other micro-batches, while this one's backward pass is in the layers."""
 
 
 NO_LOSS = LossTerms((), (), ())
 
 
-def loss_terms(model: Transformer, layout: Layout, settings: MemorySettings, kept: InFlight) -> LossTerms:
+def loss_terms(model: Transformer, layout: Layout, settings: MemorySettings) -> LossTerms:
     """Buffers of tokens times V/t values: 4 bytes of each are kept (Korthikanti et al., section 4.3: 4 s b v / t).
 
     While it computes, in place: the logits as the product gave them, beside the fp32 ones; backwards their gradient.
@@ -170,23 +170,16 @@ def loss_terms(model: Transformer, layout: Layout, settings: MemorySettings, kep
     e = settings.bytes.activation
     cast = e if e < 4 else 0
     forward, backward = (cast + 4, 8) if settings.loss == "torch" else (cast, cast)
-    whole = tokens(model, layout) * model.hidden / (layout.tensor if layout.sequence_parallel else 1)
-    norm = (e + (1 if settings.fused_kernels else 2) * settings.norm_bytes(layout)) * whole
-
-    def of(batches: int) -> Terms:
-        why = "fp32, for each micro-batch in flight"
-        return (
-            Term("softmax of the logits", "loss", batches * 4 * values, why),
-            Term("final norm", "activations", batches * norm, "its input and its result"),
-        )
-
+    norm = (e + (1 if settings.fused_kernels else 2) * settings.norm_bytes(layout)) * stream_values(
+        model, layout
+    )
     return LossTerms(
-        (*of(kept.batches), Term("logits", "loss", forward * values, "while the loss is computed")),
         (
-            *of(kept.batches),
-            Term("gradient of the logits", "loss", backward * values, "while it is handed back"),
+            Term("softmax of the logits", "loss", 4 * values, "fp32, for each micro-batch in flight"),
+            Term("final norm", "activations", norm, "its input and its result"),
         ),
-        of(kept.batches - 1),
+        (Term("logits", "loss", forward * values, "while the loss is computed"),),
+        (Term("gradient of the logits", "loss", backward * values, "while it is handed back"),),
     )
 
 
@@ -230,10 +223,10 @@ def output_terms(model: Transformer, layout: Layout, settings: MemorySettings, c
     )
 
 
-def gradients_at_the_end(gradients: Terms, held: RankStates) -> Terms:
-    """While a first micro-batch's backward pass is in the first layer: that one's and the embedding's come last."""
-    made = 1 - (held.layer_parameters + held.embedding_parameters) / held.parameters
-    return tuple([term._replace(bytes=made * term.bytes) for term in gradients])
+def made_at_the_end(held: RankStates) -> float:
+    """Share of the gradients that are there while a first micro-batch's backward pass is in the first layer: that one's
+    and the embedding's come last."""
+    return 1 - (held.layer_parameters + held.embedding_parameters) / held.parameters
 
 
 def work_terms(
@@ -246,7 +239,7 @@ def work_terms(
     """
     n, t, e = tokens(model, layout), layout.tensor, settings.bytes.activation
     again = layer.total - layer.kept(layout.recompute)
-    whole = n * model.hidden / (t if layout.sequence_parallel else 1)
+    whole = stream_values(model, layout)
     wide = n * model.active_experts * model.mlp_width / t * (2 if model.gated else 1)
     scores = n * model.heads / t * model.sequence if settings.attention == "scores" else 0
     terms = [

@@ -203,14 +203,14 @@ def local_key_value_heads(model: Transformer, layout: Layout) -> int:
     return max(1, heads // t)
 
 
-def moment_bytes(weights: list[Weight], settings: MemorySettings) -> float:
-    """What the optimizer remembers of these tensors, unsharded."""
+def moment_bytes(weights: list[Weight], size: int, settings: MemorySettings) -> float:
+    """What the optimizer remembers of these tensors of `size` values in all, unsharded."""
     each = settings.bytes.moment
     if settings.optimizer == "adafactor":  # means of squares over rows and columns (Shazeer and Stern, 2018)
         return each * sum((w.rows + w.columns) * w.copies for w in weights)
     if settings.optimizer == "adamw_8bit":
         return 2 * sum(w.size * _bytes_8bit(w, each) for w in weights)
-    return each * MOMENTS[settings.optimizer] * sum(w.size for w in weights)
+    return each * MOMENTS[settings.optimizer] * size
 
 
 def _bytes_8bit(weight: Weight, full: int) -> float:
@@ -218,8 +218,28 @@ def _bytes_8bit(weight: Weight, full: int) -> float:
     return 1 + 4 / BLOCK_8BIT if size >= LEAST_8BIT and size % BLOCK_8BIT == 0 else full
 
 
-@dataclass(frozen=True)
-class RankStates:
+class LayerStates(NamedTuple):
+    """Of one layer on one rank, before ZeRO: parameters, and bytes of the optimizer's moments."""
+
+    dense: int
+    dense_moments: float
+    experts: int
+    expert_moments: float
+
+
+def layer_states(model: Transformer, layout: Layout, settings: MemorySettings) -> LayerStates:
+    """The same on every pipeline rank."""
+    dense, experts = layer_weights(model, layout)
+    dense_size, expert_size = _size(dense), _size(experts)
+    return LayerStates(
+        dense_size,
+        moment_bytes(dense, dense_size, settings),
+        expert_size,
+        moment_bytes(experts, expert_size, settings),
+    )
+
+
+class RankStates(NamedTuple):
     """Parameters (a number) that a rank has a part in, and bytes of what it holds of them."""
 
     parameters: int
@@ -238,29 +258,38 @@ class RankStates:
         return self.parameter_bytes + self.gradient_bytes + self.master_bytes + self.moment_bytes
 
 
-def rank_states(model: Transformer, layout: Layout, settings: MemorySettings, rank: int) -> RankStates:
-    """Of pipeline rank `rank`. ZeRO divides over `data` times `context` ranks, which hold the same weights."""
-    layers, stage, e = model.layers // layout.pipeline, layout.zero_stage, settings.bytes
-    dense, experts = layer_weights(model, layout)
+_STATES = {name: StateBytes(e.parameter, e.gradient, e.master) for name, e in PRECISIONS.items()}
+
+
+def rank_states(
+    model: Transformer, layout: Layout, settings: MemorySettings, rank: int, layer: LayerStates | None = None
+) -> RankStates:
+    """Of pipeline rank `rank`. ZeRO divides over `data` times `context` ranks, which hold the same weights.
+
+    `layer`: `layer_states` of the same model, layout and settings, where the caller has them.
+    """
+    layers, stage, state = model.layers // layout.pipeline, layout.zero_stage, _STATES[settings.precision]
+    layer = layer or layer_states(model, layout, settings)
     other = other_weights(model, layout, first=rank == 0, last=rank == layout.pipeline - 1)
+    other_size = _size(other)
     copies = layout.data * layout.context
-    dense_size, expert_size, other_size = _size(dense), _size(experts), _size(other)
-    state = StateBytes(e.parameter, e.gradient, e.master)
-    held = zero_memory(layers * dense_size + other_size, copies, stage, state)
-    moments = layers * moment_bytes(dense, settings) + moment_bytes(other, settings)
+    held = zero_memory(layers * layer.dense + other_size, copies, stage, state)
+    moments = layers * layer.dense_moments + moment_bytes(other, other_size, settings)
     parameter, gradient, master = held.parameter_bytes, held.gradient_bytes, held.optimizer_bytes
     moments /= copies if stage else 1
-    if experts:
+    if layer.experts:
         copies //= layout.expert
-        held = zero_memory(layers * expert_size, copies, stage, state)
+        held = zero_memory(layers * layer.experts, copies, stage, state)
         parameter += held.parameter_bytes
         gradient += held.gradient_bytes
         master += held.optimizer_bytes
-        moments += layers * moment_bytes(experts, settings) / (copies if stage else 1)
-    layer_size = dense_size + expert_size
-    embedding = _size(other_weights(model, layout, first=True, last=False)) if rank == 0 else 0
-    if layout.pipeline == 1 and model.tied_embedding:
-        embedding -= other[0].size
+        moments += layers * layer.expert_moments / (copies if stage else 1)
+    layer_size = layer.dense + layer.experts
+    embedding = 0
+    if rank == 0:
+        embedding = _size(other_weights(model, layout, first=True, last=False))
+        if layout.pipeline == 1 and model.tied_embedding:
+            embedding -= other[0].size
     return RankStates(
         layers * layer_size + other_size,
         layer_size,
@@ -274,4 +303,4 @@ def rank_states(model: Transformer, layout: Layout, settings: MemorySettings, ra
 
 
 def _size(weights: list[Weight]) -> int:
-    return sum(weight.size for weight in weights)
+    return sum([rows * (columns or 1) * copies for rows, columns, copies in weights])

@@ -11,9 +11,9 @@ CUDA context, the libraries' workspaces and NCCL's buffers, which are no tensors
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from functools import cached_property
+from typing import Literal, NamedTuple
 
 from distlab.errors import SettingError
 from distlab.predict.activations import in_flight, layer_activations
@@ -25,15 +25,16 @@ from distlab.predict.memory_terms import (
     Term,
     Terms,
     activation_terms,
-    gradients_at_the_end,
+    beside_layers,
     loss_terms,
+    made_at_the_end,
     output_terms,
     state_terms,
     update_terms,
     whole_terms,
     work_terms,
 )
-from distlab.predict.states import MemorySettings, rank_states
+from distlab.predict.states import LayerStates, MemorySettings, layer_states, rank_states
 from distlab.predict.transformer import Layout, Transformer
 
 FRAGMENTATION = "fragmentation"
@@ -41,17 +42,23 @@ FRAGMENTATION = "fragmentation"
 Phase = Literal["forward end", "backward", "optimizer"]
 
 
-@dataclass(frozen=True)
-class Moment:
+class Moment(NamedTuple):
     """What is held at one moment of a step."""
 
     name: str
     phase: Phase
-    terms: tuple[Term, ...]
+    parts: tuple[tuple[float, Terms], ...]
+    """(how many times, terms): the terms of one layer as often as there are layers in flight."""
+
+    @property
+    def terms(self) -> Terms:
+        """Those that are not 0."""
+        held = [term._replace(bytes=times * term.bytes) for times, terms in self.parts for term in terms]
+        return tuple([term for term in held if term.bytes])
 
     @property
     def bytes(self) -> float:
-        return sum(term.bytes for term in self.terms)
+        return sum([times * term.bytes for times, terms in self.parts for term in terms])
 
 
 @dataclass(frozen=True)
@@ -65,12 +72,12 @@ class TrainingMemory:
     """What is offloaded: in the host's memory, for this one GPU."""
     fragmentation: float
 
-    @property
+    @cached_property
     def peak(self) -> Moment:
         """The fullest moment; of equals the first."""
         return max(self.moments, key=lambda moment: moment.bytes)
 
-    @property
+    @cached_property
     def peak_bytes(self) -> float:
         """In tensors: torch's `max_memory_allocated`."""
         return self.peak.bytes
@@ -146,50 +153,72 @@ def training_memory(
     settings.check(layout)
     last = layout.pipeline - 1
     if rank is None:
-        first = _rank_memory(model, layout, settings, 0)
-        if last == 0:
-            return first
-        return max(first, _rank_memory(model, layout, settings, last), key=lambda memory: memory.peak_bytes)
-    if isinstance(rank, bool) or not isinstance(rank, int) or not 0 <= rank <= last:
+        ranks = [0, last] if last else [0]
+    elif isinstance(rank, bool) or not isinstance(rank, int) or not 0 <= rank <= last:
         raise SettingError(f"rank is {rank!r}; the pipeline has the ranks 0 to {last}.")
-    return _rank_memory(model, layout, settings, rank)
-
-
-def _rank_memory(model: Transformer, layout: Layout, settings: MemorySettings, rank: int) -> TrainingMemory:
-    held = rank_states(model, layout, settings, rank)
-    kept = in_flight(layout, model.layers, rank)
+    else:
+        ranks = [rank]
     layer = layer_activations(model, layout, settings)
+    every = _EveryRank(
+        layer_states(model, layout, settings),
+        activation_terms(layout, layer),
+        work_terms(model, layout, settings, layer),
+    )
+    found = [_rank_memory(model, layout, settings, each, every) for each in ranks]
+    return max(found, key=lambda memory: memory.peak_bytes)
+
+
+class _EveryRank(NamedTuple):
+    """What is the same on every pipeline rank."""
+
+    states: LayerStates
+    layers: Terms
+    """What a layer keeps."""
+    work: Terms
+
+
+def _rank_memory(
+    model: Transformer, layout: Layout, settings: MemorySettings, rank: int, every: _EveryRank
+) -> TrainingMemory:
+    layers, loss, work = every.layers, NO_LOSS, every.work
+    held = rank_states(model, layout, settings, rank, every.states)
+    kept = in_flight(layout, model.layers, rank)
     states, gradients, host = state_terms(layout, settings, held)
     gathered, reducing = whole_terms(layout, settings, held, model.layers // layout.pipeline)
     # Those of earlier micro-batches are there while a later one goes forward; those of a first one are not yet.
     earlier = settings.gradient_buffers or layout.micro_batches * layout.interleave > kept.chunks
     early = gradients if earlier else ()
-    loss, output = NO_LOSS, NO_OUTPUT
+    output = NO_OUTPUT
     if rank == layout.pipeline - 1:
-        loss = loss_terms(model, layout, settings, kept)
+        loss = loss_terms(model, layout, settings)
         output = output_terms(model, layout, settings, counted=earlier)
-    through = activation_terms(model, layout, settings, layer, kept, rank)
-    last_layer = activation_terms(model, layout, settings, layer, kept, rank, left=1)
-    after = activation_terms(model, layout, settings, layer, kept, rank, left=0)
-    work = work_terms(model, layout, settings, layer)
-    forward = states + gathered
+    beside = (1, beside_layers(model, layout, settings, kept, rank))
+    others = kept.layers - kept.chunk_layers
+    through, last_layer, after = (kept.layers, layers), (others + 1, layers), (others, layers)
+    all_losses, other_losses = (kept.batches, loss.kept), (kept.batches - 1, loss.kept)
     # Beside the loss no layer is whole: FSDP has dropped the last one, and gathers it again for its backward pass.
-    between = states + tuple([term for term in gathered if term.name not in OF_A_LAYER_AT_WORK])
-    start = forward + early + reducing + through
-    end = forward + reducing + loss.waiting
-    made = gradients if earlier else gradients_at_the_end(gradients, held)
+    between = states + tuple([term for term in gathered if term.name not in OF_A_LAYER_AT_WORK]) + early
+    forward = states + gathered
+    start, end = (1, forward + early + reducing), (1, forward + reducing)
+    made = (1 if earlier else made_at_the_end(held), gradients)
     still = output.layers if earlier else ()  # else it is among the gradients
     moments = (
-        Moment("forward end", "forward end", _present(between, early, through, loss.forward)),
-        Moment("loss backward", "backward", _present(between, early, through, loss.backward)),
-        Moment("output backward", "backward", _present(start, output.fresh, loss.waiting)),
-        Moment("backward start", "backward", _present(start, output.layers, loss.waiting, work)),
-        Moment("backward end", "backward", _present(end, made, still, last_layer, work)),
-        Moment("embedding backward", "backward", _present(end, gradients, output.embedding, after)),
-        Moment("optimizer", "optimizer", _present(states, gradients, update_terms(settings, held))),
+        Moment("forward end", "forward end", ((1, between), through, beside, all_losses, (1, loss.forward))),
+        Moment("loss backward", "backward", ((1, between), through, beside, all_losses, (1, loss.backward))),
+        Moment("output backward", "backward", (start, through, beside, (1, output.fresh), other_losses)),
+        Moment(
+            "backward start",
+            "backward",
+            (start, through, beside, (1, output.layers), other_losses, (1, work)),
+        ),
+        Moment(
+            "backward end", "backward", (end, other_losses, made, (1, still), last_layer, beside, (1, work))
+        ),
+        Moment(
+            "embedding backward",
+            "backward",
+            (end, other_losses, (1, gradients + output.embedding), after, beside),
+        ),
+        Moment("optimizer", "optimizer", ((1, states + gradients + update_terms(settings, held)),)),
     )
-    return TrainingMemory(rank, moments, _present(host), settings.fragmentation)
-
-
-def _present(*groups: Iterable[Term]) -> Terms:
-    return tuple([term for group in groups for term in group if term.bytes])
+    return TrainingMemory(rank, moments, tuple([term for term in host if term.bytes]), settings.fragmentation)
