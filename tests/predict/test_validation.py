@@ -96,6 +96,39 @@ def test_weak_scaling_of_sizes_that_the_script_does_not_have(
 
 
 @pytest.mark.parametrize(
+    ("values", "micro_batch", "chunks"),
+    [("36,1,1,64,512", 8, 1), ("40,8,8,512,1536", 2, 1), ("36,8,2,512,96", 1, 1), ("36,8,4,512,1536", 2, 3)],
+)
+def test_weak_scaling_of_other_batches_and_layers_than_the_script_has(
+    values: str, micro_batch: int, chunks: int
+) -> None:
+    """What of the script's micro-batch and chunks divides them: 8 samples on each GPU, 5 layers of a stage."""
+    row = dict(zip(WEAK.strip().split(","), f"20,48,6144,{values},138".split(","), strict=True))
+    layout = megatron.weak_scaling_case(row).layout
+    assert (layout.micro_batch, layout.interleave) == (micro_batch, chunks)
+
+
+def test_how_a_table_was_written_does_not_matter(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A link, other letters, remarks in another encoding or set in, empty rows, counts of a data frame."""
+    plain = f"{ALL_REDUCE}h100_dgx,8,8,67108864,0.33\n"
+    (tmp_path / "plain.csv").write_text(plain)
+    (tmp_path / "link.csv").symlink_to(tmp_path / "plain.csv")
+    (tmp_path / "capitals.csv").write_text(plain.replace("gpus", "GPUs").replace("time_ms", "Time_ms"))
+    (tmp_path / "latin.csv").write_bytes(b"# \xb5s\n  # caf\xe9\n" + plain.encode() + b",,,,\n")
+    (tmp_path / "frame.csv").write_text(plain.replace(",8,8,", ",8.0,8.0,"))
+    rows, err = rows_of(tmp_path, capsys)
+    assert err == ""
+    assert len({row["predicted"] for row in rows}) == 1
+    assert len(rows) == 5
+
+
+def test_nodes_that_are_not_all_full() -> None:
+    """12 GPUs on nodes of 8 are 2 nodes of 6; 4 GPUs of a node of 8 are 4."""
+    assert topology_for("h100_dgx", 12, 8) == system("h100_dgx", 12, 6)
+    assert topology_for("h100_dgx", 4, 8) == system("h100_dgx", 4, 4)
+
+
+@pytest.mark.parametrize(
     ("name", "stands_for"),
     [
         ("h100_dgx", "h100_dgx"),
@@ -136,7 +169,7 @@ def test_hardware_that_nobody_can_tell_is_refused() -> None:
         (f"{ALL_REDUCE}h100_dgx,8,8,1e6,0\n", "time_ms is '0'"),
         (f"{ALL_REDUCE}h100_dgx,8,8,1e6,1e-320\n", "time_ms is '1e-320'"),
         (f"{ALL_REDUCE}h100_dgx,8,8,1e306,1\n", "payload_bytes is '1e306'"),
-        (f"{ALL_REDUCE}h100_dgx,12,8,1e6,1\n", "gpus is 12"),
+        (f"{ALL_REDUCE}h100_dgx,32,16,1e6,1\n", "gpus_per_node is 16"),
         (f"{ALL_REDUCE}h100_dgx,{'9' * 4999},8,1e6,1\n", "gpus is '999"),
         (f"{ALL_REDUCE}h100_dgx,1,1,1e6,1\n", "gpus is 1"),
         (f"{ALL_REDUCE}h100_dgx,8\n", "gpus_per_node is ''"),

@@ -13,6 +13,7 @@ al., section 4.2.2), in 2021 it did not.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -95,6 +96,10 @@ def weak_scaling_case(row: Mapping[str, str]) -> Case:
             f"{sorted(MICRO_BATCH_AND_CHUNKS)}."
         )
     micro_batch, chunks = MICRO_BATCH_AND_CHUNKS[ranks]
+    # Other batches or layers than the table's: the largest part of these that still divides them.
+    data = max(1, _whole(row, "gpus") // (ranks[0] * ranks[1]))
+    micro_batch = math.gcd(micro_batch, _whole(row, "global_batch") // data)
+    chunks = math.gcd(chunks, _whole(row, "layers") // ranks[1])
     layout = replace(_layout(row, micro_batch, chunks), recompute="full")
     software = Software(_UNFUSED, overlap_gradients=layout.pipeline == 1)
     name = f"{row['params_B']}B"
@@ -105,6 +110,8 @@ def _recompute(row: Mapping[str, str]) -> tuple[Recompute, bool]:
     """What is computed again, and whether sequence parallelism is on."""
     kinds: tuple[Recompute, ...] = ("none", "selective", "full")
     text = row.get("recompute")
+    if text in ("sequence", "sequence_parallel"):  # as activation_memory.csv calls it
+        return "none", True
     for kind in kinds:
         if text in (kind, f"{kind}+sequence"):
             return kind, text != kind

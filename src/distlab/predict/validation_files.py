@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import math
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -25,6 +26,9 @@ from distlab.predict.validation_formats import ACTIVATION_CELLS, check_counts, s
 FILE_MOST_BYTES = 64 * 2**20
 SENTENCES_MOST = 10
 """About the rows of one file; the rest is counted."""
+COUNTS = {"gpus", "gpus_per_node", "heads", "hidden", "layers", "tensor_parallel", "pipeline_parallel"}
+COUNTS |= {"interleave", "global_batch", "micro_batch"}
+"""Columns of whole numbers, which spreadsheets and data frames like to write as 8.0."""
 EXCESS = "\n"
 """Key of a row that says why it is none: no column can be called so."""
 
@@ -76,7 +80,9 @@ def score_folder(folder: Path) -> tuple[list[Scored], Problems]:
 def _rows(path: Path) -> list[Row]:
     """OSError for what is no regular file or too long, ValueError for what is no such table, csv.Error."""
     # The folder is its owner's choice, and so is where its links lead; what no regular file is stays refused.
-    text = read_limited(Path(os.path.realpath(path)), FILE_MOST_BYTES).decode("utf-8-sig")
+    content = read_limited(Path(os.path.realpath(path)), FILE_MOST_BYTES)
+    # A remark in another encoding costs its letters, not the rows; with zeros in it, it is another one altogether.
+    text = content.decode("utf-8-sig", "strict" if b"\0" in content else "replace")
     lines = [line for line in text.splitlines() if line.strip(" ,\t") and not line.lstrip().startswith("#")]
     reader = csv.reader(lines)
     header = [name.strip().lower() for name in next(reader, [])]
@@ -91,6 +97,7 @@ def _rows(path: Path) -> list[Row]:
         # Lines that are too short lack what they lack; what a longer one means cannot be told.
         excess = any(cell.strip() for cell in cells[len(header) :])
         row = dict(zip_longest(header, (cell.strip() for cell in cells[: len(header)]), fillvalue=""))
+        row |= {name: re.sub(r"(?<=\d)\.0*$", "", row[name]) for name in COUNTS & row.keys()}
         rows.append(
             {**row, EXCESS: f"it has {len(cells)} cells, of {len(header)} columns"} if excess else row
         )

@@ -23,7 +23,7 @@ from distlab.errors import SettingError, printable
 from distlab.predict import megatron, recorded
 from distlab.predict.activations import relative_activations
 from distlab.predict.hardware import node
-from distlab.predict.network import SYSTEMS, Topology, collective_s, system
+from distlab.predict.network import SYSTEMS, Topology, collective_s, machine, system
 from distlab.predict.network.systems import cards, held_out
 from distlab.predict.states import MemorySettings
 from distlab.predict.step_time import Software
@@ -81,7 +81,12 @@ def topology_for(name: str, gpus: int, gpus_per_node: int) -> Topology:
     words = re.split(r"[^a-z0-9]+", name.lower())
     slot = next((to for card, to in GENERIC_CARDS.items() if card in words), None)
     if slot is None:
-        return system(system_for(name), gpus, gpus_per_node)
+        here = system_for(name)
+        if (
+            gpus_per_node <= machine(here).gpus_per_node
+        ):  # nodes that are not all full: the fullest equal ones
+            gpus_per_node = next(each for each in range(min(gpus, gpus_per_node), 0, -1) if gpus % each == 0)
+        return system(here, gpus, gpus_per_node)
     if gpus != gpus_per_node:
         raise SettingError(
             f"gpus is {gpus}, more than gpus_per_node, {gpus_per_node}; no network is known there."
