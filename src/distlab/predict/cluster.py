@@ -24,7 +24,7 @@ from typing import Literal
 
 from distlab.errors import SettingError
 from distlab.predict.collectives import Op
-from distlab.predict.hardware.accelerators import Accelerator, accelerator
+from distlab.predict.hardware.accelerators import ACCELERATORS, Accelerator, accelerator
 from distlab.predict.hardware.nodes import Node, node
 from distlab.predict.kernels import Device
 from distlab.predict.network import System, Topology, Way, fitted_inside, system_of, ways_of
@@ -99,20 +99,6 @@ STREAM_EFFICIENCY = 0.88
 """Of the datasheet's memory bandwidth, for plain streams: 1.80 of 2.04 TB/s on A100 (NVIDIA developer forum, thread
 339083, 2025, V)."""
 
-MULTIPROCESSORS = {
-    "v100_16gb": 80,
-    "v100_32gb": 80,
-    "a100_40gb": 108,
-    "a100_80gb": 108,
-    "h100_sxm": 132,
-    "h200": 132,
-    "b200": 148,
-    "mi300x": 304,
-}
-"""By accelerator of the registry: as drivers report them of A100 (deviceQuery), H200 (recordings/nvidia-h200-x1), which
-H100 shares, B200 (pytorch/ao pull request 4002) and MI300X's compute units (rocminfo in ROCm/hip issue 3716), all V;
-NVIDIA's whitepaper of V100 (S)."""
-
 
 def device_of(chip: Accelerator) -> Device:
     """A GPU of the registry, by the A100's fit: products in a step reach the same share of the best product measured.
@@ -121,12 +107,12 @@ def device_of(chip: Accelerator) -> Device:
     A100 was used in the fit: their predictions are extrapolations, and upper ends, for newer GPUs slow down under load
     more than in a benchmark of one product (`tests/predict/test_step_time.py` shows Llama 3 on H100).
 
-    SettingError for one that no node has.
+    SettingError for one of which the registry lacks the multiprocessors.
     """
-    if chip.name not in MULTIPROCESSORS:
+    if chip.multiprocessors is None:
+        known = ", ".join(other.name for other in ACCELERATORS.values() if other.multiprocessors)
         raise SettingError(
-            f"accelerator is {chip.name!r}, of which the step model lacks the multiprocessors; it has "
-            f"{', '.join(MULTIPROCESSORS)}."
+            f"accelerator is {chip.name!r}, of which the registry lacks the multiprocessors; it has those of {known}."
         )
     dtype = _half(chip)
     fitted = accelerator("a100_80gb")
@@ -145,7 +131,7 @@ def device_of(chip: Accelerator) -> Device:
         memory_Bps,
         STREAM_EFFICIENCY if reached is None else reached.value.bytes_per_s / memory_Bps,
         ELEMENT_EFFICIENCY,
-        MULTIPROCESSORS[chip.name],
+        chip.multiprocessors.value,
         chip.usable.value.bytes,
     )
 

@@ -66,6 +66,7 @@ class Layer(NamedTuple):
 
 
 def layer_of(model: Transformer, layout: Layout, cluster: Cluster, software: Software) -> Layer:
+    """One micro-batch in one layer. It depends on how a layer is cut, and on neither pipeline nor batch."""
     time = layer_time(model, layout, cluster.device, software.kernels)
     tokens = layout.micro_batch * model.sequence / layout.context
     activation_bytes = HALF * tokens * model.hidden
@@ -107,17 +108,23 @@ def layer_of(model: Transformer, layout: Layout, cluster: Cluster, software: Sof
     )
 
 
-class Ranks(NamedTuple):
-    """On the fullest GPU: parameters that all data-parallel ranks share, those of its experts; their collectives."""
+class Replicas(NamedTuple):
+    """Weights of the fullest GPU that others hold, too, and the collectives among these."""
 
     dense: float
+    """Parameters that all data- and context-parallel ranks hold."""
     expert: float
+    """Parameters of its experts, which fewer ranks hold."""
     reduce_s: float
+    """All-reduce of their gradients."""
     scatter_s: float
+    """Reduce-scatter of their gradients."""
     gather_s: float
+    """All-gather of the weights, in 16 bits."""
 
 
-def ranks_of(model: Transformer, layout: Layout, cluster: Cluster, software: Software) -> Ranks:
+def replicas_of(model: Transformer, layout: Layout, cluster: Cluster, software: Software) -> Replicas:
+    """Those of one layout; it depends on neither micro-batch, schedule nor ZeRO stage."""
     here, ranks = model.layers // layout.pipeline, layout.data * layout.context
     dense: float = model.attention_parameters + model.norm_parameters + model.router_parameters
     expert = model.experts / layout.expert * model.expert_parameters
@@ -131,7 +138,7 @@ def ranks_of(model: Transformer, layout: Layout, cluster: Cluster, software: Sof
         return shared_s + collective_s(op, expert * bytes_each, ranks // layout.expert, wide, cluster)
 
     gradient_bytes = software.kernels.gradient_bytes
-    return Ranks(
+    return Replicas(
         dense,
         expert,
         over_s("all_reduce", gradient_bytes),

@@ -30,7 +30,7 @@ from distlab.predict.cluster import Cluster, collective_s
 from distlab.predict.flops import step_flops, tokens_per_step
 from distlab.predict.kernels import HALF, optimizer_s
 from distlab.predict.scaling import Term
-from distlab.predict.step_parts import Layer, Ranks, Software, layer_of, ranks_of
+from distlab.predict.step_parts import Layer, Replicas, Software, layer_of, replicas_of
 from distlab.predict.transformer import Layout, Transformer
 
 __all__ = ["DAY_S", "Seconds", "Software", "StepModel", "StepTime", "predict_step"]
@@ -155,7 +155,7 @@ class StepModel:
     def __init__(self, model: Transformer, cluster: Cluster, software: Software) -> None:
         self.model, self.cluster, self.software = model, cluster, software
         self._layers: dict[tuple[int, int, int, int, bool], Layer] = {}
-        self._ranks: dict[tuple[int, int, int, int], Ranks] = {}
+        self._replicas: dict[tuple[int, int, int, int], Replicas] = {}
 
     def step(self, layout: Layout) -> StepTime:
         """The layout must be one that `Layout.check` lets pass."""
@@ -225,11 +225,11 @@ class StepModel:
             one_s += collective_s("all_gather", whole_bytes, layout.tensor, 1, self.cluster)
         return 2 * layout.interleave * one_s
 
-    def _on_ranks(self, layout: Layout) -> Ranks:
+    def _replicas_in(self, layout: Layout) -> Replicas:
         key = layout.tensor, layout.pipeline, layout.expert, layout.data * layout.context
-        found = self._ranks.get(key)
+        found = self._replicas.get(key)
         if found is None:
-            found = self._ranks[key] = ranks_of(self.model, layout, self.cluster, self.software)
+            found = self._replicas[key] = replicas_of(self.model, layout, self.cluster, self.software)
         return found
 
     def data_parallel_s(self, layout: Layout, work: Layer, here: int, again_s: float) -> tuple[float, float]:
@@ -239,19 +239,19 @@ class StepModel:
         optimizer's step, beside nothing; stage 2 keeps no whole gradients, so that it scatters those of every
         micro-batch. Stage 3 gathers each layer forward and backward (Rajbhandari et al., SC'20).
         """
-        ranks, m, stage = self._on_ranks(layout), layout.micro_batches, layout.zero_stage
+        replicas, m, stage = self._replicas_in(layout), layout.micro_batches, layout.zero_stage
         forward_s, backward_s = here * work.forward_s, here * (work.backward_s + again_s)
         hide = self.software.overlap_gradients
         if stage == 3:
-            shown_s = max(0.0, ranks.gather_s - forward_s)
-            back_s = max(0.0, ranks.gather_s - backward_s)
-            reduce_s = ranks.scatter_s
+            shown_s = max(0.0, replicas.gather_s - forward_s)
+            back_s = max(0.0, replicas.gather_s - backward_s)
+            reduce_s = replicas.scatter_s
             if hide:
-                reduce_s = max(0.0, ranks.gather_s + ranks.scatter_s - backward_s) - back_s
+                reduce_s = max(0.0, replicas.gather_s + replicas.scatter_s - backward_s) - back_s
             return m * (shown_s + back_s), m * reduce_s
-        reduce_s, gather_s = ranks.reduce_s, 0.0
+        reduce_s, gather_s = replicas.reduce_s, 0.0
         if stage:
-            reduce_s, gather_s = ranks.scatter_s, ranks.gather_s
+            reduce_s, gather_s = replicas.scatter_s, replicas.gather_s
         if hide:
             # The first layer's gradients are ready last: nothing is left to hide their way.
             reduce_s = max(reduce_s - backward_s * (1 - 1 / here), reduce_s / here)
@@ -271,7 +271,7 @@ class StepModel:
         return collective_s("all_reduce", payload_bytes, 2, stride, self.cluster)
 
     def optimizer_s(self, layout: Layout) -> float:
-        found = self._on_ranks(layout)
+        found = self._replicas_in(layout)
         ranks = layout.data * layout.context if layout.zero_stage else 1
         return optimizer_s(
             found.dense / ranks + found.expert / max(1, ranks // layout.expert), self.cluster.device

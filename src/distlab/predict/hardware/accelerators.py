@@ -13,7 +13,7 @@ one is zero. fp16 and bf16 are those of matrix units with accumulation in fp32; 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Literal
 
@@ -45,6 +45,8 @@ class Accelerator:
     reached: Rates = field(default_factory=dict)
     """The best products measured; the ceiling that a model should take where there is one."""
     memory_bandwidth_reached: Figure[Bandwidth] | None = None
+    multiprocessors: Figure[int] | None = None
+    """AMD's compute units; None where no source was read."""
     memory_usable: Figure[Size] | None = None
     """What CUDA gives out as the whole: `total capacity` in its messages, a little less than nvidia-smi shows. Of it a
     process has all but its own context (about half a GiB)."""
@@ -148,6 +150,7 @@ _V100_RATES: Rates = {
 }
 _V100_BANDWIDTH, _V100_POWER = _GBps(900, _V100), Figure(300.0, _V100, "the PCIe card: 250 W")
 
+_A100_SMS = Figure(108, replace(_DEVICE_QUERY, confidence="V"))
 _B200_DRIVER = Source("cuda_total_capacity", _ISSUES + "pytorch/ao/pull/4002", "V")
 _A100_USABLE = _GiB(
     79.25,
@@ -196,6 +199,7 @@ _ACCELERATORS = [
             _V100_POWER,
             "nvlink2",
             "pcie3_x16",
+            multiprocessors=Figure(80, _V100),
             memory_usable=_V100_USABLE[size],
             sold_as="V100 SXM2 16GB" if size == 16 else "",
             aliases=("v100",) if size == 32 else (),
@@ -212,6 +216,7 @@ _ACCELERATORS = [
         "nvlink3",
         "pcie4_x16",
         sold_as="A100 SXM 40GB",
+        multiprocessors=_A100_SMS,
         memory_usable=_GiB(39.50, "TianheWu/CoSeR/issues/10", "V", "nvidia-smi: 40,960 MiB"),
     ),
     Accelerator(
@@ -232,6 +237,7 @@ _ACCELERATORS = [
             "bf16": _tera(271.2, _ML_ENG, _MAMF, _tera(267.9, _ML_ENG, "an earlier version of the tool"))
         },
         sold_as="A100 SXM 80GB",
+        multiprocessors=_A100_SMS,
         aliases=("a100", "a100_sxm"),
         memory_usable=_A100_USABLE,
     ),
@@ -264,6 +270,7 @@ _ACCELERATORS = [
             "fp8": _tera(1402.6, _ML_ENG, _MAMF),
         },
         sold_as="H100 SXM 80GB",
+        multiprocessors=Figure(132, replace(_RECORDED, confidence="C"), "those of the H200"),
         aliases=("h100",),
         memory_usable=_H100_USABLE,
     ),
@@ -291,6 +298,7 @@ _ACCELERATORS = [
         reached={"bf16": _tera(798, _OWN, "8192^3 on random numbers, the best of 769 to 798")},
         memory_bandwidth_reached=_GBps(4300, _OWN, "a copy within the memory, read and write counted"),
         sold_as="H200 SXM 141GB",
+        multiprocessors=Figure(132, _RECORDED),
         aliases=("h200_sxm",),
         memory_usable=Figure(Size.gibibytes(139.80), _RECORDED, "nvidia-smi: 143,771 MiB"),
     ),
@@ -315,6 +323,7 @@ _ACCELERATORS = [
         "pcie5_x16",
         reached={"bf16": _tera(1745, _ML_ENG, _MAMF)},
         sold_as="B200 SXM 180GB",
+        multiprocessors=Figure(148, _B200_DRIVER),
         aliases=("b200_sxm",),
         memory_usable=_GiB(178.35, "pytorch/ao/pull/4002", "V", "nvidia-smi: 183,359 MiB"),
     ),
@@ -390,6 +399,7 @@ _ACCELERATORS = [
         Figure(750.0, _ML_ENG),
         "xgmi_mi300x",
         "pcie5_x16",
+        multiprocessors=Figure(304, Source("amd_mi300x", _ISSUES + "ROCm/hip/issues/3716", "V"), "rocminfo"),
         reached={
             "bf16": _tera(
                 668.4,

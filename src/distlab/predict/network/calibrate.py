@@ -100,15 +100,20 @@ def _by_payload(samples: Sequence[Sample]) -> list[Sample]:
 def fit_topology(samples: Sequence[Sample], name: str, protocols: tuple[Protocol, ...]) -> Topology:
     """One node's launch, hop, chunk and bandwidth, from a start that the smallest and the largest payload give."""
     quick, big = min(s.time_s for s in samples), max(samples, key=lambda s: s.payload_bytes)
-    hops = len({s.gpus for s in samples}) > 1
+    tells_hops = len({s.gpus for s in samples}) > 1
 
     def build(values: Sequence[float]) -> Topology:
         launch_s, chunk_s, bandwidth_Bps = values[:3]  # noqa: N806 - the unit is part of the name
-        inside = NodeLink(name, bandwidth_Bps, values[3] if hops else 0.0, chunk_s, protocols)
+        inside = NodeLink(name, bandwidth_Bps, values[3] if tells_hops else 0.0, chunk_s, protocols)
         return Topology(big.gpus, big.gpus, inside, launch_s=launch_s)
 
     rate = kernel_factor(big.op, big.gpus) * big.payload_bytes / big.time_s
-    start = [quick / 2, quick / (20 * big.gpus), 1.2 * rate, *([quick / (4 * big.gpus)] if hops else [])]
+    start = [
+        quick / 2,
+        quick / (20 * big.gpus),
+        1.2 * rate,
+        *([quick / (4 * big.gpus)] if tells_hops else []),
+    ]
     return build(fit(samples, start, build))
 
 

@@ -112,14 +112,14 @@ def ways_of(
         Way(
             name,
             kind,
-            way,
-            _fixed_s(way, topology),
-            way.chunk_s * PROTOCOL_COSTS[kind].chunk_share,
-            way.s_per_byte / PROTOCOL_COSTS[kind].payload_share,
+            path,
+            _fixed_s(path, topology),
+            path.chunk_s * PROTOCOL_COSTS[kind].chunk_share,
+            path.s_per_byte / PROTOCOL_COSTS[kind].payload_share,
             *limits,
         )
-        for name, way in _routes(op, algorithm, topology)
-        for kind, *limits in _protocols(way, topology, protocol)
+        for name, path in _routes(op, algorithm, topology)
+        for kind, *limits in _protocols(path, topology, protocol)
     )
 
 
@@ -132,21 +132,21 @@ def _routes(op: Op, algorithm: Algorithm | None, topology: Topology) -> tuple[tu
     """The algorithms that are worth a try, with their routes."""
     _check_op(op)
     if algorithm is not None:
-        way = route(op, algorithm, topology)
-        if way is None:
+        path = route(op, algorithm, topology)
+        if path is None:
             raise ValueError(f"algorithm is {algorithm!r}; {op} has none such on this topology: take 'ring'")
-        return ((algorithm, way),)
+        return ((algorithm, path),)
     wanted = topology.fabric.algorithms if topology.fabric and topology.nodes > 1 else ("ring", "in_switch")
     found = [(name, route(op, name, topology)) for name in ALGORITHMS if name in wanted or name == "ring"]
-    return tuple((name, way) for name, way in found if way is not None)
+    return tuple((name, path) for name, path in found if path is not None)
 
 
 def _protocols(
-    way: Route, topology: Topology, wanted: Protocol | None
+    path: Route, topology: Topology, wanted: Protocol | None
 ) -> tuple[tuple[Protocol, float, float], ...]:
     """Those that may be, each from some payload to another."""
     allowed: tuple[Protocol, ...] = topology.inside.protocols
-    if way.switch:
+    if path.switch:
         allowed = ("Simple",)
     elif topology.nodes > 1 and topology.fabric is not None:
         allowed = topology.fabric.protocols
@@ -156,25 +156,25 @@ def _protocols(
     return tuple((kind, 0.0, math.inf) for kind in allowed if wanted in (None, kind))
 
 
-def _fixed_s(way: Route, topology: Topology) -> float:
+def _fixed_s(path: Route, topology: Topology) -> float:
     between_s = topology.fabric.hop_s if topology.fabric else 0.0
-    return topology.launch_s + way.hops_inside * topology.inside.hop_s + way.hops_between * between_s
+    return topology.launch_s + path.hops_inside * topology.inside.hop_s + path.hops_between * between_s
 
 
 def _terms(payload_bytes: float, topology: Topology, chosen: Way) -> tuple[Term, ...]:
-    way, chunks_s, protocol = chosen.route, chosen.chunks_s, chosen.protocol
-    wire_s = payload_bytes * way.s_per_byte
+    path, chunks_s, protocol = chosen.route, chosen.chunks_s, chosen.protocol
+    wire_s = payload_bytes * path.s_per_byte
     sent_s = payload_bytes * chosen.s_per_byte
     latency_s = chosen.fixed_s - topology.launch_s + chunks_s
-    hops = f"in a row: {way.hops_inside} hops inside nodes, {way.hops_between} between nodes"
-    hops += ", and the switch" if way.switch else ""
+    hops = f"in a row: {path.hops_inside} hops inside nodes, {path.hops_between} between nodes"
+    hops += ", and the switch" if path.switch else ""
     return (
         Term("launch", topology.launch_s, "the call, the kernel's start and its end"),
         Term("latency", latency_s, hops),
         Term(
             "pipeline", 2 * math.sqrt(chunks_s * sent_s), "chunks: filling the pipeline and handing them over"
         ),
-        Term("wire", wire_s, f"{1 / way.s_per_byte / 1e9:.4g} GB of payload per second over {way.limit}"),
+        Term("wire", wire_s, f"{1 / path.s_per_byte / 1e9:.4g} GB of payload per second over {path.limit}"),
         Term(
             "protocol",
             sent_s - wire_s,
