@@ -153,7 +153,9 @@ def _steps(name: str, folder: Path) -> Iterator[Scored]:
         step_s = eager_step_s(run.model, run.layout, device_for(name, precision), precision) + float(
             row["load_s"]
         )
-        yield Scored(family, f"time: {named}", step_s, float(row["step_s"]), "step", False, unit="s")
+        yield Scored(
+            family, f"time: {named}", step_s, float(row["step_s"]), "step", False, unit="s", inputs=run
+        )
         if row["recompute"] != "selective":
             peak = training_memory(run.model, run.layout, run.settings).peak_bytes + _copied_bytes(run)
             measured = float(row["peak_allocated_bytes"])

@@ -41,9 +41,9 @@ PEERS = (
         "llm-analysis",
         "llm-analysis",
         "llm",
-        "It asks for one efficiency of the GPU: the one that fits the same cases as the models here, by the same least "
-        "squares. Collectives inside a node: its all-reduce of a layer, over the links of its own files (of H200: "
-        "those of H100). Of memory: fp32 where the run had it, norms in the precision of the run.",
+        "It asks for one efficiency of the GPU: the one that fits the same steps as the models here, by the same least "
+        "squares (in fp32 over the peak of fp32). Collectives inside a node: its all-reduce of a layer, over the links "
+        "of its own files (of H200: those of H100). Memory: fp32 where the run had it, norms as the run had them.",
         "Of a step's time: the pipeline's bubble, all communication, and that small products are slower.",
     ),
     Peer(

@@ -6,12 +6,14 @@ squared relative error over `megatron.FITTED`, and for a model left out, over th
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
 from distlab.predict import megatron
 from distlab.predict.flops import step_flops
+from distlab.predict.hardware import accelerator
 from distlab.predict.peers import Estimator, apart
 from distlab.predict.transformer import Layout, Transformer
 from distlab.predict.validation import MemoryRun, Scored
@@ -31,6 +33,8 @@ def estimator(cells: Sequence[Scored]) -> Estimator:
         with apart.quiet():
             if isinstance(cell.inputs, megatron.Case):
                 return _step(cell, cell.inputs, tool, config)
+            if isinstance(cell.inputs, MemoryRun) and cell.kind == "step":
+                return _gpu_step(cell, cell.inputs, tool, config)
             if isinstance(cell.inputs, MemoryRun):
                 return _memory(cell, cell.inputs, tool, config)
             return _all_reduce(cell, tool, config)
@@ -59,19 +63,33 @@ def _efficiency(left_out: str | None, tool: Any, config: Any) -> float:
 
 
 def _step_at_peak_s(case: megatron.Case, tool: Any, config: Any) -> float:
-    layout = case.layout
-    analysis = _analysis(case.model, layout, "a100-sxm-80gb", config.DtypeConfig(), tool, config)
+    return _at_peak_s(case.model, case.layout, config.get_gpu_config_by_name(GPUS["a100"]), tool, config)
+
+
+def _at_peak_s(model: Transformer, layout: Layout, gpu: Any, tool: Any, config: Any) -> float:
+    """Its time of a step where the GPU reaches its peak: what is kept of it is no part of that."""
+    analysis = _analysis(model, layout, gpu, config.DtypeConfig(), tool, config)
     summary = analysis.training(
         batch_size_per_gpu=layout.micro_batch,
         global_batch_size=layout.global_batch,
-        seq_len=case.model.sequence,
+        seq_len=model.sequence,
         activation_recomputation=tool.ActivationRecomputation[layout.recompute.upper()],
-        flash_attn=case.software.kernels.fused_attention,
     )
     return float(summary["latency_per_iter"])
 
 
-def _analysis(model: Transformer, layout: Layout, gpu: str, dtype: Any, tool: Any, config: Any) -> Any:
+def _gpu_step(cell: Scored, run: MemoryRun, tool: Any, config: Any) -> float | None:
+    """Of a step recorded on another GPU, with the efficiency of the fitted steps; fp32 over the peak of its fp32."""
+    name = next((word for word in GPUS if cell.family.startswith(word)), None)
+    if name is None:
+        return None
+    peak = accelerator(name).peak("fp32" if run.settings.precision == "fp32" else "bf16")
+    known = config.get_gpu_config_by_name(GPUS[name])
+    gpu = dataclasses.replace(known, peak_fp16_TFLOPS=peak.flop_per_s / 1e12)
+    return _at_peak_s(run.model, run.layout, gpu, tool, config) / _efficiency(None, tool, config)
+
+
+def _analysis(model: Transformer, layout: Layout, gpu: Any, dtype: Any, tool: Any, config: Any) -> Any:
     described = config.ModelConfig(
         model.name, model.layers, model.heads, model.hidden, model.vocabulary, model.sequence,
         model.kv_heads, model.mlp_width,
@@ -82,8 +100,7 @@ def _analysis(model: Transformer, layout: Layout, gpu: str, dtype: Any, tool: An
         dp_size=layout.data,
         sp_size=layout.tensor if layout.sequence_parallel else 1,
     )
-    known = config.get_gpu_config_by_name(gpu)
-    return tool.LLMAnalysis(described, known, dtype, parallelism, flops_efficiency=1.0)
+    return tool.LLMAnalysis(described, gpu, dtype, parallelism, flops_efficiency=1.0)
 
 
 # Memory.
@@ -96,9 +113,10 @@ def _memory(cell: Scored, run: MemoryRun, tool: Any, config: Any) -> float | Non
     weights = 32 if run.settings.precision in WHOLE else 16
     bits = 32 if run.settings.precision == "fp32" else 16
     dtype = config.DtypeConfig(weight_bits=weights, activation_bits=bits, embedding_bits=weights)
-    analysis = _analysis(run.model, run.layout, "a100-sxm-80gb", dtype, tool, config)
+    gpu = config.get_gpu_config_by_name(GPUS["a100"])  # of which memory asks nothing
+    analysis = _analysis(run.model, run.layout, gpu, dtype, tool, config)
     if cell.kind == "activations" and cell.unit == "%":
-        bare = _analysis(run.model, Layout(tensor=run.layout.tensor), "a100-sxm-80gb", dtype, tool, config)
+        bare = _analysis(run.model, Layout(tensor=run.layout.tensor), gpu, dtype, tool, config)
         kept = _layer_activations(run, analysis, run.layout.recompute, weights // 8, tool)
         return 100 * kept / _layer_activations(run, bare, "none", weights // 8, tool)
     if run.settings.optimizer != "adamw":
@@ -156,5 +174,6 @@ def _all_reduce(cell: Scored, tool: Any, config: Any) -> float | None:
         return None
     values = round(cell.payload_bytes / 2)
     one = Transformer("payload", 1, values, 1, 1, 1)
-    analysis = _analysis(one, Layout(tensor=gpus), gpu, config.DtypeConfig(), tool, config)
+    links = config.get_gpu_config_by_name(gpu)
+    analysis = _analysis(one, Layout(tensor=gpus), links, config.DtypeConfig(), tool, config)
     return 1e3 * float(analysis.get_latency_fwd_per_layer_tp_comm(1, 1, 2))
