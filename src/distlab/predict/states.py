@@ -174,23 +174,24 @@ def layer_weights(model: Transformer, layout: Layout) -> tuple[list[Weight], lis
     return dense, [Weight(rows, columns, copies * local) for rows, columns, copies in mlp]
 
 
-def other_weights(model: Transformer, layout: Layout, first: bool, last: bool) -> list[Weight]:
-    """Beside the layers, on the first and the last rank of the pipeline.
-
-    The vocabulary is split over the tensor-parallel ranks. A tied output layer on another rank than the embedding is
-    a copy of it.
-    """
-    vocabulary = -(-model.vocabulary // layout.tensor)
-    weights = []
-    if first:
-        weights.append(Weight(vocabulary, model.hidden, 1))
-        if model.learned_positions:
-            weights.append(Weight(model.sequence, model.hidden, 1))
-    if last:
-        weights.append(Weight(model.hidden, 0, 2 if model.biases else 1))
-        if not model.tied_embedding or not first:
-            weights.append(Weight(vocabulary, model.hidden, 1))
+def embedding_weights(model: Transformer, layout: Layout) -> list[Weight]:
+    """On the pipeline's first rank. The vocabulary is split over the tensor-parallel ranks."""
+    weights = [_vocabulary(model, layout)]
+    if model.learned_positions:
+        weights.append(Weight(model.sequence, model.hidden, 1))
     return weights
+
+
+def output_weights(model: Transformer, layout: Layout) -> list[Weight]:
+    """On its last rank. A tied output layer on another rank than the embedding is a copy of it."""
+    weights = [Weight(model.hidden, 0, 2 if model.biases else 1)]
+    if not model.tied_embedding or layout.pipeline > 1:
+        weights.append(_vocabulary(model, layout))
+    return weights
+
+
+def _vocabulary(model: Transformer, layout: Layout) -> Weight:
+    return Weight(-(-model.vocabulary // layout.tensor), model.hidden, 1)
 
 
 def local_key_value_heads(model: Transformer, layout: Layout) -> int:
@@ -270,7 +271,12 @@ def rank_states(
     """
     layers, stage, state = model.layers // layout.pipeline, layout.zero_stage, _STATES[settings.precision]
     layer = layer or layer_states(model, layout, settings)
-    other = other_weights(model, layout, first=rank == 0, last=rank == layout.pipeline - 1)
+    other = embedding_weights(model, layout) if rank == 0 else []
+    embedding_size = _size(other)
+    if rank == layout.pipeline - 1:
+        other += output_weights(model, layout)
+        if rank == 0 and model.tied_embedding:
+            embedding_size -= other[0].size
     other_size = _size(other)
     copies = layout.data * layout.context
     held = zero_memory(layers * layer.dense + other_size, copies, stage, state)
@@ -285,16 +291,11 @@ def rank_states(
         master += held.optimizer_bytes
         moments += layers * layer.expert_moments / (copies if stage else 1)
     layer_size = layer.dense + layer.experts
-    embedding = 0
-    if rank == 0:
-        embedding = _size(other_weights(model, layout, first=True, last=False))
-        if layout.pipeline == 1 and model.tied_embedding:
-            embedding -= other[0].size
     return RankStates(
         layers * layer_size + other_size,
         layer_size,
         other_size,
-        embedding,
+        embedding_size,
         parameter,
         gradient,
         master,
