@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from xml.etree import ElementTree
 
 import pytest
 
 from distlab.figures import Figure
-from distlab.figures.scorecard import against, strip
+from distlab.figures.scorecard import against, peers, strip
+from distlab.predict.peers import Answer
 from distlab.predict.validation import Scored
 
 
@@ -61,6 +63,17 @@ def test_predicted_over_measured_has_the_band_and_counts() -> None:
     assert "+300% off" in figure.alt
     with pytest.raises(ValueError, match="no times"):
         against([], x="x", y="y", what="times")
+
+
+def test_each_peer_has_its_mean_on_its_cells_and_ours_on_all() -> None:
+    near, far = cell("steps", 9.0), replace(cell("steps", 13.0), case="far")
+    small = cell("links", 40.0, payload=2**10)
+    given = [Answer("A", near, 12.0), Answer("A", far, 10.0), Answer("B", near, 5.0), Answer("A", small, 1.0)]
+    figure = peers(given)
+    assert {"distlab", "A", "B", "steps: step time"} <= set(words(figure))
+    assert figure.alt.endswith("1 rows. steps: step time: distlab 20.0%, A 10.0%, B 50.0%.")
+    with pytest.raises(ValueError, match="no peer answered"):
+        peers(given[3:])
 
 
 def test_colours_are_the_pages() -> None:

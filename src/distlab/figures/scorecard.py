@@ -1,18 +1,21 @@
-"""The scorecard drawn: predicted against measured, and signed errors family by family.
+"""The scorecard drawn: predicted against measured, signed errors family by family, and other estimators beside.
 
 against(score_shipped(), x="measured (ms)", y="predicted (ms)", what="all-reduces")
 strip(score_shipped())
+peers(distlab.predict.peers.recorded(score_shipped()))
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from statistics import fmean
 from typing import TYPE_CHECKING
 
-from distlab.figures.figure import BLUE, GREEN, Figure
+from distlab.figures.figure import BLUE, GREEN, PURPLE, RED, Figure
 from distlab.figures.plots import INK, drawing, finished
 
 if TYPE_CHECKING:
+    from distlab.predict.peers import Answer
     from distlab.predict.validation import Scored
 
 BAND = 0.10
@@ -20,6 +23,9 @@ BAND = 0.10
 
 REACH = 0.5
 """Signed errors are drawn up to here; what is beyond sits on the edge, as an arrow."""
+
+FLOOR = 0.001
+"""The least error that is drawn on a logarithmic axis."""
 
 KINDS = (("held out", BLUE, "o"), ("in a fit", GREEN, "s"), ("up to 1 MiB", INK, "x"))
 """Label, colour and marker of the cells that no fit used, that one used, and that are mostly noise."""
@@ -109,6 +115,57 @@ def strip(cells: Sequence[Scored]) -> Figure:
         edge = f" Beyond 50%, drawn at the edge: {beyond}." if beyond else ""
         return finished(
             canvas, alt, f"Signed error of each cell, family by family. Shaded: within 10%.{edge}"
+        )
+
+
+def peers(answers: Sequence[Answer]) -> Figure:
+    """A row for each family and kind of cell: the mean absolute error of each peer, and of the models on all of them.
+
+    Collectives up to 1 MiB are left out. An error below 0.1% is drawn there. ValueError where nobody answered.
+    """
+    from distlab.predict.validation_peers import OURS
+    from distlab.predict.validation_targets import KIND_NAMES, is_small
+
+    rows: dict[str, dict[str, list[float]]] = {}
+    ours: dict[str, dict[str, float]] = {}
+    for answer in answers:
+        cell = answer.cell
+        if not is_small(cell):
+            name = f"{cell.family.replace('_', ' ')}: {KIND_NAMES.get(cell.kind, 'over 1 MiB')}"
+            rows.setdefault(name, {}).setdefault(answer.peer, []).append(abs(answer.signed_error))
+            ours.setdefault(name, {})[cell.case] = abs(cell.signed_error)
+    if not rows:
+        raise ValueError("no peer answered; there is nothing to draw")
+    means = {
+        name: {OURS: fmean(ours[name].values())} | {peer: fmean(errors) for peer, errors in found.items()}
+        for name, found in rows.items()
+    }
+    told = (
+        f"{name}: " + ", ".join(f"{who} {error:.1%}" for who, error in row.items())
+        for name, row in means.items()
+    )
+    alt = f"Mean absolute errors on a logarithmic axis, {len(means)} rows. {'; '.join(told)}."
+    order = list(dict.fromkeys(who for row in means.values() for who in row))
+    with drawing(alt, height=1.3 + 0.36 * len(means)) as canvas:
+        axes = canvas.add_subplot()
+        for number, who in enumerate(order):
+            found = [(row[who], y) for y, row in enumerate(means.values()) if who in row]
+            x, y = zip(*((100 * max(error, FLOOR), y) for error, y in found), strict=True)
+            axes.plot(
+                x, y, ls="none", marker=("o", "s", "^", "D", "v")[number], ms=6, label=who,
+                color=(BLUE, RED, GREEN, PURPLE, INK)[number], mfc="none" if number else BLUE, mew=1.4,
+            )  # fmt: skip
+        axes.set_yticks(range(len(means)), list(means), fontsize=8)
+        axes.set(xscale="log", xlabel="mean absolute error (%)", ylim=(len(means) - 0.4, -0.6))
+        axes.set_xticks([0.1, 1, 10, 100], ["0.1", "1", "10", "100"])
+        axes.grid(True)
+        axes.spines[["top", "right", "left"]].set_visible(False)
+        axes.tick_params(axis="y", length=0)
+        canvas.legend(frameon=False, fontsize=9, ncols=3, loc="outside upper right")
+        return finished(
+            canvas,
+            alt,
+            "Mean absolute error, of distlab on all cells of the row; less is better. Below 0.1%: at 0.1%.",
         )
 
 
