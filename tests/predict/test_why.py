@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import json
+import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import pytest
 
 from distlab.cli import main
 from distlab.predict import convnet_step, memory_terms, step_time, training_memory
-from distlab.predict.commands.why import TERMS, Why
+from distlab.predict.commands.why import SYMBOLS, TERMS, Why
 from distlab.predict.goodput import Checkpoint, Recovery, goodput
 from distlab.predict.network import model as network_model
 
@@ -98,6 +100,42 @@ def test_what_follows_is_in_numbers(capsys: pytest.CaptureFixture[str]) -> None:
     found = json.loads(run(f"collective {EXAMPLES['collective']} --why --json", capsys))
     follows = {row["term"]: row["formula"] for row in found["why"]}
     assert f"= {found['bus_bandwidth_Bps'] / 1e9:.4g} GB/s" in follows["bus bandwidth"]
+
+
+def test_symbols_make_the_terms(capsys: pytest.CaptureFixture[str]) -> None:
+    """Formulas with the values that are printed beside them give the terms."""
+    found = json.loads(run(f"collective {EXAMPLES['collective']} --why --json", capsys))
+    seconds = {term["name"]: term["seconds"] for term in found["terms"]}
+    w, c = found["symbols"]["W"], found["symbols"]["C"]
+    assert seconds["pipeline"] == pytest.approx(2 * math.sqrt(c * w))
+    assert seconds["wire"] + seconds["protocol"] == w
+    found = json.loads(run(f"goodput {EXAMPLES['goodput']} --why --json", capsys))
+    s = found["symbols"]
+    saves = math.exp(-s["late"] / s["M"]) / math.expm1(s["cycle"] / s["M"])
+    wall = s["M"] + s["D"] * math.exp(s["R"] / s["M"]) + s["M"] * math.expm1(s["R"] / s["M"])
+    assert found["terms"]["useful"] == pytest.approx(saves * s["T"] / wall)
+    assert found["terms"]["detection"] == pytest.approx(s["D"] * math.exp(s["R"] / s["M"]) / wall)
+    line = (
+        "memory --model gpt-22b --tensor 8 --sequence-parallel --micro-batch 8 --global-batch 8 --why --json"
+    )
+    found = json.loads(run(line, capsys))
+    held = {term["term"]: term["bytes"] for term in found["terms"]}
+    s = found["symbols"]
+    inputs = s["e"] * s["s"] * s["b"] * s["h"] / s["t"]
+    assert held["layer inputs"] == 48 * inputs
+    assert held["norms"] == 48 * 3 * inputs
+    mlp = s["e"] * s["s"] * s["b"] * s["f"] * 2 / s["t"]
+    assert held["MLP"] == 48 * mlp
+
+
+def test_only_symbols_of_the_shown_formulas_are_named(capsys: pytest.CaptureFixture[str]) -> None:
+    told = run("memory --model gpt2 --why", capsys)
+    assert "    b = 1: samples of a micro-batch" in told
+    for name, symbols in SYMBOLS.items():
+        formulas = " ".join(reason.formula for reason in TERMS[name].values())
+        words = set(re.findall(r"[A-Za-z_]+", formulas))
+        unused = [symbol for symbol in symbols if not words & set(re.findall(r"[A-Za-z_]+", symbol))]
+        assert not unused, name
 
 
 def test_a_term_without_a_formula_is_an_error() -> None:

@@ -12,10 +12,70 @@ if TYPE_CHECKING:
     from distlab.predict.cluster import Cluster
     from distlab.predict.goodput import Checkpoint, Recovery
     from distlab.predict.network import CollectivePrediction
+    from distlab.predict.states import MemorySettings
     from distlab.predict.step_time import StepTime
     from distlab.predict.training_memory import TrainingMemory
+    from distlab.predict.transformer import Layout, Transformer
 
 _COUNTED = "distlab.predict.flops: Narayanan et al., SC'21, appendix; Korthikanti et al., 2022, appendix A"
+
+
+def symbols_of_memory(model: Transformer, layout: Layout, settings: MemorySettings) -> dict[str, float]:
+    """Values of the symbols in the formulas of `why`, as of the other commands below."""
+    return {
+        "b": layout.micro_batch,
+        "s": model.sequence / layout.context,
+        "h": model.hidden,
+        "f": model.mlp_width * model.active_experts,
+        "a": model.heads,
+        "k": model.key_value_heads,
+        "w": model.head_width,
+        "V": model.vocabulary,
+        "t": layout.tensor,
+        "c": layout.context,
+        "d": layout.data,
+        "e": settings.bytes.activation,
+    }
+
+
+def symbols_of_step(model: Transformer, layout: Layout, cluster: Cluster) -> dict[str, float]:
+    device = cluster.device
+    return {
+        "m": layout.micro_batches,
+        "layers": model.layers // layout.pipeline,
+        "b": layout.micro_batch,
+        "s": model.sequence,
+        "h": model.hidden,
+        "V": model.vocabulary,
+        "t": layout.tensor,
+        "p": layout.pipeline,
+        "v": layout.interleave,
+        "peak": device.peak_flops,
+        "efficiency": device.gemm_efficiency,
+        "bandwidth": device.memory_Bps,
+        "element_efficiency": device.element_efficiency,
+        "stream_efficiency": device.stream_efficiency,
+    }
+
+
+def symbols_of_collective(found: CollectivePrediction, gpus: int) -> dict[str, float]:
+    took = {term.name: term.seconds for term in found.terms}
+    wire_s = took.get("wire", 0.0) + took.get("protocol", 0.0)
+    # The term between them is 2 sqrt(C W).
+    chunks_s = (took["pipeline"] / 2) ** 2 / wire_s if wire_s else 0.0
+    return {"n": gpus, "payload": found.payload_bytes, "W": wire_s, "C": chunks_s}
+
+
+def symbols_of_goodput(job: Recovery, saving: Checkpoint) -> dict[str, float]:
+    values = {
+        "T": saving.interval_s,
+        "cost": saving.cost_s,
+        "cycle": saving.cycle_s,
+        "D": job.detection_s,
+        "R": job.restart_s,
+        "late": (1 - saving.slowdown) * saving.background_s,
+    }
+    return values if math.isinf(job.mtbf_s) else {"M": job.mtbf_s, **values}
 
 
 def of_memory(found: TrainingMemory, gpu: str | None, capacity_bytes: float | None) -> list[Derived]:

@@ -69,11 +69,12 @@ def collective(args: list[str]) -> int:
     drawn = draw(given.figures, _collective_charts(asked, cluster, per_node))
     why = None
     if given.why:
-        from distlab.predict.commands.derived import of_collective
+        from distlab.predict.commands.derived import of_collective, symbols_of_collective
         from distlab.predict.commands.why import Why
 
         names = [term.name for term in found.terms if term.seconds]
-        why = Why("collective", names, of_collective(found, asked.gpus, factor, asked.overlap_s))
+        follow = of_collective(found, asked.gpus, factor, asked.overlap_s)
+        why = Why("collective", names, follow, symbols_of_collective(found, asked.gpus))
     if given.json:
         show_json(
             {
@@ -208,11 +209,11 @@ def goodput(args: list[str]) -> int:
     drawn = draw(given.figures, {"plot": curve})
     why = None
     if given.why:
-        from distlab.predict.commands.derived import of_goodput
+        from distlab.predict.commands.derived import of_goodput, symbols_of_goodput
         from distlab.predict.commands.why import Why
 
         follow = of_goodput(job, saving, asked.days, size_bytes, asked.storage_Bps)
-        why = Why("goodput", list(found.terms()), follow)
+        why = Why("goodput", list(found.terms()), follow, symbols_of_goodput(job, saving))
     if given.json:
         show_json(
             {

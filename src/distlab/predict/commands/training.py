@@ -80,11 +80,12 @@ def memory(args: list[str]) -> int:
     drawn = draw(given.figures, {"plot": waterfall})
     why = None
     if given.why:
-        from distlab.predict.commands.derived import of_memory
+        from distlab.predict.commands.derived import of_memory, symbols_of_memory
         from distlab.predict.commands.why import Why
 
         names = [str(row["term"]) for row in found.as_rows()]
-        why = Why("memory", names, of_memory(found, asked.gpu, capacity))
+        values = symbols_of_memory(model, layout, settings)
+        why = Why("memory", names, of_memory(found, asked.gpu, capacity), values)
     if given.json:
         show_json(
             {
@@ -137,11 +138,12 @@ def step(args: list[str]) -> int:
     drawn = draw(given.figures, _step_charts(model, layout, cluster, software, found))
     why = None
     if given.why:
-        from distlab.predict.commands.derived import of_step
+        from distlab.predict.commands.derived import of_step, symbols_of_step
         from distlab.predict.commands.why import Why
 
         names = [term.name for term in found.terms if term.seconds]
-        why = Why("step", names, of_step(found, cluster, tokens))
+        values = symbols_of_step(model, layout, cluster)
+        why = Why("step", names, of_step(found, cluster, tokens), values)
     days = None if tokens is None else found.days(tokens)
     cost = None if tokens is None or cluster.price_per_gpu_hour is None else found.cost(tokens)
     if given.json:

@@ -5,26 +5,64 @@ Why("step", ["matrix products"], derived=[]).reasons      # {"matrix products": 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 SYMBOLS = {
-    "memory": (
-        "b samples of a micro-batch, s tokens of a sample, h hidden, f width of the MLP, a heads, k heads of keys and "
-        "values, w width of a head, V vocabulary; t tensor-, c context-, d data-parallel ranks; e bytes of a value "
-        "that is computed with."
-    ),
-    "step": (
-        "m micro-batches, b samples of one, s tokens of a sample, h hidden, V vocabulary; t tensor-parallel ranks, p "
-        "pipeline stages, v chunks of layers on one; M, N, K the sides of a product; layers are those of a stage."
-    ),
-    "collective": "n GPUs.",
-    "cnn": "n GPUs, N images on each; MAC multiplications with an addition, of one image.",
-    "goodput": (
-        "M MTBF of the job, T work between saves, D detection, R restart; cycle T and a save's cost; late the part of "
-        "a background write after which a save counts; wall M, D and R with what fails of them."
-    ),
+    "memory": {
+        "b": "samples of a micro-batch",
+        "s": "tokens of a sample, on one of the context-parallel ranks",
+        "h": "hidden",
+        "f": "width of the MLP, of the experts that a token visits together",
+        "a": "heads",
+        "k": "heads of keys and values",
+        "w": "width of a head",
+        "V": "vocabulary",
+        "t": "tensor-parallel ranks",
+        "c": "context-parallel ranks",
+        "d": "data-parallel ranks",
+        "e": "bytes of a value that is computed with",
+    },
+    "step": {
+        "m": "micro-batches",
+        "layers": "of a stage",
+        "b": "samples of a micro-batch",
+        "s": "tokens of a sample",
+        "h": "hidden",
+        "V": "vocabulary",
+        "t": "tensor-parallel ranks",
+        "p": "pipeline stages",
+        "v": "chunks of layers on one",
+        "M, N, K": "the sides of a product",
+        "peak": "FLOP/s, datasheet",
+        "efficiency": "of it, in a step",
+        "bandwidth": "bytes per second of the GPU's memory, datasheet",
+        "element_efficiency": "of it",
+        "stream_efficiency": "of it",
+    },
+    "collective": {
+        "n": "GPUs",
+        "payload": "bytes",
+        "W": "seconds on the wire, what the protocol adds included",
+        "C": "seconds that handing over chunks costs on the whole way",
+    },
+    "cnn": {
+        "n": "GPUs",
+        "N": "images on each",
+        "MAC": "multiplications with an addition, of one image",
+    },
+    "goodput": {
+        "M": "MTBF of the job, in seconds",
+        "T": "work between saves, in seconds",
+        "cost": "of a save, in seconds of training",
+        "cycle": "T and a save, in seconds",
+        "D": "detection, in seconds",
+        "R": "restart, in seconds",
+        "late": "the part of a background write after which a save counts, in seconds",
+        "wall": "M, D and R with what fails of them, in seconds",
+    },
 }
 """Of the formulas, by command."""
 
@@ -143,7 +181,7 @@ STEP = {
         "64 bytes a parameter of the rank / (bandwidth x stream_efficiency)",
         "the kernels of Megatron-LM's mixed-precision Adam, counted",
     ),
-    "data loading": Reason("m x max(0, data_s - a micro-batch's time)", "what overlap leaves"),
+    "data loading": Reason("max(0, m x data_s - all other terms)", "what overlap leaves"),
 }
 
 COLLECTIVE = {
@@ -201,6 +239,8 @@ class Why:
     command: str
     names: Sequence[str]
     derived: Sequence[Derived]
+    values: Mapping[str, float] = field(default_factory=dict)
+    """Of the formulas' symbols, here."""
 
     @property
     def reasons(self) -> dict[str, Reason]:
@@ -211,9 +251,18 @@ class Why:
         """What `--why` prints below the table."""
         told = [*((name, *reason) for name, reason in self.reasons.items()), *self.derived]
         blocks = [[name, f"    = {formula}", f"    by {source}"] for name, formula, source in told]
-        return ["", *(line for block in blocks for line in block), f"Here {SYMBOLS[self.command]}"]
+        return ["", *(line for block in blocks for line in block), "Here", *self._symbols()]
 
-    def as_json(self) -> dict[str, list[dict[str, str]]]:
-        """The same under one key."""
+    def _symbols(self) -> Iterator[str]:
+        """Those that the formulas of these terms have, with their values where they are known."""
+        words = set(re.findall(r"[A-Za-z_]+", " ".join(reason.formula for reason in self.reasons.values())))
+        for symbol, meaning in SYMBOLS[self.command].items():
+            if words & set(re.findall(r"[A-Za-z_]+", symbol)):
+                value = f" = {self.values[symbol]:,.6g}" if symbol in self.values else ""
+                yield f"    {symbol}{value}: {meaning}"
+
+    def as_json(self) -> dict[str, Any]:
+        """The same, as rows and as values of symbols."""
         terms = [{"term": name, **reason._asdict()} for name, reason in self.reasons.items()]
-        return {"why": [*terms, *({"term": name, "formula": f, "source": s} for name, f, s in self.derived)]}
+        rows = [*terms, *({"term": name, "formula": f, "source": s} for name, f, s in self.derived)]
+        return {"why": rows, "symbols": dict(self.values)}
