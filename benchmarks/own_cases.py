@@ -31,11 +31,11 @@ from benchmarks.own_steps import Plan
 from distlab.files import write_whole
 from distlab.machine import cores
 from distlab.predict.collectives import Op
+from distlab.predict.units import KIB, MIB
 
 DATA = Path(str(resources.files("distlab.predict").joinpath("data")))
 
 OPERATIONS: tuple[Op, ...] = ("all_reduce", "all_gather", "reduce_scatter", "broadcast")
-KIB, MIB = 2**10, 2**20
 SIZES = (
     *(size * KIB for size in (4, 16, 64, 256)),
     *(int(size * MIB) for size in (1, 1.5, 2, 3, 4, 6, 8, 12, 16)),
@@ -74,7 +74,7 @@ def by_launch(samples: Sequence[float], launches: Sequence[int]) -> list[float]:
     return [statistics.median(samples[start:end]) for start, end in pairwise(ends)]
 
 
-def spread(medians: Sequence[float]) -> dict[str, Any]:
+def spread(medians: Sequence[float]) -> dict[str, float]:
     """Columns of the launches' medians, in seconds."""
     middle = statistics.median(medians)
     times = {"time_s": middle, "low_s": min(medians), "high_s": max(medians)}
@@ -82,7 +82,7 @@ def spread(medians: Sequence[float]) -> dict[str, Any]:
 
 
 def steps(plan: Plan) -> list[dict[str, Any]]:
-    """Each case of `own_steps` in turn, launch by launch, so that the machine's moods hit all of them alike."""
+    """Each case of `own_steps` in turn, launch by launch, so that whatever else runs slows all of them alike."""
     found: dict[tuple[Any, ...], list[float]] = {}
     for _ in range(plan.launches):
         for ranks in (1, 2, 4):
@@ -92,6 +92,7 @@ def steps(plan: Plan) -> list[dict[str, Any]]:
 
 
 def memory(plan: Plan) -> list[dict[str, Any]]:
+    """Bytes of each case of `own_memory`, by torch's trackers."""
     chosen = own_memory.cases()[::8] if plan.short else own_memory.cases()
     return [row for ranks in own_memory.RANKS for row in own_memory.rows(ranks, chosen)]
 

@@ -20,10 +20,14 @@ from functools import partial
 from importlib import import_module
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from benchmarks.interleaved import ratio_of, take_turns
 from benchmarks.results import Result
+
+if TYPE_CHECKING:
+    from distlab.predict.megatron import Case
+    from distlab.predict.transformer import Layout
 
 CALLS = 40
 """Of a turn."""
@@ -77,11 +81,8 @@ def _kinds() -> dict[str, Way]:
     from distlab.predict.training_memory import training_memory
 
     case = _case()
-    machines, saving, resnet = (
-        network.system("dgx_h100", 1024, 8),
-        goodput.Checkpoint(600, 60),
-        convnet("resnet50"),
-    )
+    machines = network.system("dgx_h100", 1024, 8)
+    saving, resnet = goodput.Checkpoint(600, 60), convnet("resnet50")
     return {
         "step": (lambda layout: predict_step(case.model, layout, SELENE, case.software), _layouts()),
         "memory": (lambda layout: training_memory(case.model, layout), _layouts()),
@@ -113,7 +114,7 @@ def _llm_analysis() -> Way:
     )
     kept = analysis.ActivationRecomputation[layout.recompute.upper()]
 
-    def training(layout: Any) -> object:
+    def training(layout: Layout) -> object:
         return tool.training(
             batch_size_per_gpu=layout.micro_batch,
             global_batch_size=layout.global_batch,
@@ -125,13 +126,13 @@ def _llm_analysis() -> Way:
     return training, _layouts()
 
 
-def _case() -> Any:
+def _case() -> Case:
     from distlab.predict import megatron
 
     return next(case for case in megatron.FITTED if case.name == "175B selective+sequence")
 
 
-def _layouts() -> Iterator[Any]:
+def _layouts() -> Iterator[Layout]:
     layout = _case().layout
     return (replace(layout, global_batch=layout.data * layout.micro_batch * micro) for micro in count(8))
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from itertools import islice
 from typing import Any, Literal
 
@@ -100,7 +100,9 @@ def measure(size: Size, device: torch.device) -> dict[str, Any]:
     return asdict(size) | {"vocabulary": VOCABULARY, "peak_allocated_bytes": peak, "samples_s": samples_s}
 
 
-def measure_all(sizes: Sequence[Size], device: torch.device, seconds: float) -> Iterator[tuple[Size, Any]]:
+def measure_all(
+    sizes: Sequence[Size], device: torch.device, seconds: float
+) -> Iterator[tuple[Size, dict[str, Any] | str]]:
     """Each size with its row, or with the sentence that says why it has none."""
     end = time.monotonic() + seconds
     for size in sizes:
@@ -126,18 +128,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     asked: Any = parser.parse_args(arguments)
     device = choose_device(asked.device)
     sizes = SHORT_SIZES if asked.short else GPU_SIZES if device.type == "cuda" else CPU_SIZES
-    rows, notes = (
-        [],
-        ["AdamW, weights and optimizer state in fp32, autocast for bf16; attention by torch's own kernels."],
-    )
+    rows: list[dict[str, Any]] = []
+    notes = [
+        "AdamW, weights and optimizer state in fp32, autocast for bf16; attention by torch's own kernels."
+    ]
+    identity, stamp = [field.name for field in fields(Size)], asdict(full_stamp(device))
     for size, row in measure_all(sizes, device, asked.seconds):
         print(f"{size}: {row if isinstance(row, str) else min(row['samples_s'])}", flush=True)
         if isinstance(row, str):
             notes.append(f"{size}: {row}.")
         else:
             rows.append(row)
-        identity = [name for name in asdict(size)]
-        write_results(asked.out, Results("steps", identity, rows, asdict(full_stamp(device)), notes))
+        # After each size, so that a recording that is stopped keeps the sizes before.
+        write_results(asked.out, Results("steps", identity, rows, stamp, notes))
 
 
 if __name__ == "__main__":
