@@ -83,7 +83,11 @@ def of_memory(found: TrainingMemory, gpu: str | None, capacity_bytes: float | No
     moments = ", ".join(f"{moment.name} {gib(moment.bytes)}" for moment in found.moments)
     share = found.fragmentation
     derived = [
-        Derived("peak in tensors", f"max of ({moments}) = {gib(found.peak_bytes)} GiB", "the step's moments"),
+        Derived(
+            "peak in tensors",
+            f"max of ({moments}) = {gib(found.peak_bytes)} GiB",
+            "distlab.predict.training_memory, the fullest of the moments of a step",
+        ),
         Derived(
             "reserved",
             f"{gib(found.peak_bytes)} / (1 - {share:g}) = {gib(found.reserved_bytes)} GiB",
