@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, cached_property
 from typing import TYPE_CHECKING, Literal
 
 from distlab.predict.convnet_step import DDP, ConvnetCluster, Processor, convnet_step
@@ -71,7 +71,11 @@ class _Ethernet:
     efficiency: float
 
     def __call__(self, gpus: int, gpus_per_node: int) -> Topology:
-        fabric = Fabric(
+        return Topology(gpus, gpus_per_node, _inside(self.inside), self._fabric, launch_s=LAUNCH_S)
+
+    @cached_property
+    def _fabric(self) -> Fabric:
+        return Fabric(
             f"{self.gigabits_per_s:g} Gb/s Ethernet",
             self.gigabits_per_s * 1e9 / 8,
             1,
@@ -80,7 +84,6 @@ class _Ethernet:
             self.efficiency,
             algorithms=("ring",),
         )
-        return Topology(gpus, gpus_per_node, _inside(self.inside), fabric, launch_s=LAUNCH_S)
 
 
 @cache

@@ -20,9 +20,12 @@ Fast Algorithms for Convolutional Neural Networks (CVPR 2016), for Winograd's. P
 from __future__ import annotations
 
 import math
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import cache, cached_property, lru_cache
+from itertools import accumulate
+from typing import NamedTuple
 
 from distlab.errors import SettingError
 from distlab.predict.convnets import Convnet, Layer
@@ -122,16 +125,28 @@ class Reduction:
     span: Span
 
 
+class Seconds(NamedTuple):
+    """Of a step; they add up."""
+
+    forward: float
+    backward: float
+    slowest: float
+    """What the slowest rank takes longer."""
+    reduction: float
+    """Of gradients, what the backward pass does not hide."""
+    optimizer: float
+
+
 @dataclass(frozen=True)
 class ConvnetStep:
     """A predicted step. `terms` add up to `step_s`."""
 
-    terms: tuple[Term, ...]
+    seconds: Seconds
     reductions: tuple[Reduction, ...]
+    net: Convnet
+    cluster: ConvnetCluster
     gpus: int
     batch: int
-    one_gpu_s: float
-    """Of the same work on one GPU alone."""
     gradients: tuple[Gradient, ...]
     """As one GPU alone makes them."""
     stretch: float
@@ -139,7 +154,31 @@ class ConvnetStep:
 
     @property
     def step_s(self) -> float:
-        return sum(term.seconds for term in self.terms)
+        return sum(self.seconds)
+
+    @property
+    def one_gpu_s(self) -> float:
+        """Of the same work on one GPU alone."""
+        return self.seconds.forward + self.seconds.backward + self.seconds.optimizer
+
+    @cached_property
+    def terms(self) -> tuple[Term, ...]:
+        """The seconds, with the reasons."""
+        s, net, each = self.seconds, self.net, f"{self.batch} images x"
+        backward_flops = net.step_flops - net.forward_flops
+        spread = self.cluster.spread
+        sent_ms = 1e3 * sum(sent.span.end_s - sent.span.start_s for sent in self.reductions)
+        mebibytes = net.gradient_bytes(self.cluster.exchange.gradient_bytes) / MIB
+        sent = f"{sent_ms:.4g} ms for {mebibytes:.4g} MiB in {len(self.reductions)} all-reduces"
+        return (
+            Term(
+                "forward", s.forward, f"{each} {net.forward_flops / 1e9:.3g} GFLOP, and their memory traffic"
+            ),
+            Term("backward", s.backward, f"{each} {backward_flops / 1e9:.3g} GFLOP"),
+            Term("slowest rank", s.slowest, f"of {self.gpus}, spread {spread:.2%}"),
+            Term("gradient reduction", s.reduction, f"of {sent}; the rest is hidden"),
+            Term("optimizer", s.optimizer, "SGD with momentum: memory traffic of its states"),
+        )
 
     @property
     def images_per_s(self) -> float:
@@ -154,7 +193,7 @@ class ConvnetStep:
     @property
     def exposed_s(self) -> float:
         """Of the reductions, what the backward pass does not hide."""
-        return next(term.seconds for term in self.terms if term.name == "gradient reduction")
+        return self.seconds.reduction
 
 
 def convnet_step(
@@ -170,7 +209,7 @@ def convnet_step(
             raise SettingError(f"{name} is {count}; it is a whole number from 1 to 1,000,000.")
     if gpus % per_node:
         raise SettingError(f"gpus is {gpus}; it must be a multiple of gpus_per_node, {per_node}.")
-    gpu, exchange = cluster.processor, cluster.exchange
+    gpu = cluster.processor
     forward_s, gradients = _work(net, batch, gpu)
     backward_s = gradients[-1].ready_s
     optimizer_s = MOMENTUM_PASSES * 4 * net.parameters / (gpu.memory_Bps * gpu.element_efficiency)
@@ -178,27 +217,8 @@ def convnet_step(
     reductions = reduce(gradients, 1 + slower, cluster, gpus, per_node)
     backward_end_s = backward_s * (1 + slower)
     shown_s = max(0.0, reductions[-1].span.end_s - backward_end_s) if reductions else 0.0
-    sent_s = sum(sent.span.end_s - sent.span.start_s for sent in reductions)
-    mebibytes = net.gradient_bytes(exchange.gradient_bytes) / MIB
-    terms = (
-        Term(
-            "forward",
-            forward_s,
-            f"{batch} images x {net.forward_flops / 1e9:.3g} GFLOP, and their memory traffic",
-        ),
-        Term(
-            "backward", backward_s, f"{batch} images x {(net.step_flops - net.forward_flops) / 1e9:.3g} GFLOP"
-        ),
-        Term("slowest rank", slower * (forward_s + backward_s), f"of {gpus}, spread {cluster.spread:.2%}"),
-        Term(
-            "gradient reduction",
-            shown_s,
-            f"of {sent_s * 1e3:.4g} ms for {mebibytes:.4g} MiB in {len(reductions)} all-reduces; the rest is hidden",
-        ),
-        Term("optimizer", optimizer_s, "SGD with momentum: memory traffic of its states"),
-    )
-    alone_s = forward_s + backward_s + optimizer_s
-    return ConvnetStep(terms, reductions, gpus, batch, alone_s, gradients, 1 + slower)
+    seconds = Seconds(forward_s, backward_s, slower * (forward_s + backward_s), shown_s, optimizer_s)
+    return ConvnetStep(seconds, reductions, net, cluster, gpus, batch, gradients, 1 + slower)
 
 
 @lru_cache(maxsize=256)
@@ -250,13 +270,14 @@ def reduce(
         return ()
     exchange = cluster.exchange
     ways = ways_of("all_reduce", _topology(cluster.topology, gpus, gpus_per_node))
-    sizes = [exchange.gradient_bytes * gradient.parameters for gradient in gradients]
+    made = [exchange.gradient_bytes * gradient.parameters for gradient in gradients]
+    before = list(accumulate(made, initial=0))  # bytes of all gradients before each one, and of all
     ready = [stretch * gradient.ready_s for gradient in gradients]
     found: list[Reduction] = []
     at, free_s = 0, 0.0
-    while at < len(sizes):
-        end, start_s = _together(sizes, ready, at, free_s, exchange)
-        size = sum(sizes[at:end])
+    while at < len(gradients):
+        end, start_s = _together(before, ready, at, free_s, exchange)
+        size = before[end] - before[at]
         free_s = start_s + min([way.seconds(size) for way in ways])
         names = tuple([gradient.layer for gradient in gradients[at:end]])
         found.append(Reduction(names, size, Span(start_s, free_s)))
@@ -265,23 +286,18 @@ def reduce(
 
 
 def _together(
-    sizes: Sequence[int], ready: Sequence[float], at: int, free_s: float, exchange: Exchange
+    before: Sequence[int], ready: Sequence[float], at: int, free_s: float, exchange: Exchange
 ) -> tuple[int, float]:
     """Up to which gradient the next all-reduce goes, and when it starts."""
-    end, size = at + 1, sizes[at]
     if exchange.fixed:
         most = exchange.first_bytes if at == 0 and exchange.first_bytes else exchange.fusion_bytes
-        while end < len(sizes) and size < most:
-            size += sizes[end]
-            end += 1
+        end = min(bisect_left(before, before[at] + most, at + 1), len(ready))
         return end, max(free_s, ready[end - 1])
     start_s = max(free_s, ready[at])
     if exchange.cycle_s:
         start_s = exchange.cycle_s * math.ceil(start_s / exchange.cycle_s)
-    while end < len(sizes) and ready[end] <= start_s and size + sizes[end] <= exchange.fusion_bytes:
-        size += sizes[end]
-        end += 1
-    return end, start_s
+    fits = bisect_right(before, before[at] + exchange.fusion_bytes, at + 1) - 1
+    return max(at + 1, min(fits, bisect_right(ready, start_s, at + 1))), start_s
 
 
 @lru_cache(maxsize=256)
@@ -289,15 +305,17 @@ def _topology(make: Callable[[int, int], Topology], gpus: int, gpus_per_node: in
     return make(gpus, gpus_per_node)
 
 
+_ROOT_2, _ROOT_2_PI = math.sqrt(2), math.sqrt(2 * math.pi)
+
+
 @cache
 def slowest_of(ranks: int) -> float:
     """Expected maximum of so many standard normal numbers; 0 of one (Blom, 1958: 4% too high for 2, 1% from 8 on)."""
     share, x = (ranks - 0.375) / (ranks + 0.25), 0.0
-    for _ in range(
-        100
-    ):  # Newton, from below: the normal distribution is concave there. Importing statistics is slower.
-        missing = share - 0.5 * (1 + math.erf(x / math.sqrt(2)))
-        x += missing * math.sqrt(2 * math.pi) * math.exp(x * x / 2)
+    # Newton, from below: the normal distribution is concave there. Importing statistics is slower.
+    for _ in range(100):
+        missing = share - 0.5 * (1 + math.erf(x / _ROOT_2))
+        x += missing * _ROOT_2_PI * math.exp(x * x / 2)
         if missing < 1e-12:
             break
     return x
