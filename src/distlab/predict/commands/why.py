@@ -35,6 +35,7 @@ SYMBOLS = {
         "t": "tensor-parallel ranks",
         "p": "pipeline stages",
         "v": "chunks of layers on one",
+        "data_s": "seconds to load a micro-batch",
         "M, N, K": "the sides of a product",
         "peak": "FLOP/s, datasheet",
         "efficiency": "of it, in a step",
@@ -181,7 +182,7 @@ STEP = {
         "64 bytes a parameter of the rank / (bandwidth x stream_efficiency)",
         "the kernels of Megatron-LM's mixed-precision Adam, counted",
     ),
-    "data loading": Reason("max(0, m x data_s - all other terms)", "what overlap leaves"),
+    "data loading": Reason("max(0, m x data_s - all other terms)", "loaders that go on beside all of a step"),
 }
 
 COLLECTIVE = {
