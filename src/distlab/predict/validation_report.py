@@ -90,7 +90,7 @@ def verdict(scored: Sequence[Scored], found: Sequence[Group]) -> list[str]:
     held = [group for group in found if not group.fitted and group.target != NO_TARGET]
     missed = [group for group in held if group.misses]
     lines = [
-        f"{len(scored)} cells, {fitted} of them used in a fit (network.systems, cluster), {len(scored) - fitted} not.",
+        f"{len(scored)} cells, {fitted} of them used in a fit, {len(scored) - fitted} not.",
         f"Targets are for cases that no fit used: missed by {len(missed)} of {len(held)} such groups.",
     ]
     lines += [f"{group.family}, {group.name}: {group.why}" for group in missed if group.why]
