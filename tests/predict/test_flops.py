@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from distlab.errors import SettingError
 from distlab.predict.flops import (
     forward_flops,
-    published_selective_hardware_flops,
     step_flops,
     tokens_per_step,
 )
@@ -54,7 +53,9 @@ def test_published_utilisations(
     per_s = 1 / (iteration_s * gpus * A100_FLOPS)
     flops = step_flops(model, batch, "selective")
     assert flops.model * per_s == pytest.approx(mfu, rel=0.006)
-    assert published_selective_hardware_flops(model, batch) * per_s == pytest.approx(hfu, rel=0.006)
+    # Their HFU takes the attention's backward pass for done again, too (appendix A): 12 B s^2 l h in place of 4.
+    twice = flops.model + 3 * flops.recomputed
+    assert twice * per_s == pytest.approx(hfu, rel=0.006)
     # The ratio needs no time: the paper's is 1.053 and 1.027; one forward pass of the scores is a third of that more.
     again = flops.recomputed / flops.model
     assert again == pytest.approx((hfu / mfu - 1) / 3, abs=0.001)

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from distlab.errors import SettingError
 from distlab.predict.failures import (
     LLAMA3_CAUSES,
+    LLAMA3_INTERRUPTIONS,
     PUBLISHED,
     Component,
     any_failure_probability,
     availability_of_all,
-    component_mtbf_h,
     held_out,
     job_mtbf_h,
     llama3_components,
@@ -53,13 +53,12 @@ intervals = st.floats(1, 1e5)
 def test_llama3s_419_interruptions_are_an_mtbf_of_3_hours() -> None:
     hours = 54 * 24 / 419
     assert hours == pytest.approx(3.09, abs=0.005)
-    assert component_mtbf_h(hours, 16_384) == pytest.approx(50_700, rel=1e-3)
     assert job_mtbf_h([Component("GPU", 16_384, 50_700)]) == pytest.approx(3.09, abs=0.01)
     assert job_mtbf_h(llama3_components()) == pytest.approx(hours)
 
 
 def test_llama3s_causes_add_up_and_the_first_is_not_30_percent() -> None:
-    assert sum(count for _, count, _ in LLAMA3_CAUSES) == 419
+    assert sum(count for _, count, _ in LLAMA3_CAUSES) == LLAMA3_INTERRUPTIONS == 419
     assert LLAMA3_CAUSES[0][1] / 419 == pytest.approx(0.353, abs=5e-4)  # the paper prints 30.1%
 
 

@@ -22,11 +22,6 @@ from distlab.predict.units import GB, bytes_per_s, gigabits_per_s
 times = st.floats(1e-6, 1e3)
 
 
-def test_pipeline_of_four_with_four_microbatches_is_57_percent_not_25() -> None:
-    # Courses print 1 - (p - 1)/m = 25%; the busy share of the 7 slots is 4.
-    assert pipeline_efficiency(stages=4, microbatches=4) == pytest.approx(4 / 7)
-
-
 @given(stages=st.integers(1, 64), microbatches=st.integers(1, 512), interleave=st.integers(1, 8))
 def test_pipeline_efficiency_is_a_share_that_grows_with_work(
     stages: int, microbatches: int, interleave: int
@@ -41,11 +36,6 @@ def test_pipeline_efficiency_is_a_share_that_grows_with_work(
 def test_microbatches_for_inverts_the_efficiency(stages: int, efficiency: float) -> None:
     m = microbatches_for(stages, efficiency)
     assert m / (m + stages - 1) == pytest.approx(efficiency)
-
-
-def test_gigabytes_over_gigabits_is_eight_times_off() -> None:
-    # 10 GB over a 100 Gb/s link: 0.8 s, not the 0.1 s that dividing the two numbers gives.
-    assert 10 * GB / bytes_per_s(100) == pytest.approx(0.8)
 
 
 @given(st.floats(1e-3, 1e6))

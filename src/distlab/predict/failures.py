@@ -164,11 +164,14 @@ class Site:
         return self.failures / self.gpu_hours
 
 
+LLAMA3_GPUS, LLAMA3_DAYS, LLAMA3_INTERRUPTIONS = 16_384, 54, 419
+"""H100, days that were counted, and unexpected interruptions in them (Grattafiori et al. 2024, section 3.3.4; S)."""
+
 PUBLISHED = (
     Site(
         "Llama 3 405B",
-        419,
-        16_384 * 54 * 24,
+        LLAMA3_INTERRUPTIONS,
+        LLAMA3_GPUS * LLAMA3_DAYS * 24,
         "unexpected interruptions of one job, 54 days on 16,384 H100",
         "Grattafiori et al. 2024, arXiv 2407.21783, section 3.3.4",
         "2026-11-20",
@@ -244,23 +247,23 @@ LLAMA3_CAUSES = (
     ("system memory", 2, "host"),
 )
 """Unexpected interruptions by cause: cause, count, what it belongs to. Llama 3, table 5, read in the reprint of
-glennklockwood.com/garden/component-reliability on 2026-11-29 (S). They add up to 419; of that the first is 35.3%,
+glennklockwood.com/garden/component-reliability on 2026-11-29 (S). They add up to
+LLAMA3_INTERRUPTIONS; of that the first is 35.3%,
 where the table prints 30.1%."""
 
 
-def llama3_components(gpus: int = 16_384) -> tuple[Component, ...]:
+def llama3_components(gpus: int = LLAMA3_GPUS) -> tuple[Component, ...]:
     """The parts of a job of `gpus` GPUs that fail as those of Llama 3 did: GPUs, hosts, network and software.
 
     A fit on Llama 3's own counts: what it says of Llama 3's number of failures is no prediction.
     """
-    hours = 54 * 24
     kinds = {"gpu": gpus, "network": gpus, "host": math.ceil(gpus / 8), "software": gpus}
-    built = {"gpu": 16_384, "network": 16_384, "host": 2_048, "software": 16_384}
+    built = {**dict.fromkeys(kinds, LLAMA3_GPUS), "host": LLAMA3_GPUS // 8}
     return tuple(
         Component(
             kind,
             count,
-            built[kind] * hours / sum(n for _, n, of in LLAMA3_CAUSES if of == kind),
+            built[kind] * LLAMA3_DAYS * 24 / sum(n for _, n, of in LLAMA3_CAUSES if of == kind),
             replaced=kind != "software",
         )
         for kind, count in kinds.items()

@@ -80,6 +80,9 @@ def step_flops(model: Transformer, samples: int, recompute: Recompute = "none") 
 
     For a dense model of 4 h MLP width this is 72 B s l h^2 (1 + s/6h + V/12lh) of the model, and with full
     recomputation 96 B s l h^2 (1 + s/6h + V/16lh) of the hardware: Narayanan et al., equation 3.
+
+    With selective recomputation Korthikanti et al. count 12 B s^2 l h more for the hardware, all of the attention's
+    arithmetic; only its forward pass, 4 B s^2 l h, is done again and counted here. Their HFU is higher by that.
     """
     if samples < 1:
         raise SettingError(f"samples is {samples}; a step has at least 1.")
@@ -87,17 +90,6 @@ def step_flops(model: Transformer, samples: int, recompute: Recompute = "none") 
     forward = model.layers * once.layer + once.logits
     again = {"none": 0.0, "selective": once.scores, "full": once.layer}[recompute]
     return StepFlops(forward, 2 * forward, model.layers * again)
-
-
-def published_selective_hardware_flops(model: Transformer, samples: int) -> float:
-    """72 B s l h^2 (1 + s/3h + V/12lh), by which Korthikanti et al. give their HFU with selective recomputation.
-
-    Its second term doubles all of the attention's arithmetic, backward pass included: 12 B s^2 l h more than without.
-    Only the forward half of that, 4 B s^2 l h, is done again, and that is what `step_flops` counts. Their published
-    pairs (22B: 41.5 and 43.7 %, 175B: 51.4 and 52.8 %) follow this formula; use it to compare with them.
-    """
-    h, l, s = model.hidden, model.layers, model.sequence  # noqa: E741 - the papers' names
-    return 72 * samples * s * l * h**2 * (1 + s / (3 * h) + model.vocabulary / (12 * l * h))
 
 
 def tokens_per_step(model: Transformer, samples: int) -> int:

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from distlab.predict.failures import LLAMA3_DAYS, LLAMA3_GPUS, LLAMA3_INTERRUPTIONS
 from distlab.predict.hardware.accelerators import ACCELERATORS, Accelerator
 from distlab.predict.hardware.figures import Confidence, Figure
 from distlab.predict.hardware.links import LINKS, NVLS_REACHED, NVSWITCH_REACHED
@@ -131,7 +132,7 @@ _CONSTANTS = [
     # Failures of a large job.
     Constant(
         "llama3_unexpected_interruptions",
-        419,
+        LLAMA3_INTERRUPTIONS,
         "1",
         "unexpected interruptions in 54 days of Llama 3 405B",
         "grattafiori2024llama3",
@@ -139,9 +140,17 @@ _CONSTANTS = [
         "S",
     ),
     Constant(
-        "llama3_snapshot_s", 54 * 86400, "s", "that snapshot", "grattafiori2024llama3", "2026-11-20", "S"
+        "llama3_snapshot_s",
+        LLAMA3_DAYS * 86400,
+        "s",
+        "that snapshot",
+        "grattafiori2024llama3",
+        "2026-11-20",
+        "S",
     ),
-    Constant("llama3_gpus", 16384, "1", "H100 GPUs in that job", "grattafiori2024llama3", "2026-11-20", "S"),
+    Constant(
+        "llama3_gpus", LLAMA3_GPUS, "1", "H100 GPUs in that job", "grattafiori2024llama3", "2026-11-20", "S"
+    ),
     # PyTorch defaults.
     Constant(
         "ddp_bucket_bytes",
