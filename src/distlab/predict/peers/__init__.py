@@ -44,7 +44,8 @@ PEERS = (
         "It asks for one efficiency of the GPU: the one that fits the same steps as the models here, by the same least "
         "squares (in fp32 over the peak of fp32). Collectives inside a node: its all-reduce of a layer, over the links "
         "of its own files (of H200: those of H100). Memory: fp32 where the run had it, norms as the run had them.",
-        "Of a step's time: the pipeline's bubble, all communication, and that small products are slower.",
+        "Of a step's time: the pipeline's bubble, all communication, and that small products are slower. With full "
+        "recomputation it shares a layer's input out over tensor-parallel ranks, each of which keeps it whole.",
     ),
     Peer(
         "DeepSpeed",
