@@ -8,6 +8,7 @@ import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -363,7 +364,32 @@ def test_experts_exchange_tokens() -> None:
 def test_a_slow_loader_shows_only_beyond_the_computing() -> None:
     quick, slow = step(tensor=8, software=Software(data_s=1e-3)), step(tensor=8, software=Software(data_s=10))
     assert term(quick, "data loading") == 0
-    assert slow.step_s > 640
+    assert slow.step_s == pytest.approx(slow.layout.micro_batches * 10)
+
+
+@pytest.mark.parametrize("field", ["peak_flops", "memory_Bps"])
+@pytest.mark.parametrize("data_s", [0.0, 0.2])
+@pytest.mark.parametrize("recompute", ["none", "full"])
+def test_a_faster_gpu_never_makes_the_step_longer(field: str, data_s: float, recompute: Recompute) -> None:
+    """Each second of computing hides one thing: keys on their way around, sums, gathered weights."""
+    layout = Layout(
+        data=4, tensor=2, context=4, micro_batch=2, global_batch=16, zero_stage=3, recompute=recompute
+    )
+    software = Software(overlap_tensor=True, data_s=data_s)
+    times = []
+    for factor in (0.25, 0.5, 1.0, 1.5, 2.0, 4.0, 16.0):
+        device = replace(SELENE.device, **{field: factor * getattr(SELENE.device, field)})
+        times.append(predict_step(GPT, layout, replace(SELENE, device=device), software).step_s)
+    assert all(later <= before * (1 + 1e-9) for before, later in pairwise(times))
+
+
+def test_an_output_layer_of_its_own_is_reduced_and_updated_too() -> None:
+    """Without a pipeline the rank holds both; with tied ones there is only the embedding."""
+    tied = replace(GPT, vocabulary=512_000)
+    apart = replace(tied, tied_embedding=False)
+    before, after = (step(model, data=8, tensor=8).seconds.optimizer for model in (tied, apart))
+    longer = after - before
+    assert longer == pytest.approx(64 * 512_000 * GPT.hidden / 8 / SELENE.device.stream_Bps)
 
 
 # Parts.

@@ -24,7 +24,7 @@ class Software:
     overlap_tensor: bool = False
     """Tensor-parallel collectives of the backward pass run beside the products that make the weights' gradients."""
     data_s: float = 0.0
-    """Loading a micro-batch; only what is longer than the step's compute shows."""
+    """Loading a micro-batch, beside everything else of a step; only what is longer than that shows."""
 
 
 class Layer(NamedTuple):
@@ -47,6 +47,11 @@ class Layer(NamedTuple):
     output_s: float
     """Of the output layer, for the same micro-batch."""
 
+    @property
+    def ring_hidden_s(self) -> float:
+        """Of the forward pass: attention beside which keys and values travel. Backward it is twice that."""
+        return min(self.ring_s, self.attention_s)
+
     def again_s(self, recompute: Recompute) -> float:
         """What is computed a second time."""
         if recompute == "none":
@@ -56,7 +61,7 @@ class Layer(NamedTuple):
     def communication_s(self, recompute: Recompute) -> tuple[float, float, float]:
         """Of tensor, expert and context parallelism: what shows of it, forward and backward."""
         passes = 2 if recompute == "full" else 1
-        bare_s = max(0.0, self.ring_s - self.attention_s)
+        bare_s = self.ring_s - self.ring_hidden_s
         return (
             passes * self.tensor_s + self.tensor_back_s,
             2 * (passes + 1) * self.expert_s,
@@ -130,7 +135,10 @@ def replicas_of(model: Transformer, layout: Layout, cluster: Cluster, software: 
     expert = model.experts / layout.expert * model.expert_parameters
     if model.experts == 1:
         dense, expert = dense + expert, 0.0
-    dense, expert = (here * dense + model.embedding_parameters) / layout.tensor, here * expert / layout.tensor
+    outside = model.embedding_parameters
+    if layout.pipeline == 1 and not model.tied_embedding:
+        outside += model.hidden * model.vocabulary
+    dense, expert = (here * dense + outside) / layout.tensor, here * expert / layout.tensor
 
     def over_s(op: Op, bytes_each: float) -> float:
         shared_s = collective_s(op, dense * bytes_each, ranks, layout.tensor, cluster)

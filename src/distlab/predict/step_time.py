@@ -103,7 +103,7 @@ class StepTime:
             Term("parameter gathering", s.gathering, f"ZeRO stage {layout.zero_stage}, what is not hidden"),
             Term("gradient reduction", s.reduction, f"over {ranks} ranks, what is not hidden"),
             Term("optimizer", s.optimizer, "memory traffic of the states"),
-            Term("data loading", s.loading, f"{m} micro-batches: what is longer than the computing"),
+            Term("data loading", s.loading, f"{m} micro-batches: what is longer than all else"),
         )
 
     @property
@@ -184,8 +184,9 @@ class StepModel:
         bubble_s = (p - 1) / layout.interleave * stage_s
         if layout.schedule == "zero_bubble":
             bubble_s = (p - 1) / layout.interleave * max(0.0, stage_s - 2 * here * work.weights_s)
-        gather_s, reduce_s = self.data_parallel_s(layout, work, here, again_s)
-        return Seconds(
+        free_again_s = again_s - (work.ring_hidden_s if recompute == "full" else 0.0)
+        gather_s, reduce_s = self.data_parallel_s(layout, work, here, free_again_s)
+        seconds = Seconds(
             m * here * work.products_s,
             m * here * work.elements_s,
             m * here * again_s,
@@ -198,8 +199,13 @@ class StepModel:
             gather_s,
             reduce_s,
             self.optimizer_s(layout),
-            m * max(0.0, self.software.data_s - stage_s - work.output_s),
+            0.0,
         )
+        if self.software.data_s:
+            # Loaders go on beside all of the step. Were they set against the computing alone, a faster GPU could make
+            # the step longer: less of it would be left to hide the collectives, and no less to wait for the data.
+            seconds = seconds._replace(loading=max(0.0, m * self.software.data_s - sum(seconds)))
+        return seconds
 
     def layer(self, layout: Layout) -> Layer:
         """A micro-batch in one layer."""
@@ -237,10 +243,13 @@ class StepModel:
 
         ZeRO 0 reduces once a step. Stages 1 and 2 scatter the sums, and gather the updated weights after the
         optimizer's step, beside nothing; stage 2 keeps no whole gradients, so that it scatters those of every
-        micro-batch. Stage 3 gathers each layer forward and backward (Rajbhandari et al., SC'20).
+        micro-batch. Stage 3 gathers each layer forward and backward (Rajbhandari et al., SC'20). Computing that hides
+        another collective already hides none of these: `again_s` is what is computed again without that.
         """
         replicas, m, stage = self._replicas_in(layout), layout.micro_batches, layout.zero_stage
-        forward_s, backward_s = here * work.forward_s, here * (work.backward_s + again_s)
+        forward_s = here * (work.forward_s - work.ring_hidden_s)
+        tensor_hidden_s = work.tensor_s - work.tensor_back_s
+        backward_s = here * (work.backward_s - 2 * work.ring_hidden_s - tensor_hidden_s + again_s)
         hide = self.software.overlap_gradients
         if stage == 3:
             shown_s = max(0.0, replicas.gather_s - forward_s)
