@@ -21,7 +21,6 @@ import statistics
 import sys
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
-from importlib import resources
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -31,9 +30,8 @@ from benchmarks.own_steps import Plan
 from distlab.files import write_whole
 from distlab.machine import cores
 from distlab.predict.collectives import Op
+from distlab.predict.own import DATA
 from distlab.predict.units import KIB, MIB
-
-DATA = Path(str(resources.files("distlab.predict").joinpath("data")))
 
 OPERATIONS: tuple[Op, ...] = ("all_reduce", "all_gather", "reduce_scatter", "broadcast")
 SIZES = (

@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, get_args
 
 from distlab.errors import SettingError
 from distlab.predict.cluster import SELENE, Cluster
@@ -71,6 +71,7 @@ class Case:
 
     @property
     def measured_step_s(self) -> float:
+        """The same in seconds, where a rate was published."""
         if self.unit == "iteration_s":
             return self.measured
         flops = step_flops(self.model, self.layout.global_batch, self.layout.recompute).hardware
@@ -108,7 +109,7 @@ def weak_scaling_case(row: Mapping[str, str]) -> Case:
 
 def _recompute(row: Mapping[str, str]) -> tuple[Recompute, bool]:
     """What is computed again, and whether sequence parallelism is on."""
-    kinds: tuple[Recompute, ...] = ("none", "selective", "full")
+    kinds: tuple[Recompute, ...] = get_args(Recompute)
     text = row.get("recompute")
     if text in ("sequence", "sequence_parallel"):  # as activation_memory.csv calls it
         return "none", True

@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from distlab.predict.hardware.accelerators import Accelerator, accelerator
-from distlab.predict.hardware.figures import Figure, Source, find, table
+from distlab.predict.hardware.figures import Confidence, Figure, Source, find, table
 from distlab.predict.hardware.links import Interconnect, link
 from distlab.predict.units import Bandwidth
 
@@ -58,15 +58,15 @@ class Node:
         return self.network / self.accelerators
 
 
-def _nvidia(page: str, confidence: str = "V") -> Source:
-    return Source("nvidia_dgx_guides", f"https://docs.nvidia.com/{page}", "V" if confidence == "V" else "S")
+def _nvidia(page: str, confidence: Confidence = "V") -> Source:
+    return Source("nvidia_dgx_guides", f"https://docs.nvidia.com/{page}", confidence)
 
 
 _BASEPOD = _nvidia("dgx-basepod/reference-architecture-infrastructure-foundation-enterprise-ai/latest/")
 _DGX_A100 = _nvidia("dgx/dgxa100-user-guide/", "S")
 _DGX_B200 = _nvidia("dgx/dgxb200-user-guide/")
-_DGX_2 = Source("nvidia_dgx_guides", "https://docs.nvidia.com/dgx/dgx2-user-guide/", "R")
-_DGX_POWER = Source("nvidia_dgx_guides", "https://docs.nvidia.com/dgx/dgxh100-user-guide/", "S")
+_DGX_2 = _nvidia("dgx/dgx2-user-guide/", "R")
+_DGX_POWER = _nvidia("dgx/dgxh100-user-guide/", "S")
 _ML_ENG = Source("bekman_ml_engineering", "https://github.com/stas00/ml-engineering/tree/master/network", "V")
 _P4D = Source("aws_efa", "https://aws.amazon.com/blogs/compute/amazon-ec2-p4d-instances-deep-dive/", "S")
 _P4DE = Source("aws_efa", "https://aws.amazon.com/ec2/instance-types/p4/", "R")
@@ -76,8 +76,8 @@ _GCP = Source("google_gpu_network", "https://cloud.google.com/compute/docs/gpus/
 _AZURE = "https://learn.microsoft.com/azure/virtual-machines/sizes/gpu-accelerated/"
 
 
-def _azure(page: str, confidence: str = "V") -> Source:
-    return Source("microsoft_nd_sizes", _AZURE + page, "V" if confidence == "V" else "R")
+def _azure(page: str, confidence: Confidence = "V") -> Source:
+    return Source("microsoft_nd_sizes", _AZURE + page, confidence)
 
 
 _BITS = "the page writes 200 GB/s and 1.6 TB/s where it means bits"
