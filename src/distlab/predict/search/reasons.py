@@ -9,8 +9,7 @@ from typing import Any, Literal, NamedTuple, get_args
 from distlab.errors import SettingError
 from distlab.predict.search.find import Found, best_with
 from distlab.predict.search.query import Query
-from distlab.predict.search.space import STAGES_DIVIDE, divisors
-from distlab.predict.states import local_key_value_heads
+from distlab.predict.search.space import check, divisors
 from distlab.predict.step_time import StepTime
 from distlab.predict.training_memory import TrainingMemory, training_memory
 from distlab.predict.transformer import Layout, Recompute, Schedule
@@ -52,7 +51,7 @@ def why(found: Found, layout: Layout) -> Why:
     """Why the layout is not the best one, or that it is."""
     query = found.query
     try:
-        _check(query, layout)
+        check(query, layout)
     except SettingError as error:
         return Why("rule", str(error), layout)
     step, memory = found.steps.step(layout), training_memory(query.model, layout, query.settings)
@@ -102,38 +101,6 @@ def nearest(found: Found) -> tuple[tuple[str, Any, Why], ...]:
     Of numbers these are the next lower and the next higher divisor, of other fields all other values.
     """
     return tuple((name, value, why_with(found, {name: value})) for name, value in _beside(found))
-
-
-def _check(query: Query, layout: Layout) -> None:
-    """SettingError where the layout is not in the space."""
-    if layout.gpus not in query.gpu_counts:
-        counts = " or ".join(str(count) for count in query.gpu_counts)
-        raise SettingError(f"the layout has {layout.gpus} GPUs; the search is for {counts}.")
-    if layout.global_batch != query.global_batch:
-        raise SettingError(
-            f"global_batch is {layout.global_batch}; the search is for {query.global_batch} samples."
-        )
-    for name, value in query.fixed.items():
-        if getattr(layout, name) != value:
-            raise SettingError(f"{name} is {getattr(layout, name)}; the search is for {name} {value} alone.")
-    layout.check(query.model)
-    local_key_value_heads(query.model, layout)
-    query.settings.check(layout)
-    if layout.sequence_parallel and layout.tensor == 1:
-        raise SettingError("sequence_parallel is true with tensor 1, where it shares out nothing.")
-    if layout.zero_stage and layout.data * layout.context == 1:
-        raise SettingError(f"zero_stage is {layout.zero_stage}, with no ranks that hold the same weights.")
-    if layout.pipeline == 1 and layout.schedule != "1f1b":
-        raise SettingError(f"schedule is {layout.schedule!r} without a pipeline.")
-    if (layout.schedule == "interleaved") != (layout.interleave > 1):
-        raise SettingError(
-            f"interleave is {layout.interleave} with schedule {layout.schedule!r}; chunks above 1 are interleaved's."
-        )
-    if layout.interleave > 1 and layout.micro_batches % layout.pipeline:
-        raise SettingError(
-            f"micro_batches is {layout.micro_batches}, which pipeline {layout.pipeline} does not divide; "
-            f"{STAGES_DIVIDE}."
-        )
 
 
 def _too_much(query: Query, memory: TrainingMemory) -> str:

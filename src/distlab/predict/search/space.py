@@ -16,7 +16,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple, TypeVar, get_args
 
+from distlab.errors import SettingError
 from distlab.predict.search.query import Query
+from distlab.predict.states import local_key_value_heads
 from distlab.predict.transformer import Layout, Recompute, Schedule, Transformer, ZeroStage
 
 Value = TypeVar("Value")
@@ -132,6 +134,38 @@ def _choices(query: Query, pipeline: int, layers: int, micro_batches: int) -> tu
             every = [choice for choice in every if choice[index] == query.fixed[name]]
     allowed = tuple(c for c in every if c.interleave == 1 or micro_batches % pipeline == 0)
     return allowed, len(every) - len(allowed)
+
+
+def check(query: Query, layout: Layout) -> None:
+    """SettingError, by the first rule that it breaks, where the layout is not in the space."""
+    if layout.gpus not in query.gpu_counts:
+        counts = " or ".join(str(count) for count in query.gpu_counts)
+        raise SettingError(f"the layout has {layout.gpus} GPUs; the search is for {counts}.")
+    if layout.global_batch != query.global_batch:
+        raise SettingError(
+            f"global_batch is {layout.global_batch}; the search is for {query.global_batch} samples."
+        )
+    for name, value in query.fixed.items():
+        if getattr(layout, name) != value:
+            raise SettingError(f"{name} is {getattr(layout, name)}; the search is for {name} {value} alone.")
+    layout.check(query.model)
+    local_key_value_heads(query.model, layout)
+    query.settings.check(layout)
+    if layout.sequence_parallel and layout.tensor == 1:
+        raise SettingError("sequence_parallel is true with tensor 1, where it shares out nothing.")
+    if layout.zero_stage and layout.data * layout.context == 1:
+        raise SettingError(f"zero_stage is {layout.zero_stage}, with no ranks that hold the same weights.")
+    if layout.pipeline == 1 and layout.schedule != "1f1b":
+        raise SettingError(f"schedule is {layout.schedule!r} without a pipeline.")
+    if (layout.schedule == "interleaved") != (layout.interleave > 1):
+        raise SettingError(
+            f"interleave is {layout.interleave} with schedule {layout.schedule!r}; chunks above 1 are interleaved's."
+        )
+    if layout.interleave > 1 and layout.micro_batches % layout.pipeline:
+        raise SettingError(
+            f"micro_batches is {layout.micro_batches}, which pipeline {layout.pipeline} does not divide; "
+            f"{STAGES_DIVIDE}."
+        )
 
 
 def narrowed(cell: Cell, fields: Mapping[str, Any]) -> Cell | None:
