@@ -28,7 +28,7 @@ from distlab.predict.plots.exchange import over_payload, over_ranks
 from distlab.predict.plots.growth import growth
 from distlab.predict.plots.intervals import REPLICAS, intervals
 from distlab.predict.plots.placement import placement
-from distlab.predict.plots.waterfall import Waterfall, memory_waterfall, step_waterfall
+from distlab.predict.plots.waterfall import Bar, Waterfall, memory_waterfall, step_waterfall
 from distlab.predict.step_time import predict_step
 from distlab.predict.training_memory import training_memory
 from distlab.predict.transformer import Layout
@@ -183,10 +183,8 @@ def test_what_has_no_curve_says_why() -> None:
         intervals(Recovery(3600), Checkpoint(60, 0))
 
 
-@pytest.mark.parametrize("size_bytes", [1.0, 1e30])
-def test_extremes_are_drawn(size_bytes: float) -> None:
-    machines = network.system("dgx_h100", 16, 8)
-    assert "1 KiB" in figure(over_payload("all_reduce", machines, size_bytes)).svg
+def test_extremes_are_drawn() -> None:
+    assert "1 KiB" in figure(over_payload("all_reduce", network.system("dgx_h100", 16, 8), 1e30)).svg
     job, saving = Recovery(1.0), Checkpoint(1e9, 1e9)  # nothing is ever kept
     assert "goodput" in figure(intervals(job, saving)).svg
 
@@ -227,7 +225,8 @@ def test_commands_draw_accessible_files(
 
 
 def test_files_and_figures_are_the_same_every_time(tmp_path: Path) -> None:
-    chart = memory_waterfall(training_memory(GPT, LAYOUT), accelerator("h100"))
+    bars = (Bar("weights", "states", 0, 2), Bar("inputs", "activations", 2, 1))
+    chart = Waterfall("Memory", "Two bars.", "GiB", bars, ("states", "activations"))
     for kind, begins in (("svg", b"<?xml"), ("png", b"\x89PNG"), ("pdf", b"%PDF")):
         paths = [tmp_path / f"{i}.{kind}" for i in range(2)]
         for path in paths:
@@ -246,7 +245,6 @@ def test_a_name_of_somebody_s_is_shown_as_it_is(tmp_path: Path, recwarn: pytest.
     name = r"<b>$\frac{1}$ & 模型" + "x" * 100
     chart = memory_waterfall(training_memory(GPT, LAYOUT), title=name)
     save(chart, tmp_path / "name.svg")
-    save(chart, tmp_path / "name.png")
     root = ElementTree.fromstring((tmp_path / "name.svg").read_text())
     texts = [node.text or "" for node in root.iter("{http://www.w3.org/2000/svg}text")]
     assert any(text == name[:57] + "..." for text in texts)
