@@ -20,6 +20,7 @@ from dataclasses import dataclass
 
 from distlab.errors import SettingError
 from distlab.predict.failures import not_negative, positive
+from distlab.predict.units import DAY_S
 
 
 @dataclass(frozen=True)
@@ -237,4 +238,4 @@ def run_days(tokens: float, tokens_per_s: float, goodput_share: float = 1.0) -> 
     """Days to train on `tokens` at `tokens_per_s` of the whole job while it trains: 300B at 1,000/s is 3,472."""
     if not 0 < goodput_share <= 1:
         raise SettingError(f"goodput_share is {goodput_share}; it is above 0 and at most 1.")
-    return not_negative("tokens", tokens) / (positive("tokens_per_s", tokens_per_s) * goodput_share) / 86_400
+    return not_negative("tokens", tokens) / (positive("tokens_per_s", tokens_per_s) * goodput_share) / DAY_S

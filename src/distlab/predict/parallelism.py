@@ -10,6 +10,8 @@ one way.
 
 from __future__ import annotations
 
+from distlab.predict.units import DAY_S
+
 
 def tokens_to_hide_gradients(flops: float, bandwidth_Bps: float, gradient_bytes: float = 2) -> float:  # noqa: N803
     """Tokens per GPU and step at which the gradient all-reduce is as long as the backward pass.
@@ -40,4 +42,4 @@ def pipeline_parallel_ratio(
 
 def training_days(parameters: float, tokens: float, gpus: int, flops_per_gpu: float) -> float:
     """6 N D FLOP (2 forward, 4 backward for each parameter and token) at `flops_per_gpu` reached on each."""
-    return 6 * parameters * tokens / (gpus * flops_per_gpu) / 86400
+    return 6 * parameters * tokens / (gpus * flops_per_gpu) / DAY_S

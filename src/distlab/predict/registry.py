@@ -19,7 +19,7 @@ from distlab.predict.failures import LLAMA3_DAYS, LLAMA3_GPUS, LLAMA3_INTERRUPTI
 from distlab.predict.hardware.accelerators import ACCELERATORS, Accelerator
 from distlab.predict.hardware.figures import Confidence, Figure
 from distlab.predict.hardware.links import LINKS, NVLS_REACHED, NVSWITCH_REACHED
-from distlab.predict.units import MIB, Bandwidth, ComputeRate, Size
+from distlab.predict.units import DAY_S, MIB, Bandwidth, ComputeRate, Size
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,7 @@ _CONSTANTS = [
     ),
     Constant(
         "llama3_snapshot_s",
-        LLAMA3_DAYS * 86400,
+        LLAMA3_DAYS * DAY_S,
         "s",
         "that snapshot",
         "grattafiori2024llama3",

@@ -28,6 +28,7 @@ from typing import Literal
 from distlab.errors import SettingError
 from distlab.predict.failures import Component, not_negative, positive
 from distlab.predict.goodput import Checkpoint
+from distlab.predict.units import DAY_S
 
 World = Literal["fixed", "elastic"]
 
@@ -213,7 +214,7 @@ class _Simulation:
     slow_until_s: float = -1.0
 
     def __post_init__(self) -> None:
-        self.end_s = self.run.days * 86_400
+        self.end_s = self.run.days * DAY_S
         self.active = self.fewest = self.run.nodes
         self.spares = self.run.spares
         self.progress = _Progress(self.run.saving)

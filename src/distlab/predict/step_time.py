@@ -32,10 +32,9 @@ from distlab.predict.kernels import HALF, optimizer_s
 from distlab.predict.scaling import Term
 from distlab.predict.step_parts import Layer, Replicas, Software, layer_of, replicas_of
 from distlab.predict.transformer import Layout, Transformer
+from distlab.predict.units import DAY_S
 
-__all__ = ["DAY_S", "Seconds", "Software", "StepModel", "StepTime", "predict_step"]
-
-DAY_S = 86400
+__all__ = ["Seconds", "Software", "StepModel", "StepTime", "predict_step"]
 
 
 class Seconds(NamedTuple):
@@ -280,6 +279,7 @@ class StepModel:
         return collective_s("all_reduce", payload_bytes, 2, stride, self.cluster)
 
     def optimizer_s(self, layout: Layout) -> float:
+        """Of the weights that a rank updates: its own of all, or with ZeRO its share of them."""
         found = self._replicas_in(layout)
         ranks = layout.data * layout.context if layout.zero_stage else 1
         return optimizer_s(

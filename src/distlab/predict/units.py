@@ -24,6 +24,7 @@ from distlab.errors import SettingError
 KB, MB, GB, TB = 10**3, 10**6, 10**9, 10**12
 KIB, MIB, GIB = 2**10, 2**20, 2**30
 BITS_PER_BYTE = 8
+DAY_S = 86_400
 
 
 def bytes_per_s(gigabits_per_s: float) -> float:

@@ -11,9 +11,9 @@ from distlab.errors import SettingError
 from distlab.predict.cluster import Cluster
 from distlab.predict.kernels import Kernels
 from distlab.predict.states import MemorySettings
-from distlab.predict.step_time import DAY_S, Software
+from distlab.predict.step_time import Software
 from distlab.predict.transformer import Layout, Transformer
-from distlab.predict.units import GIB
+from distlab.predict.units import DAY_S, GIB
 
 Objective = Literal["time", "cost", "memory"]
 """time: the shortest step. cost: the cheapest training, of fewer GPUs, too. memory: the most headroom."""
