@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from distlab.predict.network import SYSTEMS, system
 from distlab.predict.validation import Scored
 from distlab.predict.validation_files import SENTENCES_MOST, score_folder
 from distlab.predict.validation_formats import system_for, topology_for
+from distlab.predict.validation_report import reasons, verdict
 from distlab.predict.validation_shipped import score_shipped
 from distlab.predict.validation_targets import (
     ANY,
@@ -327,6 +329,16 @@ def test_collectives_are_judged_by_neighbours_where_these_are_noisy() -> None:
     (small,) = groups([cell(1.0, payload=2.0**20)])
     assert small.target == NO_TARGET
     assert not small.misses
+
+
+def test_misses_of_one_reason_are_said_together() -> None:
+    cells = [replace(cell(1.0, predicted=2.0), family="own_gloo_all_reduce", run=("s", n, n)) for n in (2, 4)]
+    found = groups([*cells, cell(1.0, predicted=2.0)])
+    assert [len(together) for together in reasons(found).values()] == [2, 1]
+    said = verdict([*cells], found)
+    assert said[1] == "Targets are for cases that no fit used: missed by 3 of 3 such groups."
+    assert said[2].startswith("own_gloo_all_reduce, s, 1 x 2; s, 1 x 4: Processes share")
+    assert len(said) == 4  # of the last one nobody knows why
 
 
 def test_a_miss_is_one() -> None:

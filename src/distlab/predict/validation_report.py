@@ -93,8 +93,20 @@ def verdict(scored: Sequence[Scored], found: Sequence[Group]) -> list[str]:
         f"{len(scored)} cells, {fitted} of them used in a fit, {len(scored) - fitted} not.",
         f"Targets are for cases that no fit used: missed by {len(missed)} of {len(held)} such groups.",
     ]
-    lines += [f"{group.family}, {group.name}: {group.why}" for group in missed if group.why]
+    lines += [
+        f"{family}, {'; '.join(group.name for group in together)}: {why}"
+        for (family, why), together in reasons(missed).items()
+        if why
+    ]
     lines.append(
         "Errors are (predicted - measured) / measured; mean, median, p95 and max are of absolute ones."
     )
     return lines
+
+
+def reasons(missed: Sequence[Group]) -> dict[tuple[str, str], list[Group]]:
+    """Groups that miss their targets, by family and reason."""
+    found: dict[tuple[str, str], list[Group]] = {}
+    for group in missed:
+        found.setdefault((group.family, group.why), []).append(group)
+    return found
