@@ -51,11 +51,9 @@ def test_agrees_with_the_closed_form_within_a_point(run: Run) -> None:
 def test_llama3s_counts_and_effective_time() -> None:
     # 419 is what the MTBF was fitted on; here the simulation must spread about it as Poisson counts do.
     summary = simulate(LLAMA3, replicas=60, seed=1)
-    assert summary.failures.holds(419)
     low, high = poisson_interval(419)
     assert (summary.failures.low, summary.failures.high) == pytest.approx((low, high), rel=0.06)
     assert summary.goodput.low > 0.9
-    assert summary.goodput.holds(summary.goodput.mean)
 
 
 def test_the_same_seed_is_the_same_run() -> None:

@@ -334,9 +334,6 @@ class Spread:
     error: float
     """Standard error of the mean."""
 
-    def holds(self, value: float) -> bool:
-        return self.low <= value <= self.high
-
 
 @dataclass(frozen=True)
 class Summary:
