@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from distlab.predict.commands import plain
 from distlab.predict.commands.plain import Column, print_lines, print_table, wrapped
 
 COLUMNS = [Column("term"), Column("time", right=True)]
@@ -20,6 +21,23 @@ def test_a_table_is_as_wide_as_it_must_be(capsys: pytest.CaptureFixture[str]) ->
     assert {len(line) for line in lines} == {len("│ a longer term │ 3.0125 s │")}
     assert "│ forward       │  12.5 ms │" in lines
     assert lines[-2] == "│ total         │ 3.0125 s │"
+
+
+def test_words_are_broken_where_the_terminal_is_narrow_and_figures_are_not(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plain, "_terminal_columns", lambda: 50)
+    columns = [*COLUMNS, Column("why")]
+    why = "a reason of many words that no narrow terminal has the room for"
+    print_table("Time", columns, [[*ROWS[0], why], [*ROWS[1], "short"]], ["total", "3.0125 s", ""])
+    _, *lines = capsys.readouterr().out.splitlines()
+    assert {len(line) for line in lines} == {50}
+    assert "│ forward       │  12.5 ms │ a reason of many" in lines[3]
+    body = " ".join(line.split("│")[3].strip() for line in lines[3:-4])
+    assert body == why
+    monkeypatch.setattr(plain, "_terminal_columns", lambda: 10)
+    print_table("Time", columns, [[*ROWS[0], why]], ["total", "3.0125 s", ""])
+    assert "12.5 ms" in capsys.readouterr().out
 
 
 def test_where_boxes_cannot_be_printed_they_are_ascii(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,11 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import zip_longest
 from typing import NamedTuple
+
+LEAST_WORDS = 16
+"""Characters of a column of words, however narrow the terminal is."""
 
 
 class Column(NamedTuple):
@@ -20,15 +24,31 @@ class Column(NamedTuple):
 def print_table(
     title: str, columns: Sequence[Column], rows: Sequence[Sequence[str]], footer: Sequence[str]
 ) -> None:
-    """As wide as it must be: a terminal that is narrower wraps lines, which is better than figures that are cut."""
-    print("\n".join([title, *_table(columns, rows, footer)]))
+    """As wide as it must be. Words are broken over lines where a terminal is narrower; figures never are."""
+    print("\n".join([title, *_table(columns, rows, footer, _terminal_columns())]))
 
 
-def _table(columns: Sequence[Column], rows: Sequence[Sequence[str]], footer: Sequence[str]) -> Iterator[str]:
+def _table(
+    columns: Sequence[Column], rows: Sequence[Sequence[str]], footer: Sequence[str], most: int | None = None
+) -> Iterator[str]:
     cells = [[column.name for column in columns], *rows, footer]
     widths = [max(len(row[at]) for row in cells) for at in range(len(columns))]
+    words = [at for at, column in enumerate(columns) if not column.right]
+    while most and words and sum(widths) + 3 * len(widths) + 1 > most:
+        widest = max(words, key=lambda at: widths[at])
+        if widths[widest] <= LEAST_WORDS:
+            break
+        widths[widest] -= 1
 
     boxes = _can_print("┏")
+
+    def lines(row: Sequence[str]) -> Iterator[Sequence[str]]:
+        """A row of cells that fit; words that are longer than their column stick out of it."""
+        parts = [
+            wrapped(text, width) if len(text) > width else [text]
+            for text, width in zip(row, widths, strict=True)
+        ]
+        yield from zip_longest(*parts, fillvalue="")
 
     def line(row: Sequence[str], edge: str) -> str:
         edge = edge if boxes else "|"
@@ -45,11 +65,11 @@ def _table(columns: Sequence[Column], rows: Sequence[Sequence[str]], footer: Seq
         return left + between.join(stroke * (width + 2) for width in widths) + right
 
     yield rule("┏", "┳", "┓", "━")
-    yield line(cells[0], "┃")
+    yield from (line(part, "┃") for part in lines(cells[0]))
     yield rule("┡", "╇", "┩", "━")
-    yield from (line(row, "│") for row in rows)
+    yield from (line(part, "│") for row in rows for part in lines(row))
     yield rule("├", "┼", "┤", "─")
-    yield line(footer, "│")
+    yield from (line(part, "│") for part in lines(footer))
     yield rule("└", "┴", "┘", "─")
 
 
