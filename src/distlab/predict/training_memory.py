@@ -12,7 +12,7 @@ CUDA context, the libraries' workspaces and NCCL's buffers, which are no tensors
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from operator import attrgetter, itemgetter
 from typing import Literal, NamedTuple
 
 from distlab.errors import SettingError
@@ -42,23 +42,23 @@ FRAGMENTATION = "fragmentation"
 Phase = Literal["forward end", "backward", "optimizer"]
 
 
+Part = tuple[float, Terms, float]
+"""How many times there are some terms that come and go together, such as those of a layer; the terms; bytes of all."""
+
+
 class Moment(NamedTuple):
     """What is held at one moment of a step."""
 
     name: str
     phase: Phase
-    parts: tuple[tuple[float, Terms], ...]
-    """(how many times, terms): the terms of one layer as often as there are layers in flight."""
+    bytes: float
+    parts: tuple[Part, ...]
 
     @property
     def terms(self) -> Terms:
         """Those that are not 0."""
-        held = [term._replace(bytes=times * term.bytes) for times, terms in self.parts for term in terms]
+        held = [term._replace(bytes=times * term.bytes) for times, terms, _ in self.parts for term in terms]
         return tuple([term for term in held if term.bytes])
-
-    @property
-    def bytes(self) -> float:
-        return sum([times * term.bytes for times, terms in self.parts for term in terms])
 
 
 @dataclass(frozen=True)
@@ -72,12 +72,12 @@ class TrainingMemory:
     """What is offloaded: in the host's memory, for this one GPU."""
     fragmentation: float
 
-    @cached_property
+    @property
     def peak(self) -> Moment:
         """The fullest moment; of equals the first."""
-        return max(self.moments, key=lambda moment: moment.bytes)
+        return max(self.moments, key=_BYTES)
 
-    @cached_property
+    @property
     def peak_bytes(self) -> float:
         """In tensors: torch's `max_memory_allocated`."""
         return self.peak.bytes
@@ -140,6 +140,9 @@ class TrainingMemory:
 
 DEFAULTS = MemorySettings()
 
+_NOTHING: Part = (1, (), 0)
+_BYTES, _OF_PART = attrgetter("bytes"), itemgetter(2)
+
 
 def training_memory(
     model: Transformer, layout: Layout, settings: MemorySettings = DEFAULTS, rank: int | None = None
@@ -162,10 +165,10 @@ def training_memory(
     every = _EveryRank(
         layer_states(model, layout, settings),
         activation_terms(layout, layer),
-        work_terms(model, layout, settings, layer),
+        _part(work_terms(model, layout, settings, layer)),
     )
     found = [_rank_memory(model, layout, settings, each, every) for each in ranks]
-    return max(found, key=lambda memory: memory.peak_bytes)
+    return max(found, key=attrgetter("peak_bytes"))
 
 
 class _EveryRank(NamedTuple):
@@ -174,13 +177,12 @@ class _EveryRank(NamedTuple):
     states: LayerStates
     layers: Terms
     """What a layer keeps."""
-    work: Terms
+    work: Part
 
 
 def _rank_memory(
     model: Transformer, layout: Layout, settings: MemorySettings, rank: int, every: _EveryRank
 ) -> TrainingMemory:
-    layers, loss, work = every.layers, NO_LOSS, every.work
     held = rank_states(model, layout, settings, rank, every.states)
     kept = in_flight(layout, model.layers, rank)
     states, gradients, host = state_terms(layout, settings, held)
@@ -188,37 +190,40 @@ def _rank_memory(
     # Those of earlier micro-batches are there while a later one goes forward; those of a first one are not yet.
     earlier = settings.gradient_buffers or layout.micro_batches * layout.interleave > kept.chunks
     early = gradients if earlier else ()
-    output = NO_OUTPUT
+    loss, output = NO_LOSS, NO_OUTPUT
     if rank == layout.pipeline - 1:
         loss = loss_terms(model, layout, settings)
         output = output_terms(model, layout, settings, counted=earlier)
-    beside = (1, beside_layers(model, layout, settings, kept, rank))
-    others = kept.layers - kept.chunk_layers
-    through, last_layer, after = (kept.layers, layers), (others + 1, layers), (others, layers)
-    all_losses, other_losses = (kept.batches, loss.kept), (kept.batches - 1, loss.kept)
     # Beside the loss no layer is whole: FSDP has dropped the last one, and gathers it again for its backward pass.
-    between = states + tuple([term for term in gathered if term.name not in OF_A_LAYER_AT_WORK]) + early
-    forward = states + gathered
-    start, end = (1, forward + early + reducing), (1, forward + reducing)
-    made = (1 if earlier else made_at_the_end(held), gradients)
-    still = output.layers if earlier else ()  # else it is among the gradients
+    between = _part(
+        states + tuple([term for term in gathered if term.name not in OF_A_LAYER_AT_WORK]) + early
+    )
+    start, end = _part(states + gathered + early + reducing), _part(states + gathered + reducing)
+    made = _part(gradients, 1 if earlier else made_at_the_end(held))
+    all_gradients = _part(gradients + output.embedding)
+    still = _part(output.layers if earlier else ())  # else it is among the gradients
+    update = _part(states + gradients + update_terms(settings, held))
+    beside, work = _part(beside_layers(model, layout, settings, kept, rank)), every.work
+    others = kept.layers - kept.chunk_layers
+    all_layers, last, none = [_part(every.layers, layers) for layers in (kept.layers, others + 1, others)]
+    losses, others_losses = _part(loss.kept, kept.batches), _part(loss.kept, kept.batches - 1)
     moments = (
-        Moment("forward end", "forward end", ((1, between), through, beside, all_losses, (1, loss.forward))),
-        Moment("loss backward", "backward", ((1, between), through, beside, all_losses, (1, loss.backward))),
-        Moment("output backward", "backward", (start, through, beside, (1, output.fresh), other_losses)),
-        Moment(
-            "backward start",
-            "backward",
-            (start, through, beside, (1, output.layers), other_losses, (1, work)),
+        _moment("forward end", "forward end", between, all_layers, beside, losses, _part(loss.forward)),
+        _moment("loss backward", "backward", between, all_layers, beside, losses, _part(loss.backward)),
+        _moment("output backward", "backward", start, all_layers, beside, _part(output.fresh), others_losses),
+        _moment(
+            "backward start", "backward", start, all_layers, beside, _part(output.layers), others_losses, work
         ),
-        Moment(
-            "backward end", "backward", (end, other_losses, made, (1, still), last_layer, beside, (1, work))
-        ),
-        Moment(
-            "embedding backward",
-            "backward",
-            (end, other_losses, (1, gradients + output.embedding), after, beside),
-        ),
-        Moment("optimizer", "optimizer", ((1, states + gradients + update_terms(settings, held)),)),
+        _moment("backward end", "backward", end, others_losses, made, still, last, beside, work),
+        _moment("embedding backward", "backward", end, others_losses, all_gradients, none, beside),
+        _moment("optimizer", "optimizer", update),
     )
     return TrainingMemory(rank, moments, tuple([term for term in host if term.bytes]), settings.fragmentation)
+
+
+def _part(terms: Terms, times: float = 1) -> Part:
+    return (times, terms, times * sum(map(_BYTES, terms))) if terms else _NOTHING
+
+
+def _moment(name: str, phase: Phase, *parts: Part) -> Moment:
+    return Moment(name, phase, sum(map(_OF_PART, parts)), parts)

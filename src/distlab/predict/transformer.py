@@ -12,6 +12,7 @@ b `micro_batch`, B `global_batch`, t `tensor`, p `pipeline`, d `data`, m `micro_
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 from distlab.errors import SettingError
@@ -72,15 +73,15 @@ class Transformer:
                 f"active_experts is {self.active_experts}, more than experts, {self.experts}; it is at most that."
             )
 
-    @property
+    @cached_property
     def key_value_heads(self) -> int:
         return self.heads if self.kv_heads is None else self.kv_heads
 
-    @property
+    @cached_property
     def head_width(self) -> int:
         return self.hidden // self.heads if self.head_size is None else self.head_size
 
-    @property
+    @cached_property
     def mlp_width(self) -> int:
         return 4 * self.hidden if self.feed_forward is None else self.feed_forward
 
