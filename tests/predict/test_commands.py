@@ -96,6 +96,16 @@ def test_step_is_the_models(capsys: pytest.CaptureFixture[str]) -> None:
     assert priced["cost"] == pytest.approx(priced["days"] * 24 * 8 * 2.5)
 
 
+def test_what_mfu_counts_is_said_of_long_samples(capsys: pytest.CaptureFixture[str]) -> None:
+    """Scores of Mixtral 8x22B at 64k tokens: 4 s d against 2 x 39.1e9 parameters / 56 layers, and the output's."""
+    assert run("predict step --model mixtral-8x22b --data 8") == 0
+    said = capsys.readouterr().out
+    scores, rest = 56 * 4 * 65536 * 6144, 2 * (39.161468928e9 - 6144 * 32768)
+    assert f"Scores are {scores / (scores + rest):.0%} of these FLOP" in said
+    assert run("predict step --model gpt2 --data 8 --sequence 64") == 0
+    assert "of these FLOP" not in capsys.readouterr().out
+
+
 def test_a_clusters_values_can_be_changed(capsys: pytest.CaptureFixture[str]) -> None:
     line = "predict step --model llama3-8b --data 16 --no-overlap-gradients"
     usual = answer(line, capsys)

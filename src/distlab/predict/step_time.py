@@ -107,7 +107,8 @@ class StepTime:
 
     @property
     def mfu(self) -> float:
-        """Model FLOP per second over the datasheet's."""
+        """Model FLOP per second over the datasheet's. Counted are the scores of all pairs of tokens, as papers do: with
+        FlashAttention, which leaves out half of them, very long samples come above 1."""
         return self.model_flops / (self.step_s * self.gpus * self.peak_flops)
 
     @property

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -237,6 +237,7 @@ def _show_step(
         f"MFU {found.mfu:.1%}, HFU {found.hfu:.1%}, {found.flops_per_gpu / 1e12:.1f} TFLOP/s a GPU, "
         f"{found.tokens_per_day / 1e9:,.4g} billion tokens a day without failures.",
         _layout_line(layout),
+        *_long_samples(model),
         f"Cluster: {cluster.name}; {cluster.gpus_per_node} GPUs a node.",
         *(f"Extrapolated: {what}." for what in cluster.extrapolated),
     ]
@@ -246,6 +247,22 @@ def _show_step(
         lines.append(f"{tokens:,.3g} tokens take {found.days(tokens):,.4g} days{price}.")
     title = f"Time of a training step: {_title(model)}"
     show(title, "time", rows, seconds(found.step_s), [*lines, *more])
+
+
+LONG_SHARE = 0.2
+"""Of the model's FLOP in scores, from which on it is said what MFU counts."""
+
+
+def _long_samples(model: Transformer) -> Iterator[str]:
+    from distlab.predict.flops import forward_flops
+
+    once = forward_flops(model, model.sequence)
+    share = model.layers * once.scores / (model.layers * once.layer + once.logits)
+    if share >= LONG_SHARE:
+        yield (
+            f"Scores are {share:.0%} of these FLOP: counted, as papers do, for all pairs of tokens, of which "
+            "FlashAttention leaves out the half above the diagonal. Long samples can come above 100% so."
+        )
 
 
 def _doc(function: Any) -> str:
