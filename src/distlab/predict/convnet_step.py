@@ -106,8 +106,7 @@ class ConvnetCluster:
     """Standard deviation of a step's compute over ranks, over its mean."""
 
 
-@dataclass(frozen=True)
-class Gradient:
+class Gradient(NamedTuple):
     """Of one layer."""
 
     layer: str
@@ -123,6 +122,16 @@ class Reduction:
     layers: tuple[str, ...]
     bytes: float
     span: Span
+
+
+class Sent(NamedTuple):
+    """The same, of the gradients from number `first` to before number `end`."""
+
+    first: int
+    end: int
+    bytes: int
+    start_s: float
+    end_s: float
 
 
 class Seconds(NamedTuple):
@@ -142,7 +151,7 @@ class ConvnetStep:
     """A predicted step. `terms` add up to `step_s`."""
 
     seconds: Seconds
-    reductions: tuple[Reduction, ...]
+    sent: tuple[Sent, ...]
     net: Convnet
     cluster: ConvnetCluster
     gpus: int
@@ -167,9 +176,9 @@ class ConvnetStep:
         s, net, each = self.seconds, self.net, f"{self.batch} images x"
         backward_flops = net.step_flops - net.forward_flops
         spread = self.cluster.spread
-        sent_ms = 1e3 * sum(sent.span.end_s - sent.span.start_s for sent in self.reductions)
+        sent_ms = 1e3 * sum(sent.end_s - sent.start_s for sent in self.sent)
         mebibytes = net.gradient_bytes(self.cluster.exchange.gradient_bytes) / MIB
-        sent = f"{sent_ms:.4g} ms for {mebibytes:.4g} MiB in {len(self.reductions)} all-reduces"
+        sent = f"{sent_ms:.4g} ms for {mebibytes:.4g} MiB in {len(self.sent)} all-reduces"
         return (
             Term(
                 "forward", s.forward, f"{each} {net.forward_flops / 1e9:.3g} GFLOP, and their memory traffic"
@@ -179,6 +188,11 @@ class ConvnetStep:
             Term("gradient reduction", s.reduction, f"of {sent}; the rest is hidden"),
             Term("optimizer", s.optimizer, "SGD with momentum: memory traffic of its states"),
         )
+
+    @cached_property
+    def reductions(self) -> tuple[Reduction, ...]:
+        """In their order."""
+        return _reductions(self.gradients, self.sent)
 
     @property
     def images_per_s(self) -> float:
@@ -214,36 +228,72 @@ def convnet_step(
     backward_s = gradients[-1].ready_s
     optimizer_s = MOMENTUM_PASSES * 4 * net.parameters / (gpu.memory_Bps * gpu.element_efficiency)
     slower = cluster.spread * slowest_of(gpus)
-    reductions = reduce(gradients, 1 + slower, cluster, gpus, per_node)
+    sent = _sent(gradients, 1 + slower, cluster, gpus, per_node)
     backward_end_s = backward_s * (1 + slower)
-    shown_s = max(0.0, reductions[-1].span.end_s - backward_end_s) if reductions else 0.0
+    shown_s = max(0.0, sent[-1].end_s - backward_end_s) if sent else 0.0
     seconds = Seconds(forward_s, backward_s, slower * (forward_s + backward_s), shown_s, optimizer_s)
-    return ConvnetStep(seconds, reductions, net, cluster, gpus, batch, gradients, 1 + slower)
+    return ConvnetStep(seconds, sent, net, cluster, gpus, batch, gradients, 1 + slower)
+
+
+class _Cost(NamedTuple):
+    """Of one layer on one GPU, without the number of images."""
+
+    flops: int
+    flop_per_s: float
+    values: int
+    """Read and written by the product, of each image."""
+    parameters: int
+    again: int
+    """Products of the backward pass, each as long as the forward pass's."""
+    forward_values: int
+    backward_values: int
+    """Read and written beside the product, of each image."""
+    forward_s: float
+    backward_s: float
+    """What does not depend on images."""
+
+    def seconds(self, batch: int, rate: float) -> tuple[float, float]:
+        """Forward and backward; `rate` in values per second. Unpacked, because this runs for each layer."""
+        flops, flop_per_s, values, parameters, again, forward, backward, forward_s, backward_s = self
+        product_s = max(batch * flops / flop_per_s, (batch * values + parameters) / rate)
+        return (
+            product_s + batch * forward / rate + forward_s,
+            again * product_s + batch * backward / rate + backward_s,
+        )
+
+
+def layer_times(net: Convnet, batch: int, gpu: Processor) -> list[tuple[float, float]]:
+    """Seconds forward and backward of each layer, in the order of the forward pass."""
+    rate = gpu.memory_Bps * gpu.element_efficiency / gpu.value_bytes
+    return [cost.seconds(batch, rate) for cost in _costs(net, gpu)]
 
 
 @lru_cache(maxsize=256)
-def layer_times(net: Convnet, batch: int, gpu: Processor) -> tuple[tuple[float, float], ...]:
-    """Seconds forward and backward of each layer, in the order of the forward pass."""
-    return tuple(_layer_s(layer, batch, gpu) for layer in net.layers)
+def _costs(net: Convnet, gpu: Processor) -> tuple[_Cost, ...]:
+    return tuple(_cost(layer, gpu) for layer in net.layers)
 
 
-def _layer_s(layer: Layer, batch: int, gpu: Processor) -> tuple[float, float]:
-    rate = gpu.memory_Bps * gpu.element_efficiency / gpu.value_bytes  # values per second
-    inputs, outputs = batch * layer.inputs, batch * layer.outputs
+def _cost(layer: Layer, gpu: Processor) -> _Cost:
+    inputs, outputs = layer.inputs, layer.outputs
     if layer.kind == "pool":
-        return (inputs + outputs) / rate, 2 * (inputs + outputs) / rate
+        return _Cost(0, 1, 0, 0, 0, inputs + outputs, 2 * (inputs + outputs), 0, 0)
     if layer.kind == "join":
         forward, backward = (3 + 2, 3) if layer.adds else (2, 2)
-        added_up = 3 * (layer.branches - 1) * batch * layer.shared
-        return forward * outputs / rate, (backward * outputs + added_up) / rate
+        added_up = 3 * (layer.branches - 1) * layer.shared
+        return _Cost(0, 1, 0, 0, 0, forward * outputs, backward * outputs + added_up, 0, 0)
     saves = WINOGRAD_SAVES if layer.fast and gpu.winograd else 1.0
     filled = layer.channels / (TILE_CHANNELS * math.ceil(layer.channels / TILE_CHANNELS))
-    arithmetic_s = 2 * batch * layer.products / (saves * filled * gpu.peak_flops * gpu.product_efficiency)
-    product_s = max(arithmetic_s, (inputs + outputs + layer.parameters) / rate)
     forward, backward = PASSES[layer.after]
-    return (
-        product_s + forward * outputs / rate + gpu.layer_s / 3,
-        (1 if layer.first else 2) * product_s + backward * outputs / rate + gpu.layer_s * 2 / 3,
+    return _Cost(
+        2 * layer.products,
+        saves * filled * gpu.peak_flops * gpu.product_efficiency,
+        inputs + outputs,
+        layer.parameters,
+        1 if layer.first else 2,
+        forward * outputs,
+        backward * outputs,
+        gpu.layer_s / 3,
+        gpu.layer_s * 2 / 3,
     )
 
 
@@ -266,6 +316,17 @@ def reduce(
     gradients: Sequence[Gradient], stretch: float, cluster: ConvnetCluster, gpus: int, gpus_per_node: int
 ) -> tuple[Reduction, ...]:
     """The all-reduces of one backward pass, in their order; `stretch` multiplies its seconds. None on one GPU."""
+    return _reductions(gradients, _sent(gradients, stretch, cluster, gpus, gpus_per_node))
+
+
+def _reductions(gradients: Sequence[Gradient], sent: Sequence[Sent]) -> tuple[Reduction, ...]:
+    names = [gradient.layer for gradient in gradients]
+    return tuple([Reduction(tuple(names[s.first : s.end]), s.bytes, Span(s.start_s, s.end_s)) for s in sent])
+
+
+def _sent(
+    gradients: Sequence[Gradient], stretch: float, cluster: ConvnetCluster, gpus: int, gpus_per_node: int
+) -> tuple[Sent, ...]:
     if gpus == 1:
         return ()
     exchange = cluster.exchange
@@ -273,14 +334,16 @@ def reduce(
     made = [exchange.gradient_bytes * gradient.parameters for gradient in gradients]
     before = list(accumulate(made, initial=0))  # bytes of all gradients before each one, and of all
     ready = [stretch * gradient.ready_s for gradient in gradients]
-    found: list[Reduction] = []
+    seconds: dict[int, float] = {}  # many layers are alike
+    found: list[Sent] = []
     at, free_s = 0, 0.0
     while at < len(gradients):
         end, start_s = _together(before, ready, at, free_s, exchange)
         size = before[end] - before[at]
-        free_s = start_s + min([way.seconds(size) for way in ways])
-        names = tuple([gradient.layer for gradient in gradients[at:end]])
-        found.append(Reduction(names, size, Span(start_s, free_s)))
+        if size not in seconds:
+            seconds[size] = min([way.seconds(size) for way in ways])
+        free_s = start_s + seconds[size]
+        found.append(Sent(at, end, size, start_s, free_s))
         at = end
     return tuple(found)
 
@@ -296,8 +359,10 @@ def _together(
     start_s = max(free_s, ready[at])
     if exchange.cycle_s:
         start_s = exchange.cycle_s * math.ceil(start_s / exchange.cycle_s)
-    fits = bisect_right(before, before[at] + exchange.fusion_bytes, at + 1) - 1
-    return max(at + 1, min(fits, bisect_right(ready, start_s, at + 1))), start_s
+    end = bisect_right(ready, start_s, at + 1)
+    if end > at + 1:
+        end = max(at + 1, bisect_right(before, before[at] + exchange.fusion_bytes, at + 1, end + 1) - 1)
+    return end, start_s
 
 
 @lru_cache(maxsize=256)
