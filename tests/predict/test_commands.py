@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from distlab.cli import COMMANDS, main
+from distlab.errors import SettingError
 from distlab.predict import goodput, network
 from distlab.predict.cluster import DGX_H100, SELENE
 from distlab.predict.commands.options import size
@@ -280,6 +281,8 @@ def test_sizes() -> None:
         2000,
         1000,
     ]
+    with pytest.raises(SettingError, match="in bits"):
+        size("s", "64 Mb")
 
 
 def test_answers_import_nothing_heavy() -> None:

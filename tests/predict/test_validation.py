@@ -124,6 +124,21 @@ def test_how_a_table_was_written_does_not_matter(tmp_path: Path, capsys: pytest.
     assert len(rows) == 5
 
 
+def test_steps_may_have_a_sequence_and_a_vocabulary_of_their_own(tmp_path: Path) -> None:
+    """Where there is no such column, or nothing in it, the tables' own hold."""
+    start, end = "145.6,96,12288,80,8,8,1536,2304", "148"
+    (tmp_path / "plain.csv").write_text(f"{WEAK}{start},{end}\n")
+    header = WEAK.replace("tflops", "sequence,vocabulary,tflops")
+    (tmp_path / "wide.csv").write_text(
+        f"{header}{start},2048,51200.0,{end}\n{start},,,{end}\n{start},8192,,{end}\n{start},-1,,{end}\n"
+    )
+    (plain, same, bare, longer), problems = score_folder(tmp_path)
+    assert plain.predicted == same.predicted == bare.predicted
+    assert isinstance(longer.inputs, megatron.Case)
+    assert longer.inputs.model.sequence == 8192
+    assert "sequence is '-1'" in problems.sentences[0]
+
+
 def test_nodes_that_are_not_all_full() -> None:
     """12 GPUs on nodes of 8 are 2 nodes of 6; 4 GPUs of a node of 8 are 4."""
     assert topology_for("h100_dgx", 12, 8) == system("h100_dgx", 12, 6)

@@ -123,7 +123,12 @@ def _recompute(row: Mapping[str, str]) -> tuple[Recompute, bool]:
 
 def _gpt(name: str, row: Mapping[str, str]) -> Transformer:
     layers, hidden, heads = (_whole(row, field) for field in ("layers", "hidden", "heads"))
-    return Transformer(name, layers, hidden, heads, VOCABULARY, SEQUENCE)
+    # Neither table has columns of these two: a line above it says them, of all of its rows.
+    vocabulary, sequence = (
+        _whole(row, field) if row.get(field) else usual
+        for field, usual in (("vocabulary", VOCABULARY), ("sequence", SEQUENCE))
+    )
+    return Transformer(name, layers, hidden, heads, vocabulary, sequence)
 
 
 def _layout(row: Mapping[str, str], micro_batch: int, interleave: int) -> Layout:

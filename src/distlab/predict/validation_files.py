@@ -27,7 +27,7 @@ FILE_MOST_BYTES = 64 * 2**20
 SENTENCES_MOST = 10
 """About the rows of one file; the rest is counted."""
 COUNTS = {"gpus", "gpus_per_node", "heads", "hidden", "layers", "tensor_parallel", "pipeline_parallel"}
-COUNTS |= {"interleave", "global_batch", "micro_batch"}
+COUNTS |= {"interleave", "global_batch", "micro_batch", "vocabulary", "sequence"}
 """Columns of whole numbers, which spreadsheets and data frames like to write as 8.0."""
 EXCESS = "\n"
 """Key of a row that says why it is none: no column can be called so."""

@@ -160,6 +160,9 @@ def check_counts(row: Row) -> None:
         "pipeline_parallel",
     ):
         count(row, field)
+    for field in ("vocabulary", "sequence"):
+        if row.get(field):
+            count(row, field)
 
 
 # Activations.

@@ -14,6 +14,7 @@ import dataclasses
 import errno
 import math
 import os
+import re
 import reprlib
 import types
 from collections.abc import Mapping
@@ -285,6 +286,10 @@ def size(name: str, text: str) -> float:
     plain = text.strip().lower()
     digits = plain.rstrip("abcdefghijklmnopqrstuvwxyz").strip()
     unit = plain[len(plain.rstrip("abcdefghijklmnopqrstuvwxyz")) :]
+    if re.search(r"[KMGT]b$", text.strip()):  # "64mb" is lazy, "64Mb" is how networks write bits
+        raise SettingError(
+            f"{name} is {printable(repr(text)[:80])}, in bits; it is in bytes: MB, or MiB of 2^20."
+        )
     if unit not in SIZES:
         raise unknown(f"unit of {name}", text, [key for key in ("B", "KiB", "MiB", "GiB", "MB", "GB", "TB")])
     return float(_number(name, digits, float)) * SIZES[unit]
