@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from distlab.cli import main
-from distlab.predict.commands import clusters, convnet, layout, running, training
+from distlab.predict.commands import clusters, convnet, layout, running, simulated, training
 from distlab.predict.commands.options import option, types_of
 from distlab.predict.states import MemorySettings
 from distlab.predict.transformer import Layout, Transformer
@@ -41,7 +41,14 @@ COMMANDS: dict[str, tuple[str, dict[str, type]]] = {
         },
     ),
     "collective": ("--gpus 16 --payload-bytes 1MiB", {"collective": running.CollectiveOptions}),
-    "goodput": ("--gpus 64 --model gpt2", {"job": running.GoodputOptions, "model": Transformer}),
+    "goodput": (
+        "--gpus 64 --model gpt2",
+        {
+            "job": running.GoodputOptions,
+            "simulation": simulated.SimulationOptions,
+            "model": Transformer,
+        },
+    ),
     "cnn": ("--gpus 16 --gpus-per-node 4", {"cnn": convnet.CnnOptions}),
 }
 ANSWERED = 0

@@ -201,7 +201,7 @@ FAMILIES: dict[str, Family] = {
         "2,048 to 100,000 GPUs, projected",
         "Kokolis et al., 2024 (arXiv 2410.21680)",
         "Nothing is fitted. The published values are an expression and projections, not measurements.",
-        "Stragglers and elastic worlds; `distlab predict goodput` simulates these.",
+        "Stragglers and elastic worlds; `distlab predict goodput --elastic` and its like simulate these.",
     ),
     "own_gloo_all_reduce": Family(
         "Collectives of gloo between processes",

@@ -34,6 +34,7 @@ MOST_BYTES = 2**20
 
 SECTIONS = (
     "model", "layout", "settings", "memory", "cluster", "software", "run", "search", "collective", "job", "cnn",
+    "simulation",
 )  # fmt: skip
 """Of such a file. One file may serve all commands; each reads the sections that it needs."""
 

@@ -13,6 +13,7 @@ from distlab.predict.collectives import Op
 from distlab.predict.commands.options import Given, Parser
 from distlab.predict.commands.presets import unknown
 from distlab.predict.commands.show import Row, draw, seconds, show, show_json
+from distlab.predict.commands.simulated import SimulationOptions, simulated
 from distlab.predict.commands.training import MODELS_HELP, the_model
 from distlab.predict.transformer import Transformer
 
@@ -167,9 +168,17 @@ class GoodputOptions:
     slowdown: float = 0.0
     parameters: float | None = None
     """14 bytes of checkpoint each; None: the model's."""
-    storage_Bps: float = 50e9  # noqa: N815 - the unit is part of the name
-    """That the storage takes of the whole job."""
+    storage: str = "gpfs_jean_zay"
+    """Of the hardware registry: what it takes of the whole job."""
+    storage_Bps: float | None = None  # noqa: N815 - the unit is part of the name
+    """In place of the registry's."""
     days: float = 30.0
+    gpus_per_node: int = 8
+    """A node writes to its own drives, and is what fails, is spare or turns slow in simulated runs."""
+
+    @property
+    def nodes(self) -> int:
+        return math.ceil(self.gpus / self.gpus_per_node)
 
 
 def goodput(args: list[str]) -> int:
@@ -177,14 +186,15 @@ def goodput(args: list[str]) -> int:
     from distlab.predict import failures
     from distlab.predict import goodput as model
 
-    sections = {"job": GoodputOptions, "model": Transformer}
+    sections = {"job": GoodputOptions, "simulation": SimulationOptions, "model": Transformer}
     helps = {"model": MODELS_HELP}
     figures = {"plot": "goodput over checkpoint intervals, with simulated runs"}
     what = str(goodput.__doc__)
     given = Parser("distlab predict goodput", what, sections, helps, figures, why=True).parse(args)
     asked = given.make("job", GoodputOptions)
-    if asked.gpus < 1:
-        raise SettingError(f"gpus is {asked.gpus}; it must be 1 or more.")
+    for name in ("gpus", "gpus_per_node"):
+        if getattr(asked, name) < 1:
+            raise SettingError(f"{name} is {getattr(asked, name)}; it must be 1 or more.")
     failures.positive("days", asked.days)
     components: tuple[failures.Component, ...] = failures.llama3_components(asked.gpus)
     if asked.mtbf_h is not None:
@@ -193,8 +203,10 @@ def goodput(args: list[str]) -> int:
     mtbf_h = failures.job_mtbf_h(components)
     failures.positive("mtbf_h", mtbf_h, infinite=True)
     job = model.Recovery(mtbf_h * 3600, asked.detection_s, asked.restart_s)
-    size_bytes, saving = _saving(given, asked, job)
+    storage_Bps = _storage_Bps(asked)  # noqa: N806
+    size_bytes, saving = _saving(given, asked, job, storage_Bps)
     found = model.goodput(job, saving)
+    runs = simulated(given, asked.nodes, components, job, saving, asked.days)
     expected = asked.days * 24 / mtbf_h
     young_s = daly_s = None
     if not math.isinf(mtbf_h):
@@ -212,12 +224,13 @@ def goodput(args: list[str]) -> int:
         from distlab.predict.commands.derived import of_goodput, symbols_of_goodput
         from distlab.predict.commands.why import Why
 
-        follow = of_goodput(job, saving, asked.days, size_bytes, asked.storage_Bps)
+        follow = of_goodput(job, saving, asked.days, size_bytes, storage_Bps)
         why = Why("goodput", list(found.terms()), follow, symbols_of_goodput(job, saving))
     if given.json:
         show_json(
             {
                 **dataclasses.asdict(asked),
+                "storage_Bps": storage_Bps,
                 "mtbf_h": None if math.isinf(mtbf_h) else mtbf_h,
                 "blocking_s": saving.blocking_s,
                 "interval_s": saving.interval_s,
@@ -228,6 +241,7 @@ def goodput(args: list[str]) -> int:
                 "goodput": found.useful,
                 "useful_days": asked.days * found.useful,
                 "terms": found.terms(),
+                "simulated": runs.as_json() if runs else None,
                 **(why.as_json() if why else {}),
             }
         )
@@ -238,15 +252,49 @@ def goodput(args: list[str]) -> int:
         young = f"Young {seconds(young_s)}, Daly {seconds(daly_s)}"
         lines.append(f"Interval {seconds(saving.interval_s)} ({chosen}); {young}.")
     if size_bytes is not None:
-        rate = f"{seconds(saving.blocking_s)} at {asked.storage_Bps / 1e9:,.4g} GB/s"
+        rate = f"{seconds(saving.blocking_s)} at {storage_Bps / 1e9:,.4g} GB/s"
         lines.append(f"A checkpoint of {size_bytes / 1e12:,.4g} TB takes {rate}.")
-    title = f"Goodput of {asked.days:g} days: {found.useful:.2%}"
+    good, rows = found.useful, _shares(asked, saving, found)
+    if runs:
+        good, rows = runs.summary.goodput.mean, runs.rows()
+        lines += [*runs.lines(), f"The closed form, without these: {found.useful:.2%}."]
+    title = f"Goodput of {asked.days:g} days: {good:.2%}"
     lines += [*(why.lines() if why else []), *drawn]
-    show(title, "days", _shares(asked, saving, found), f"{asked.days:,.3f}", lines)
+    show(title, "days", rows, f"{asked.days:,.3f}", lines)
     return 0
 
 
-def _saving(given: Given, asked: GoodputOptions, job: Recovery) -> tuple[float | None, Checkpoint]:
+def _storage_Bps(asked: GoodputOptions) -> float:  # noqa: N802
+    """That the storage takes of the whole job. SettingError where the registry does not know that."""
+    from distlab.predict.hardware.storage import storage
+
+    if asked.storage_Bps is not None:
+        return asked.storage_Bps
+    try:
+        kind = storage(asked.storage)
+    except SettingError as error:
+        raise SettingError(f"storage is no name of one: {error}") from None
+    if kind.write is None:
+        raise SettingError(
+            f"storage is {kind.name!r}, of which no source says how fast it is written; give storage_Bps."
+        )
+    rate = kind.write.value.bytes_per_s
+    if kind.per == "system":
+        return rate
+    if kind.per == "client" and not kind.shared:
+        return rate * asked.nodes
+    raise SettingError(
+        f"storage is {kind.name!r}, which takes {rate / 1e9:,.4g} GB/s per {kind.per}; give storage_Bps, what all of "
+        "yours takes of the job."
+    )
+
+
+def _saving(
+    given: Given,
+    asked: GoodputOptions,
+    job: Recovery,
+    storage_Bps: float,  # noqa: N803
+) -> tuple[float | None, Checkpoint]:
     """Bytes of a checkpoint, where its time follows from them; and how it is saved, by default at the best interval."""
     from distlab.predict.goodput import Checkpoint, checkpoint_bytes, optimal_interval_s, write_s
 
@@ -254,7 +302,7 @@ def _saving(given: Given, asked: GoodputOptions, job: Recovery) -> tuple[float |
     if blocking_s is None:
         parameters = the_model(given)[0].parameters if asked.parameters is None else asked.parameters
         size_bytes = checkpoint_bytes(parameters)
-        blocking_s = write_s(size_bytes, asked.storage_Bps)
+        blocking_s = write_s(size_bytes, storage_Bps)
     if asked.interval_s is not None:
         return size_bytes, Checkpoint(asked.interval_s, blocking_s, asked.background_s, asked.slowdown)
     if math.isinf(job.mtbf_s):
