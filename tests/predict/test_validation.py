@@ -165,8 +165,11 @@ def test_cards_are_joined_by_their_slots() -> None:
     found = topology_for("a40_pairwise_nvlink", 4, 4)
     assert "PCIe 4" in found.inside.name
     assert 15e9 < found.inside.bandwidth_Bps < 31.5e9
-    with pytest.raises(SettingError, match="gpus is 8"):
-        topology_for("l4", 8, 4)
+    for name in ("l4", "a10g", "a100_pairwise_nvlink"):
+        apart, together = topology_for(name, 8, 4), topology_for(name, 4, 4)
+        assert apart.nodes == 2
+        assert apart.fabric is not None
+        assert apart.fabric.node_Bps(4) < 12.5e9 < together.inside.bandwidth_Bps
     assert "NVLink" in topology_for("a100_t4x", 4, 4).inside.name  # a word, not a part of one
 
 

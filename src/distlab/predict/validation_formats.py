@@ -23,7 +23,7 @@ from distlab.errors import SettingError, printable
 from distlab.predict import megatron, recorded
 from distlab.predict.activations import relative_activations
 from distlab.predict.hardware import node
-from distlab.predict.network import SYSTEMS, Topology, collective_s, machine, system
+from distlab.predict.network import SYSTEMS, Topology, collective_s, system
 from distlab.predict.network.systems import cards, held_out
 from distlab.predict.states import MemorySettings
 from distlab.predict.step_time import Software
@@ -51,10 +51,15 @@ GENERIC_CARDS = {
     "l40s": "pcie4_x16",
     "l4": "pcie4_x16",
     "a10": "pcie4_x16",
+    "a10g": "pcie4_x16",
     "a40": "pcie4_x16",
     "t4": "pcie3_x16",
 }
 """Cards that their slots join (datasheets, S; A40 R, whose bridges between pairs are left out)."""
+
+
+NODE_MOST = 1024
+"""GPUs of one node: beyond what is sold."""
 
 
 def system_for(name: str) -> str:
@@ -80,18 +85,13 @@ def topology_for(name: str, gpus: int, gpus_per_node: int) -> Topology:
     """The group on the machine of that name, or on the generic one of its hardware. ValueError where there is none."""
     words = re.split(r"[^a-z0-9]+", name.lower())
     slot = next((to for card, to in GENERIC_CARDS.items() if card in words), None)
+    if (
+        gpus % gpus_per_node and gpus_per_node <= NODE_MOST
+    ):  # some are not full: the fullest equal ones stand for them
+        gpus_per_node = next(each for each in range(gpus_per_node, 0, -1) if gpus % each == 0)
     if slot is None:
-        here = system_for(name)
-        if (
-            gpus_per_node <= machine(here).gpus_per_node
-        ):  # nodes that are not all full: the fullest equal ones
-            gpus_per_node = next(each for each in range(min(gpus, gpus_per_node), 0, -1) if gpus % each == 0)
-        return system(here, gpus, gpus_per_node)
-    if gpus != gpus_per_node:
-        raise SettingError(
-            f"gpus is {gpus}, more than gpus_per_node, {gpus_per_node}; no network is known there."
-        )
-    return cards(slot, gpus)
+        return system(system_for(name), gpus, gpus_per_node)
+    return cards(slot, gpus, gpus_per_node)
 
 
 def score_collective(row: Row, family: str) -> Scored:

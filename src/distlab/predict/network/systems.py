@@ -130,6 +130,13 @@ def _fabric(box: Node) -> Fabric:
     return Fabric(found.title, rate, max(1, box.nics), box.accelerators, FABRIC_HOP_S, share)
 
 
+def _between_cards() -> Fabric:
+    """Between servers of PCIe cards, of whose network nothing is known: one 100 Gb/s card of Ethernet each."""
+    found = link("ethernet_100")
+    rate = found.bandwidth.value.in_gigabytes_per_s * GB
+    return Fabric(found.title, rate, 1, 8, FABRIC_HOP_S, FABRIC_EFFICIENCY)
+
+
 SYSTEMS: dict[str, System] = {
     "a100_dgx": System("DGX A100 (agrawal2024vidur)", NVLINK3, A100_LAUNCH_S, AZURE_A100_FABRIC),
     "h100_dgx": System(
@@ -140,10 +147,14 @@ SYSTEMS: dict[str, System] = {
     ),
     # Not measured here: NVLink bridges of 300 GB/s one way between pairs of PCIe cards (datasheets, R).
     "a100_pairwise_nvlink": System(
-        "4 A100 PCIe, NVLink in pairs", NVLINK3, A100_LAUNCH_S, beyond_pair=_sold("pcie4_x16")
+        "4 A100 PCIe, NVLink in pairs",
+        NVLINK3,
+        A100_LAUNCH_S,
+        _between_cards(),
+        beyond_pair=_sold("pcie4_x16"),
     ),
     "h100_pairwise_nvlink": System(
-        "4 H100 PCIe, NVLink in pairs", NVLINK3, LAUNCH_S, beyond_pair=_sold("pcie5_x16")
+        "4 H100 PCIe, NVLink in pairs", NVLINK3, LAUNCH_S, _between_cards(), beyond_pair=_sold("pcie5_x16")
     ),
 }
 
@@ -175,12 +186,13 @@ def machine(name: str) -> System:
     return SYSTEMS[name] if name in SYSTEMS else system_of(_node(name))
 
 
-def cards(link_name: str, gpus: int) -> Topology:
-    """GPUs of one node that a link of the registry joins, such as "pcie4_x16": nobody has measured them here.
+def cards(link_name: str, gpus: int, gpus_per_node: int | None = None) -> Topology:
+    """GPUs that a link of the registry joins in a node, such as "pcie4_x16": nobody has measured them here.
 
+    In one node without `gpus_per_node`; nodes have `_between_cards`.
     SettingError for a link that the registry does not have.
     """
-    return Topology(gpus, gpus, _sold(link_name), launch_s=LAUNCH_S)
+    return Topology(gpus, gpus_per_node or gpus, _sold(link_name), _between_cards(), launch_s=LAUNCH_S)
 
 
 def _node(name: str) -> Node:
