@@ -33,8 +33,8 @@ def main(cases: Path | None = None, json: bool = False, peers: bool = False) -> 
         cases: a folder with CSV files in the formats of `distlab.predict.validation_formats`; without one, the cases
             that the package holds.
         json: print one object for each measured cell: family, case, predicted, measured, signed_error.
-        peers: run llm-analysis and the estimators of DeepSpeed, Accelerate and torch on the same cases, too, which takes
-            minutes, and print the errors side by side (with json: also objects of theirs, which have the peer's name as by).
+        peers: run llm-analysis and the estimators of DeepSpeed, Accelerate and torch on the same cases, too (minutes),
+            and print the errors side by side; with json also objects of theirs, which have the peer's name as by.
     """
     with Console(stderr=True).status("Scoring ..."):
         scored, problems = (score_shipped(), Problems()) if cases is None else score_folder(cases)
