@@ -308,8 +308,16 @@ def test_fixed_fields_are_kept() -> None:
         assert (layout.pipeline, layout.zero_stage, layout.recompute) == (2, 1, "full")
     assert "pipeline 2 alone" in why(found, Layout(data=4, global_batch=8)).text
     for fixed, words in (
-        ({"tensor": 3}, "gpus is 4 and global_batch 8, of which no layout has tensor 3; choose"),
-        ({"micro_batch": 3}, "no layout has micro_batch 3"),
+        (
+            {"tensor": 3},
+            r"gpus is 4 and global_batch 8, of which no layout has tensor 3 \(tensor must divide gpus, 4",
+        ),
+        (
+            {"micro_batch": 3},
+            r"no layout has micro_batch 3 \(micro_batch must divide global_batch, 8\); choose",
+        ),
+        ({"interleave": 7}, r"no layout has interleave 7 \(pipeline times interleave must divide layers"),
+        ({"expert": 5}, r"no layout has expert 5 \(expert must divide experts, 1\)"),
         ({"schedule": "gpipe", "interleave": 2}, "no layout has schedule gpipe, interleave 2"),
     ):
         with pytest.raises(SettingError, match=words):
@@ -343,7 +351,7 @@ def test_where_nothing_fits() -> None:
         ({"objective": "cost", "tokens": None}, "tokens is missing"),
         ({"days": 3.0, "tokens": None}, "tokens is missing"),
         ({"days": -3.0}, "days is -3.0"),
-        ({"reserve_bytes": 80e9}, "reserve_bytes is 8e"),
+        ({"reserve_bytes": 80e9}, "reserve_bytes, 8e"),
         ({"fixed": {"layers": 3}}, "'layers' of fixed is no field"),
         ({"software": Software(Kernels(fused_attention=False))}, "fused_attention is False with attention 'flash'"),
         ({"settings": MemorySettings(precision="fp32")}, "precision is 'fp32'"),

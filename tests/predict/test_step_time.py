@@ -268,6 +268,19 @@ def test_one_gpu_has_no_communication() -> None:
         assert term(alone, name) == 0
 
 
+def test_the_reduction_says_what_is_reduced() -> None:
+    def said(**cut: Any) -> str:
+        (found,) = [part.why for part in step(**cut).terms if part.name == "gradient reduction"]
+        return found
+
+    assert said(data=2, global_batch=2) == "over 2 ranks, what is not hidden"
+    assert said(pipeline=2).startswith("the tied embedding's")
+    both = said(data=2, pipeline=2, global_batch=2)
+    assert "over 2 ranks" in both
+    assert "tied embedding" in both
+    assert said(model=replace(GPT, tied_embedding=False), pipeline=2) == "none: each weight is on one rank"
+
+
 @pytest.mark.parametrize("cut", CUTS)
 def test_an_infinite_network_leaves_the_work_and_the_bubble(cut: dict[str, Any]) -> None:
     made = step(machine=NO_NETWORK, **cut)

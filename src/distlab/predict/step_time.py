@@ -63,6 +63,8 @@ class StepTime:
     layout: Layout
     layers: int
     """Of the model."""
+    shared_embedding: bool
+    """The first and the last stage hold the same embedding, and add up its gradients."""
     tokens: int
     model_flops: float
     hardware_flops: float
@@ -85,6 +87,9 @@ class StepTime:
         each = f"{m} micro-batches x {here} layers of a stage"
         ms = 1e3 / (m * here)
         ranks = layout.data * layout.context
+        reduced = [f"over {ranks} ranks, what is not hidden"] if ranks > 1 else []
+        if self.shared_embedding:
+            reduced.append("the tied embedding's between the first and the last stage")
         return (
             Term("matrix products", s.products, f"{each} x {s.products * ms:.3g} ms"),
             Term("element-wise", s.elements, f"{each} x {s.elements * ms:.3g} ms of memory traffic"),
@@ -100,7 +105,7 @@ class StepTime:
             ),
             Term("pipeline bubble", s.bubble, f"{layout.schedule}: {p - 1} of {p} stages fill and drain"),
             Term("parameter gathering", s.gathering, f"ZeRO stage {layout.zero_stage}, what is not hidden"),
-            Term("gradient reduction", s.reduction, f"over {ranks} ranks, what is not hidden"),
+            Term("gradient reduction", s.reduction, "; ".join(reduced) or "none: each weight is on one rank"),
             Term("optimizer", s.optimizer, "memory traffic of the states"),
             Term("data loading", s.loading, f"{m} micro-batches: what is longer than all else"),
         )
@@ -164,6 +169,7 @@ class StepModel:
             self.seconds(layout),
             layout,
             self.model.layers,
+            self._shares_embedding(layout),
             tokens_per_step(self.model, layout.global_batch),
             flops.model,
             flops.hardware,
@@ -266,14 +272,15 @@ class StepModel:
             reduce_s = max(reduce_s - backward_s * (1 - 1 / here), reduce_s / here)
         if stage == 2:
             reduce_s *= m
-        if layout.pipeline > 1:
+        if self._shares_embedding(layout):
             reduce_s += self._embedding_s(layout)
         return gather_s, reduce_s
 
+    def _shares_embedding(self, layout: Layout) -> bool:
+        return self.model.tied_embedding and layout.pipeline > 1
+
     def _embedding_s(self, layout: Layout) -> float:
         """The first and the last stage add up their gradients of a tied embedding."""
-        if not self.model.tied_embedding:
-            return 0.0
         gradient_bytes = self.software.kernels.gradient_bytes
         payload_bytes = gradient_bytes * self.model.hidden * self.model.vocabulary / layout.tensor
         stride = layout.tensor * layout.context * layout.data * (layout.pipeline - 1)

@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple
 from distlab.errors import SettingError
 from distlab.predict.search.bounds import Bounds
 from distlab.predict.search.query import Query
-from distlab.predict.search.space import Cell, cells, layout_of, mesh_of, meshes, narrowed, obstacle
+from distlab.predict.search.space import Cell, cells, divisors, layout_of, mesh_of, meshes, narrowed, obstacle
 from distlab.predict.step_time import StepModel, StepTime
 from distlab.predict.training_memory import TrainingMemory, training_memory
 from distlab.predict.transformer import Layout, ZeroStage
@@ -146,11 +146,28 @@ def search(query: Query, progress: Callable[[float], None] | None = None) -> Fou
 
 def _no_space(query: Query, run: _Run) -> str:
     fixed = ", ".join(f"{name} {value}" for name, value in query.fixed.items())
-    rules = f" ({', '.join(sorted(run.forbidden))})" if run.forbidden else ""
+    broken = sorted(_broken(query)) or sorted(run.forbidden)
+    rules = f" ({', '.join(broken)})" if broken else ""
     return (
         f"gpus is {query.gpus} and global_batch {query.global_batch}, of which no layout has {fixed}{rules}; choose "
         "others."
     )
+
+
+def _broken(query: Query) -> Iterator[str]:
+    """Rules that fixed fields break on every mesh."""
+    gpus, layers = query.gpus, query.model.layers
+    wholes = {**dict.fromkeys(("data", "tensor", "pipeline", "context"), ("gpus", gpus))}
+    wholes |= {
+        "micro_batch": ("global_batch", query.global_batch),
+        "expert": ("experts", query.model.experts),
+    }
+    for name, (what, whole) in wholes.items():
+        if whole % query.fixed.get(name, 1):
+            yield f"{name} must divide {what}, {whole}"
+    chunks, stages = query.fixed.get("interleave", 1), query.fixed.get("pipeline")
+    if chunks > 1 and all(layers % (chunks * p) for p in ([stages] if stages else divisors(gpus)[1:])):
+        yield f"pipeline times interleave must divide layers, {layers}"
 
 
 def best_with(found: Found, fields: Mapping[str, Any]) -> Ranked | None:

@@ -82,10 +82,12 @@ class Query:
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):
                 raise SettingError(f"{name} is {value}; it must be above 0.")
-        if not 0 <= self.reserve_bytes < self.cluster.device.memory_bytes:
+        if not self.reserve_bytes >= 0:
+            raise SettingError(f"reserve_bytes is {self.reserve_bytes:g}; it must be 0 or more.")
+        if self.usable_bytes <= 0:
             raise SettingError(
-                f"reserve_bytes is {self.reserve_bytes:g}; it must be 0 or more, and less than the GPU's memory, "
-                f"{self.cluster.device.memory_bytes:g}."
+                f"memory_bytes is {self.cluster.device.memory_bytes:g}, of which reserve_bytes, "
+                f"{self.reserve_bytes:g}, leaves nothing; take GPUs with more, or reserve less."
             )
         for name in self.fixed:
             if name not in AXES:
