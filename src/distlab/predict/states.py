@@ -10,7 +10,6 @@ ranks do not divide a tensor.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Literal, NamedTuple, get_args
 
 from distlab.errors import SettingError
@@ -108,7 +107,7 @@ class MemorySettings:
         if isinstance(self.fragmentation, bool) or not 0 <= self.fragmentation < 1:
             raise SettingError(f"fragmentation is {self.fragmentation!r}; it is a share, from 0 to below 1.")
 
-    @cached_property
+    @property
     def bytes(self) -> Bytes:
         return PRECISIONS[self.precision]
 

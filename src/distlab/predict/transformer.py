@@ -12,7 +12,6 @@ b `micro_batch`, B `global_batch`, t `tensor`, p `pipeline`, d `data`, m `micro_
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Literal
 
 from distlab.errors import SettingError
@@ -73,15 +72,15 @@ class Transformer:
                 f"active_experts is {self.active_experts}, more than experts, {self.experts}; it is at most that."
             )
 
-    @cached_property
+    @property
     def key_value_heads(self) -> int:
         return self.heads if self.kv_heads is None else self.kv_heads
 
-    @cached_property
+    @property
     def head_width(self) -> int:
         return self.hidden // self.heads if self.head_size is None else self.head_size
 
-    @cached_property
+    @property
     def mlp_width(self) -> int:
         return 4 * self.hidden if self.feed_forward is None else self.feed_forward
 
@@ -209,6 +208,12 @@ class Layout:
                 raise SettingError(
                     f"{name} is {parts}, which does not divide {what}, {whole}, of {model.name}."
                 )
+        if self.interleave > 1 and self.micro_batches % self.pipeline:
+            raise SettingError(
+                f"interleave is {self.interleave} with {self.micro_batches} micro-batches, which pipeline, "
+                f"{self.pipeline}, does not divide; Megatron-LM interleaves whole groups alone: choose another "
+                "global_batch or micro_batch, or interleave 1."
+            )
         if self.sequence_parallel and model.sequence % self.tensor:
             raise SettingError(
                 f"tensor is {self.tensor}, which does not divide sequence, {model.sequence}; sequence_parallel "
