@@ -18,20 +18,12 @@ from distlab.errors import SettingError
 from distlab.predict import megatron
 from distlab.predict.network import SYSTEMS, system
 from distlab.predict.validation import Scored
+from distlab.predict.validation_families import ANY, FAMILIES, NO_TARGET, WHY_MISSED, Target
 from distlab.predict.validation_files import SENTENCES_MOST, score_folder
 from distlab.predict.validation_formats import system_for, topology_for
 from distlab.predict.validation_report import reasons, verdict
 from distlab.predict.validation_shipped import score_shipped
-from distlab.predict.validation_targets import (
-    ANY,
-    FAMILIES,
-    NO_TARGET,
-    WHY_MISSED,
-    Group,
-    Target,
-    groups,
-    percentile_95,
-)
+from distlab.predict.validation_targets import Group, groups, percentile_95
 
 ALL_REDUCE = "# remark\nsystem,gpus,gpus_per_node,payload_bytes,time_ms\n"
 ITERATION = (
@@ -265,6 +257,17 @@ def test_no_folder_or_one_without_tables_is_bad_input(
     assert scorecard("--cases", str(tmp_path), "--json") == 2
     out, err = capsys.readouterr()
     assert (out, "no CSV file" in err) == ("", True)
+
+
+def test_a_folder_that_cannot_be_read_is_bad_input(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(_: Path) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "iterdir", refused)  # modes do not stop root, who may run this
+    assert scorecard("--cases", str(tmp_path), "--json") == 2
+    assert "cannot be read (Permission denied)" in capsys.readouterr().err
 
 
 @pytest.fixture(scope="module")

@@ -123,8 +123,9 @@ def peers(answers: Sequence[Answer]) -> Figure:
 
     Collectives up to 1 MiB are left out. An error below 0.1% is drawn there. ValueError where nobody answered.
     """
+    from distlab.predict.validation_families import KIND_NAMES
     from distlab.predict.validation_peers import OURS
-    from distlab.predict.validation_targets import KIND_NAMES, is_small
+    from distlab.predict.validation_targets import is_small
 
     rows: dict[str, dict[str, list[float]]] = {}
     ours: dict[str, dict[str, float]] = {}

@@ -4,7 +4,7 @@
     scored, problems = score_folder(Path("cases"))      # in `validation_files`: any CSV files
     scored[0].predicted, scored[0].measured, scored[0].signed_error
 
-Formats of files: `validation_formats`. Targets, and what is known of each family: `validation_targets`. Other people's
+Formats of files: `validation_formats`. Targets, and what is known of each family: `validation_families`. Other people's
 estimators on the same cases: `validation_peers`.
 """
 

@@ -49,7 +49,12 @@ def score_folder(folder: Path) -> tuple[list[Scored], Problems]:
     """Every CSV file right in the folder, by name. SettingError where there is none."""
     if not folder.is_dir():
         raise SettingError(f"cases is {shown(str(folder))}, which is no folder; name one with CSV files.")
-    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() == ".csv")
+    try:
+        paths = sorted(path for path in folder.iterdir() if path.suffix.lower() == ".csv")
+    except OSError as error:
+        raise SettingError(
+            f"cases is {shown(str(folder))}, which cannot be read ({error.strerror}); name a folder that can."
+        ) from None
     if not paths:
         raise SettingError(
             f"cases is {shown(str(folder))}, which has no CSV file; name a folder that has some."

@@ -19,11 +19,12 @@ from rich.console import Console
 
 from distlab.predict.peers import Answer, ask
 from distlab.predict.validation import Scored
+from distlab.predict.validation_families import NO_TARGET
 from distlab.predict.validation_files import Problems, score_folder
 from distlab.predict.validation_peers import beside, described, side_by_side
 from distlab.predict.validation_shipped import score_shipped
 from distlab.predict.validation_tables import Table, details, summary
-from distlab.predict.validation_targets import NO_TARGET, Group, groups
+from distlab.predict.validation_targets import Group, groups
 
 
 def main(cases: Path | None = None, json: bool = False, peers: bool = False) -> int:

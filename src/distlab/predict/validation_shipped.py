@@ -2,7 +2,7 @@
 
     for cell in score_shipped(): print(cell.family, cell.case, cell.signed_error)
 
-What is known of each family (source, hardware, split) stands in `validation_targets.FAMILIES`.
+What is known of each family (source, hardware, split) stands in `validation_families.FAMILIES`.
 """
 
 from __future__ import annotations
