@@ -6,7 +6,6 @@ distlab course up
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import os
 import signal
@@ -168,6 +167,8 @@ def _usage(args: list[str]) -> int:
     asked_for_help = not args or args[0] in ("-h", "--help")
     out = sys.stdout if asked_for_help else sys.stderr
     if not asked_for_help and not any(name.startswith(wanted) for name in COMMANDS):
+        import difflib  # only for a message
+
         nearest = difflib.get_close_matches(wanted, COMMANDS, n=1, cutoff=0.4)
         hint = f" Did you mean `distlab {nearest[0]}`?" if nearest else ""
         print(f"distlab: there is no command {wanted!r}.{hint}\n", file=out)
