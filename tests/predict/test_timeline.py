@@ -10,10 +10,10 @@ import pytest
 from distlab.errors import SettingError
 from distlab.figures.timelines import pipeline_slots
 from distlab.predict.cluster import DGX_H100
-from distlab.predict.plots.step import LATE_SHARE, MOST_STAGES, durations, step_chart
+from distlab.predict.plots.step import MOST_STAGES, durations, step_chart
 from distlab.predict.plots.timeline import Durations, Slot, idle_s, schedule
 from distlab.predict.scaling import pipeline_efficiency
-from distlab.predict.step_time import Software, predict_step
+from distlab.predict.step_time import Software, bubble_of, predict_step
 from distlab.predict.transformer import Layout, Schedule, Transformer
 
 TIMES = Durations(1.0, 2.0, 0.9, 0.3, 0.6)
@@ -98,9 +98,24 @@ def test_counts_below_one_are_named(name: str) -> None:
         schedule(counts["stages"], counts["micro_batches"], TIMES, "1f1b", counts["interleave"])
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("p", [2, 5, 8])
+@pytest.mark.parametrize("m", [1, 2, 3, 7, 8, 20])
+def test_zero_bubble_is_the_closed_form_for_few_micro_batches_too(p: int, m: int) -> None:
+    for weights_s in (0.0, 0.5, 1.0):
+        for times in (Durations(1.0, 2.1, weights_s), Durations(1.0, 2.1, weights_s, 0.3, 0.6)):
+            alone_s = m * (3.1 + times.output_forward_s + times.output_backward_s)
+            bubble_s = bubble_of("zero_bubble", 1, m, p, 3.1, weights_s)
+            assert end_s(schedule(p, m, times, "zero_bubble")) == pytest.approx(alone_s + bubble_s)
+
+
+@pytest.mark.parametrize(
+    ("kind", "micro_batches"),
+    [(kind, m) for kind in KINDS for m in (4, 16, 2, 3) if kind != "interleaved" or m % 4 == 0],
+)
 @pytest.mark.parametrize("recompute", ["none", "selective", "full"])
-def test_a_step_s_schedule_takes_what_the_step_model_says(kind: Schedule, recompute: str) -> None:
+def test_a_step_s_schedule_takes_what_the_step_model_says(
+    kind: Schedule, micro_batches: int, recompute: str
+) -> None:
     v = 2 if kind == "interleaved" else 1
     layout = Layout(
         data=2,
@@ -108,7 +123,7 @@ def test_a_step_s_schedule_takes_what_the_step_model_says(kind: Schedule, recomp
         pipeline=4,
         interleave=v,
         schedule=kind,
-        global_batch=32,
+        global_batch=2 * micro_batches,
         recompute=recompute,  # type: ignore[arg-type]
     )
     software = Software()
@@ -120,16 +135,14 @@ def test_a_step_s_schedule_takes_what_the_step_model_says(kind: Schedule, recomp
     assert end_s(plan) == pytest.approx(inside_s)
 
 
-def test_a_schedule_that_the_closed_form_does_not_hold_for_says_so() -> None:
-    software = Software()
-    beside = ("parameter gathering", "gradient reduction", "optimizer", "data loading")
-    for batch in (8, 10):
-        layout = Layout(pipeline=4, interleave=2, global_batch=batch)
-        found = predict_step(GPT, layout, DGX_H100, software)
-        chart = step_chart(GPT, layout, DGX_H100, software, found)
-        inside_s = sum(term.seconds for term in found.terms if term.name not in beside)
-        late_s = end_s(chart.plan) - inside_s
-        assert ("supposes full groups" in chart.caption) == (late_s > LATE_SHARE * found.step_s)
+@pytest.mark.parametrize("micro_batches", [8, 10])
+def test_interleaving_wants_whole_groups(micro_batches: int) -> None:
+    layout = Layout(pipeline=4, interleave=2, global_batch=micro_batches)
+    if micro_batches % 4:
+        with pytest.raises(SettingError, match="micro_batches is 10, which pipeline 4 does not"):
+            predict_step(GPT, layout, DGX_H100)
+    else:
+        predict_step(GPT, layout, DGX_H100)
 
 
 def test_long_and_deep_pipelines_are_cut() -> None:

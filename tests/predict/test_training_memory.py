@@ -41,6 +41,8 @@ SMALL = Transformer("small", layers=8, hidden=64, heads=8, vocabulary=512, seque
 def layouts(draw: st.DrawFn) -> Layout:
     """Of SMALL or of its variants, whatever can be."""
     pipeline = draw(st.sampled_from([1, 2, 4]))
+    interleave = draw(st.sampled_from([1, 2])) if pipeline > 1 else 1
+    groups = pipeline if interleave > 1 else 1
     data, micro_batch = draw(st.sampled_from([1, 2, 4])), draw(st.integers(1, 3))
     return Layout(
         data=data,
@@ -48,10 +50,10 @@ def layouts(draw: st.DrawFn) -> Layout:
         pipeline=pipeline,
         context=draw(st.sampled_from([1, 2])),
         sequence_parallel=draw(st.booleans()),
-        interleave=draw(st.sampled_from([1, 2])) if pipeline > 1 else 1,
+        interleave=interleave,
         schedule=draw(st.sampled_from(["gpipe", "1f1b", "interleaved", "zero_bubble"])),
         micro_batch=micro_batch,
-        global_batch=data * micro_batch * draw(st.integers(1, 9)),
+        global_batch=data * micro_batch * groups * draw(st.integers(1, 9)),
         recompute=draw(st.sampled_from(["none", "selective", "full"])),
         zero_stage=draw(st.sampled_from([0, 1, 2, 3])),
     )

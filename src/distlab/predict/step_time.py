@@ -31,7 +31,7 @@ from distlab.predict.flops import step_flops, tokens_per_step
 from distlab.predict.kernels import HALF, optimizer_s
 from distlab.predict.scaling import Term
 from distlab.predict.step_parts import Layer, Replicas, Software, layer_of, replicas_of
-from distlab.predict.transformer import Layout, Transformer
+from distlab.predict.transformer import Layout, Schedule, Transformer
 from distlab.predict.units import DAY_S
 
 __all__ = ["Seconds", "Software", "StepModel", "StepTime", "predict_step"]
@@ -187,9 +187,7 @@ class StepModel:
         tensor_s, expert_s, context_s = work.communication_s(recompute)
         layer_s = work.products_s + work.elements_s + again_s + tensor_s + expert_s + context_s
         stage_s = here * layer_s + send_s
-        bubble_s = (p - 1) / layout.interleave * stage_s
-        if layout.schedule == "zero_bubble":
-            bubble_s = (p - 1) / layout.interleave * max(0.0, stage_s - 2 * here * work.weights_s)
+        bubble_s = bubble_of(layout.schedule, layout.interleave, m, p, stage_s, here * work.weights_s)
         free_again_s = again_s - (work.ring_hidden_s if recompute == "full" else 0.0)
         gather_s, reduce_s = self.data_parallel_s(layout, work, here, free_again_s)
         seconds = Seconds(
@@ -293,6 +291,18 @@ class StepModel:
         return optimizer_s(
             found.dense / ranks + found.expert / max(1, ranks // layout.expert), self.cluster.device
         )
+
+
+def bubble_of(schedule: Schedule, v: int, m: int, p: int, stage_s: float, weights_s: float) -> float:
+    """Seconds that a stage is idle in a step: (p - 1)/v of a micro-batch's time on it (Narayanan et al., SC'21).
+
+    Zero-bubble's ZB-H1 keeps a stage's layers together, and puts off the gradients of weights, `weights_s` of a
+    micro-batch: less is idle by those of p - 1 stages, and of p - 1 micro-batches (Qi et al., 2023) or the m - 1 that
+    there are. That is how long the schedule of `plots.timeline` is.
+    """
+    if schedule == "zero_bubble":
+        return (p - 1) * (stage_s - weights_s) - (min(m, p) - 1) * weights_s
+    return (p - 1) / v * stage_s
 
 
 _USUAL = Software()

@@ -210,9 +210,8 @@ class Layout:
                 )
         if self.interleave > 1 and self.micro_batches % self.pipeline:
             raise SettingError(
-                f"interleave is {self.interleave} with {self.micro_batches} micro-batches, which pipeline, "
-                f"{self.pipeline}, does not divide; Megatron-LM interleaves whole groups alone: choose another "
-                "global_batch or micro_batch, or interleave 1."
+                f"micro_batches is {self.micro_batches}, which pipeline {self.pipeline} does not divide; with "
+                f"interleave {self.interleave} it must (Megatron-LM's rule): choose another global_batch or interleave."
             )
         if self.sequence_parallel and model.sequence % self.tensor:
             raise SettingError(

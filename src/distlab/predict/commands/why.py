@@ -169,7 +169,8 @@ STEP = {
     ),
     "pipeline sends": Reason("m x 2 v sends of 2 b s h / t bytes", "Narayanan et al., SC'21, section 4.1"),
     "pipeline bubble": Reason(
-        "(p - 1) / v x a stage's time of a micro-batch; zero_bubble: less twice the weights' gradients",
+        "(p - 1) / v x a stage's time of a micro-batch; zero_bubble: less the "
+        "weights' gradients, p - 1 + min(m, p) - 1 of them",
         "Narayanan et al., SC'21, section 2.2; Qi et al., 2023",
     ),
     "parameter gathering": Reason("all-gather of 2 bytes a parameter, less what computing hides", _ZERO),

@@ -20,9 +20,6 @@ MOST_STAGES = 16
 MOST_SLOTS = 3000
 """Pieces of work that are drawn; of longer steps the first micro-batches alone."""
 
-LATE_SHARE = 0.005
-"""Of the step: a schedule that ends so much after the closed form says so."""
-
 PER_MICRO_BATCH = (
     "matrix products", "element-wise", "recomputation", "tensor parallel", "expert parallel", "context parallel",
     "pipeline sends",
@@ -72,27 +69,14 @@ def step_chart(
         shown = max(p, shown // p * p)
     times = durations(model, layout, cluster, software, found)
     plan = schedule(p, shown, times, layout.schedule, layout.interleave)
-    late_s = max(slot.end_s for slot in plan) - _inside_s(found)
-    late = ""
-    if shown == m and late_s > LATE_SHARE * found.step_s:
-        late = (
-            f" It ends {late_s:.3g} s after the model's sum, whose bubble supposes "
-            f"{'at least as many micro-batches as stages' if layout.schedule == 'zero_bubble' else 'full groups'}."
-        )
     cut = "" if shown == m else f" The first {shown} of {m} micro-batches: of the whole step less is idle."
     left_out = "" if rows == p else f" {rows} of {p} stages."
     caption = (
         f"Predicted, schedule {layout.schedule}; F forward, B backward, W gradients of weights that are put off; blank "
-        f"is idle.{cut}{left_out}{late} Below, what the whole step adds up to."
+        f"is idle.{cut}{left_out} Below, what the whole step adds up to."
     )
     terms = step_waterfall(found)
     return StepChart(title, caption, stages, p, shown, m, plan, replace(terms, title="The whole step"))
-
-
-def _inside_s(found: StepTime) -> float:
-    """Of the terms that a schedule shows: not those beside it, such as the optimizer."""
-    inside = (*PER_MICRO_BATCH, "output layer", "pipeline bubble")
-    return sum(term.seconds for term in found.terms if term.name in inside)
 
 
 def durations(

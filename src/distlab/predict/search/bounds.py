@@ -18,8 +18,8 @@ from distlab.predict.memory_terms import Terms, state_terms, update_terms, whole
 from distlab.predict.search.query import Query
 from distlab.predict.search.space import Cell, Choice
 from distlab.predict.states import rank_states
-from distlab.predict.step_time import StepModel
-from distlab.predict.transformer import Layout, Recompute
+from distlab.predict.step_time import StepModel, bubble_of
+from distlab.predict.transformer import Layout, Recompute, Schedule
 
 
 class _Held(NamedTuple):
@@ -61,12 +61,11 @@ class Bounds:
 
     @staticmethod
     def _flow_s(
-        schedule: str, v: int, m: int, p: int, here: int, layer_s: float, once_s: float, weights_s: float
+        schedule: Schedule, v: int, m: int, p: int, here: int, layer_s: float, once_s: float, weights_s: float
     ) -> float:
         """Sends and bubble."""
         stage_s = here * layer_s + v * once_s
-        idle_s = max(0.0, stage_s - 2 * here * weights_s) if schedule == "zero_bubble" else stage_s
-        return m * v * once_s + (p - 1) / v * idle_s
+        return m * v * once_s + bubble_of(schedule, v, m, p, stage_s, here * weights_s)
 
     def cell_bytes(self, cell: Cell, layout: Layout) -> float:
         """No layout of the cell has a lower peak: the least of all choices."""

@@ -161,11 +161,6 @@ def check(query: Query, layout: Layout) -> None:
         raise SettingError(
             f"interleave is {layout.interleave} with schedule {layout.schedule!r}; chunks above 1 are interleaved's."
         )
-    if layout.interleave > 1 and layout.micro_batches % layout.pipeline:
-        raise SettingError(
-            f"micro_batches is {layout.micro_batches}, which pipeline {layout.pipeline} does not divide; "
-            f"{STAGES_DIVIDE}."
-        )
 
 
 def narrowed(cell: Cell, fields: Mapping[str, Any]) -> Cell | None:
