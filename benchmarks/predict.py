@@ -134,7 +134,10 @@ def _case() -> Case:
 
 def _layouts() -> Iterator[Layout]:
     layout = _case().layout
-    return (replace(layout, global_batch=layout.data * layout.micro_batch * micro) for micro in count(8))
+    group = (
+        layout.data * layout.micro_batch * layout.pipeline
+    )  # micro-batches are interleaved in whole groups
+    return (replace(layout, global_batch=group * groups) for groups in count(1))
 
 
 SEARCH = """
