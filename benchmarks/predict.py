@@ -134,9 +134,8 @@ def _case() -> Case:
 
 def _layouts() -> Iterator[Layout]:
     layout = _case().layout
-    group = (
-        layout.data * layout.micro_batch * layout.pipeline
-    )  # micro-batches are interleaved in whole groups
+    # Micro-batches are interleaved in whole groups.
+    group = layout.data * layout.micro_batch * layout.pipeline
     return (replace(layout, global_batch=group * groups) for groups in count(1))
 
 
