@@ -8,7 +8,7 @@ import re
 import pytest
 
 from distlab.cli import main
-from distlab.predict.commands.presets import MODELS, preset
+from distlab.predict.commands.presets import MODELS, preset, unknown
 from distlab.predict.hardware import ACCELERATORS, NODES
 
 
@@ -46,3 +46,10 @@ def test_the_list_has_all(capsys: pytest.CaptureFixture[str]) -> None:
     table = capsys.readouterr().out
     assert all(name in table for name in (*MODELS, *NODES, *ACCELERATORS))
     assert all(row["source"] in table for row in listed["models"])
+
+
+def test_a_name_that_is_none_is_one_sentence_or_two() -> None:
+    known = ["adamw", "sgd"]
+    assert str(unknown("optimizer", "zzz", known)) == "optimizer is 'zzz'; it is one of adamw, sgd."
+    meant = "optimizer is 'adam'; did you mean 'adamw'? It is one of adamw, sgd."
+    assert str(unknown("optimizer", "adam", known)) == meant

@@ -179,6 +179,6 @@ def unknown(field: str, value: object, known: Iterable[str]) -> SettingError:
 
     names = list(known)
     near = difflib.get_close_matches(str(value), names, n=1, cutoff=0.4)
-    hint = f"did you mean {near[0]!r}? " if near else ""
+    hint = f"did you mean {near[0]!r}? It" if near else "it"
     text = printable(str(value)[:80])
-    return SettingError(f"{field} is {text!r}; {hint}It is one of {', '.join(names)}.")
+    return SettingError(f"{field} is {text!r}; {hint} is one of {', '.join(names)}.")
