@@ -26,6 +26,8 @@ from distlab.predict.megatron import FITTED, Case
 from distlab.predict.network import Fabric, NodeLink, System, system
 from distlab.predict.network import collective_s as nccl_s
 from distlab.predict.scaling import pipeline_efficiency
+from distlab.predict.states import MemorySettings, rank_states
+from distlab.predict.step_parts import replicas_of
 from distlab.predict.step_time import Software, StepTime, predict_step
 from distlab.predict.transformer import Layout, Recompute, Schedule, Transformer
 
@@ -321,10 +323,20 @@ def test_gradients_hide_behind_the_backward_pass() -> None:
     assert bare.step_s - hidden.step_s < term(bare, "gradient reduction")
 
 
+@pytest.mark.parametrize("biases", [True, False])
+def test_weights_of_the_fullest_gpu_are_those_of_memory(biases: bool) -> None:
+    mixture = replace(GPT, layers=8, experts=4, active_experts=2, biases=biases, kv_heads=4)
+    for pipeline in (1, 2, 4):
+        layout = Layout(tensor=8, pipeline=pipeline, data=4, expert=2, global_batch=64)
+        found = replicas_of(mixture, layout, SELENE, Software())
+        ranks = [rank_states(mixture, layout, MemorySettings(), rank).parameters for rank in range(pipeline)]
+        assert found.dense + found.expert == max(ranks)
+
+
 def test_zero_shares_the_optimizer_and_gathers_parameters() -> None:
     plain, first, third = (step(data=8, zero_stage=stage) for stage in (0, 1, 3))
     assert term(first, "optimizer") == pytest.approx(term(plain, "optimizer") / 8)
-    assert term(plain, "optimizer") == optimizer_s(GPT.embedding_parameters + 48 * GPT.layer_parameters, A100)
+    assert term(plain, "optimizer") == optimizer_s(GPT.parameters, A100)
     across = step(data=64, zero_stage=3, global_batch=64, machine=joined(2e11, 1e9))
     assert term(across, "parameter gathering") > term(third, "parameter gathering") == 0
 

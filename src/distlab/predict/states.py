@@ -231,7 +231,7 @@ class LayerStates(NamedTuple):
 def layer_states(model: Transformer, layout: Layout, settings: MemorySettings) -> LayerStates:
     """The same on every pipeline rank."""
     dense, experts = layer_weights(model, layout)
-    dense_size, expert_size = _size(dense), _size(experts)
+    dense_size, expert_size = size_of(dense), size_of(experts)
     return LayerStates(
         dense_size,
         moment_bytes(dense, dense_size, settings),
@@ -272,12 +272,12 @@ def rank_states(
     layers, stage, state = model.layers // layout.pipeline, layout.zero_stage, _STATES[settings.precision]
     layer = layer or layer_states(model, layout, settings)
     other = embedding_weights(model, layout) if rank == 0 else []
-    embedding_size = _size(other)
+    embedding_size = size_of(other)
     if rank == layout.pipeline - 1:
         other += output_weights(model, layout)
         if rank == 0 and model.tied_embedding:
             embedding_size -= other[0].size
-    other_size = _size(other)
+    other_size = size_of(other)
     copies = layout.data * layout.context
     held = zero_memory(layers * layer.dense + other_size, copies, stage, state)
     moments = layers * layer.dense_moments + moment_bytes(other, other_size, settings)
@@ -303,5 +303,6 @@ def rank_states(
     )
 
 
-def _size(weights: list[Weight]) -> int:
+def size_of(weights: list[Weight]) -> int:
+    """Parameters of all of them."""
     return sum([rows * (columns or 1) * copies for rows, columns, copies in weights])

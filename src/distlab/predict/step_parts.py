@@ -11,6 +11,7 @@ from typing import NamedTuple
 from distlab.predict.cluster import Cluster, collective_s
 from distlab.predict.collectives import Op
 from distlab.predict.kernels import HALF, Kernels, layer_time, output_time
+from distlab.predict.states import embedding_weights, layer_weights, output_weights, size_of
 from distlab.predict.transformer import Layout, Recompute, Transformer
 
 
@@ -116,9 +117,9 @@ def layer_of(model: Transformer, layout: Layout, cluster: Cluster, software: Sof
 class Replicas(NamedTuple):
     """Weights of the fullest GPU that others hold, too, and the collectives among these."""
 
-    dense: float
+    dense: int
     """Parameters that all data- and context-parallel ranks hold."""
-    expert: float
+    expert: int
     """Parameters of its experts, which fewer ranks hold."""
     reduce_s: float
     """All-reduce of their gradients."""
@@ -131,14 +132,12 @@ class Replicas(NamedTuple):
 def replicas_of(model: Transformer, layout: Layout, cluster: Cluster, software: Software) -> Replicas:
     """Those of one layout; it depends on neither micro-batch, schedule nor ZeRO stage."""
     here, ranks = model.layers // layout.pipeline, layout.data * layout.context
-    dense: float = model.attention_parameters + model.norm_parameters + model.router_parameters
-    expert = model.experts / layout.expert * model.expert_parameters
-    if model.experts == 1:
-        dense, expert = dense + expert, 0.0
-    outside = model.embedding_parameters
-    if layout.pipeline == 1 and not model.tied_embedding:
-        outside += model.hidden * model.vocabulary
-    dense, expert = (here * dense + outside) / layout.tensor, here * expert / layout.tensor
+    each = layer_weights(model, layout)
+    ends = [embedding_weights(model, layout), output_weights(model, layout)]
+    if layout.pipeline == 1:
+        ends = [ends[0] + ends[1]]
+    dense = here * size_of(each[0]) + max(size_of(end) for end in ends)
+    expert = here * size_of(each[1])
 
     def over_s(op: Op, bytes_each: float) -> float:
         shared_s = collective_s(op, dense * bytes_each, ranks, layout.tensor, cluster)
