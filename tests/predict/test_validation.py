@@ -131,6 +131,22 @@ def test_steps_may_have_a_sequence_and_a_vocabulary_of_their_own(tmp_path: Path)
     assert "sequence is '-1'" in problems.sentences[0]
 
 
+def test_columns_that_only_name_a_row_may_be_absent_and_others_are_missed(tmp_path: Path) -> None:
+    cells = "heads,hidden,layers,tensor_parallel,pipeline_parallel,gpus,global_batch"
+    (tmp_path / "a.csv").write_text(
+        f"{cells},tflops_per_gpu\n24,2304,24,1,1,32,512,137\n24,2304,24,2,3,96,512,1\n"
+    )
+    more = f"{cells},micro_batch,recompute,interleave,iteration_s\n64,6144,48,8,1,8,4,4,full,1,1.4\n"
+    (tmp_path / "b.csv").write_text(more)
+    (tmp_path / "c.csv").write_text(more.replace("interleave", "chunks"))
+    (tmp_path / "d.csv").write_text("full,model\n7,22B\n")
+    (tmp_path / "e.csv").write_text("full\n7\n")
+    scored, problems = score_folder(tmp_path)
+    assert [cell.case for cell in scored] == ["?B", "?B", "model full", "22B full"]
+    assert "interleave is None" in problems.sentences[0]
+    assert (problems.cells, problems.files) == (1, 1)
+
+
 def test_nodes_that_are_not_all_full() -> None:
     """12 GPUs on nodes of 8 are 2 nodes of 6; 4 GPUs of a node of 8 are 4."""
     assert topology_for("h100_dgx", 12, 8) == system("h100_dgx", 12, 6)

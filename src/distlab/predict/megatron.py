@@ -84,8 +84,9 @@ def iteration_case(row: Mapping[str, str]) -> Case:
     layout = _layout(row, micro_batch=_whole(row, "micro_batch"), interleave=_whole(row, "interleave"))
     layout = replace(layout, recompute=recompute, sequence_parallel=sequence_parallel)
     software = Software(_UNFUSED, overlap_gradients=layout.pipeline == 1, overlap_tensor=True)
-    name = f"{row['model']} {row['recompute']}"
-    return Case(name, _gpt(row["model"], row), layout, software, "iteration_s", _number(row, "iteration_s"))
+    model = row.get("model") or "model"
+    name = f"{model} {row['recompute']}"
+    return Case(name, _gpt(model, row), layout, software, "iteration_s", _number(row, "iteration_s"))
 
 
 def weak_scaling_case(row: Mapping[str, str]) -> Case:
@@ -103,7 +104,7 @@ def weak_scaling_case(row: Mapping[str, str]) -> Case:
     chunks = math.gcd(chunks, _whole(row, "layers") // ranks[1])
     layout = replace(_layout(row, micro_batch, chunks), recompute="full")
     software = Software(_UNFUSED, overlap_gradients=layout.pipeline == 1)
-    name = f"{row['params_B']}B"
+    name = f"{row.get('params_B') or '?'}B"
     return Case(name, _gpt(name, row), layout, software, "tflops_per_gpu", _number(row, "tflops_per_gpu"))
 
 

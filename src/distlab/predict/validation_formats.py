@@ -132,7 +132,12 @@ def _score_weak_scaling(row: Row, family: str) -> Scored:
     ranks = (count(row, "tensor_parallel"), count(row, "pipeline_parallel"))
     if ranks in megatron.MICRO_BATCH_AND_CHUNKS:
         return score_step(megatron.weak_scaling_case(row), family)
-    plain = {"model": f"{row.get('params_B')}B", "micro_batch": "1", "interleave": "1", "recompute": "full"}
+    plain = {
+        "model": f"{row.get('params_B') or '?'}B",
+        "micro_batch": "1",
+        "interleave": "1",
+        "recompute": "full",
+    }
     case = megatron.iteration_case({**row, **plain, "iteration_s": row.get("tflops_per_gpu", "")})
     software = replace(case.software, overlap_tensor=False)
     return score_step(replace(case, name=case.model.name, software=software, unit="tflops_per_gpu"), family)
