@@ -143,7 +143,7 @@ def test_columns_that_only_name_a_row_may_be_absent_and_others_are_missed(tmp_pa
     (tmp_path / "e.csv").write_text("full\n7\n")
     scored, problems = score_folder(tmp_path)
     assert [cell.case for cell in scored] == ["?B", "?B", "model full", "22B full"]
-    assert "interleave is None" in problems.sentences[0]
+    assert "interleave is None" in problems.sentences[1]
     assert (problems.cells, problems.files) == (1, 1)
 
 
