@@ -17,6 +17,8 @@ from distlab.predict import goodput, network
 from distlab.predict.cluster import DGX_H100, SELENE
 from distlab.predict.commands.options import size
 from distlab.predict.commands.presets import MODELS
+from distlab.predict.hardware import accelerator
+from distlab.predict.hardware.prices import read_prices
 from distlab.predict.step_time import predict_step
 from distlab.predict.training_memory import training_memory
 from distlab.predict.transformer import Layout, Transformer
@@ -297,3 +299,18 @@ print({{"torch", "numpy", "matplotlib", "tyro", "rich", "yaml", "pydantic"}} & s
 """
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ended.stdout == "set()\n"
+
+
+def test_a_provider_s_price_is_that_of_the_table(capsys: pytest.CaptureFixture[str]) -> None:
+    line = "predict step --model gpt-22b --tensor 8 --tokens 1e11 --cluster dgx_h200"
+    price = read_prices().of("nebius").of_accelerator(accelerator("h200"))
+    assert price is not None
+    found = answer(f"{line} --provider nebius", capsys)
+    assert found["cluster"]["price_per_gpu_hour"] == price.per_hour
+    assert found["cost"] == answer(f"{line} --price-per-gpu-hour {price.per_hour}", capsys)["cost"]
+    for more, words in (
+        ("--provider aws", "provider is 'aws', of which no price of NVIDIA H200"),
+        ("--provider acme", "no price of the provider 'acme'"),
+        ("--provider nebius --price-per-gpu-hour 2", "give one of them"),
+    ):
+        assert words in error(f"{line} {more}", capsys)

@@ -121,8 +121,9 @@ def device_of(chip: Accelerator) -> Device:
     if dtype in chip.reached and chip is not fitted:
         of_best = share * fitted.peak("bf16").flop_per_s / fitted.reached["bf16"].value.flop_per_s
         share = min(1.0, of_best * chip.reached[dtype].value.flop_per_s / peak)
-    # 2,039 GB/s: NVIDIA's datasheet of the A100 80 GB (S), with which the fit was made; the registry rounds.
-    memory_Bps = 2.039e12 if chip is fitted else chip.memory_bandwidth.value.bytes_per_s  # noqa: N806 - the unit
+    bandwidth = chip.memory_bandwidth
+    # The fit was made with what deviceQuery shows, 2,039 GB/s; the registry's own value is rounded.
+    memory_Bps = (bandwidth.others[0] if chip is fitted else bandwidth).value.bytes_per_s  # noqa: N806 - the unit
     reached = chip.memory_bandwidth_reached
     return Device(
         chip.title,

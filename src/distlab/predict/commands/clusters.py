@@ -11,6 +11,7 @@ from distlab.predict.commands.presets import unknown
 
 if TYPE_CHECKING:
     from distlab.predict.cluster import Cluster
+    from distlab.predict.hardware import Accelerator, Node
     from distlab.predict.network import System
 
 CLUSTERS_HELP = "a node of `distlab predict presets` (default: dgx_h100); the options below change it"
@@ -33,12 +34,22 @@ class ClusterOptions:
     element_efficiency: float | None = None
     multiprocessors: int | None = None
     price_per_gpu_hour: float | None = None
+    provider: str | None = None
+    """Its price on demand, of the registry's table, in US dollars."""
 
 
 def the_cluster(given: Given) -> Cluster:
     """SettingError for a name that no node has, and for a value that cannot be."""
-    base = named(given.names.get("cluster", "dgx_h100"))
+    from distlab.predict.cluster import cluster_of
+
+    box = _node(given.names.get("cluster", "dgx_h100"))
+    base = cluster_of(box)
     asked = {name: value for name, value in given.values["cluster"].items() if value is not None}
+    provider = asked.pop("provider", None)
+    if provider is not None and "price_per_gpu_hour" in asked:
+        raise SettingError(
+            f"provider is {provider!r}, and price_per_gpu_hour is given, too; give one of them."
+        )
     for name, value in asked.items():
         most = 1.0 if name.endswith("_efficiency") else float("inf")
         least_too = name.endswith("alpha_s") or name == "price_per_gpu_hour"
@@ -46,6 +57,8 @@ def the_cluster(given: Given) -> Cluster:
             bound = ", at most 1" if most == 1 else ""
             expected = "0 or more" if least_too else f"above 0{bound}"
             raise SettingError(f"{name} is {value}; it must be {expected} ({option(name)}).")
+    if provider is not None:
+        asked["price_per_gpu_hour"] = _price_per_gpu_hour(provider, box.chip)
     device = {name: asked[name] for name in asked if hasattr(base.device, name)}
     own = {name: asked[name] for name in ("price_per_gpu_hour",) if name in asked}
     name = base.name + (", changed" if asked.keys() - {"price_per_gpu_hour"} else "")
@@ -53,17 +66,28 @@ def the_cluster(given: Given) -> Cluster:
     return replace(base, name=name, device=replace(base.device, **device), network=network, **own)
 
 
-def named(name: str) -> Cluster:
-    """The cluster called so; SettingError names the nearest."""
-    from distlab.predict.cluster import cluster
+def _node(name: str) -> Node:
+    """The node called so; SettingError names the nearest."""
     from distlab.predict.hardware.nodes import NODES
 
     plain = name.lower().replace("-", "_") if isinstance(name, str) else ""
-    known = {alias: box.name for box in NODES.values() for alias in (box.name, *box.aliases)}
-    known["selene"] = "dgx_a100"
+    known = {alias: box for box in NODES.values() for alias in (box.name, *box.aliases)}
+    known["selene"] = known["dgx_a100"]
     if plain not in known:
         raise unknown("cluster", name, known)
-    return cluster(known[plain])
+    return known[plain]
+
+
+def _price_per_gpu_hour(provider: str, chip: Accelerator) -> float:
+    """US dollars. SettingError where the table of prices has none."""
+    from distlab.predict.hardware.prices import read_prices
+
+    price = read_prices().of(provider).of_accelerator(chip)
+    if price is None:
+        raise SettingError(
+            f"provider is {provider!r}, of which no price of {chip.title} is known; give price_per_gpu_hour."
+        )
+    return price.per_hour
 
 
 def _network(network: System, asked: dict[str, Any]) -> System:

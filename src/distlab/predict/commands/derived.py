@@ -129,7 +129,9 @@ def of_step(found: StepTime, cluster: Cluster, tokens: float | None) -> list[Der
         if cluster.price_per_gpu_hour is not None:
             price = f"{found.days(tokens):,.4g} x 24 h x {gpus} GPUs x {cluster.price_per_gpu_hour:g}"
             derived.append(
-                Derived("cost", f"{price} = {found.cost(tokens):,.2f}", "price_per_gpu_hour, as given")
+                Derived(
+                    "cost", f"{price} = {found.cost(tokens):,.2f}", "price_per_gpu_hour, or the provider's"
+                )
             )
     return derived
 

@@ -45,6 +45,7 @@ HELPS = {
     "stream_efficiency": "share of it that plain streams reach",
     "element_efficiency": "share of it that a layer's element-wise kernels reach",
     "price_per_gpu_hour": "for the cost of --tokens, in your currency",
+    "provider": "its price on demand in place of yours, in US dollars: aws, lambda and others",
     "fused_attention": "FlashAttention",
     "gradient_bytes": "of a gradient as it is summed: 2 or 4",
     "overlap_gradients": "reduce them while the backward pass runs",
