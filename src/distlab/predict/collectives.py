@@ -19,6 +19,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from distlab.errors import SettingError
+
 Op = Literal["all_reduce", "all_gather", "reduce_scatter", "broadcast", "reduce", "all_to_all", "send_recv"]
 
 
@@ -31,10 +33,10 @@ class Link:
 
     def __post_init__(self) -> None:
         if not self.alpha_s >= 0:
-            raise ValueError(f"alpha_s is {self.alpha_s}; a latency is 0 or more seconds")
+            raise SettingError(f"alpha_s is {self.alpha_s}; a latency is 0 or more seconds.")
         if not self.bandwidth_Bps > 0:
-            raise ValueError(
-                f"bandwidth_Bps is {self.bandwidth_Bps}; it must be more than 0 bytes per second"
+            raise SettingError(
+                f"bandwidth_Bps is {self.bandwidth_Bps}; it must be more than 0 bytes per second."
             )
 
 
@@ -53,7 +55,7 @@ def bus_bandwidth_factor(op: Op, world_size: int) -> float:
         case "broadcast" | "reduce" | "send_recv":
             return 1.0 if n > 1 else 0.0
         case _:
-            raise ValueError(f"unknown collective {op!r}; known: {', '.join(get_args(Op))}")
+            raise SettingError(f"unknown collective {op!r}; known: {', '.join(get_args(Op))}.")
 
 
 def ring_steps(op: Op, world_size: int) -> int:
@@ -110,7 +112,7 @@ def tree_all_reduce_s(payload_bytes: float, world_size: int, link: Link) -> floa
 def algorithm_bandwidth_Bps(payload_bytes: float, time_s: float) -> float:  # noqa: N802
     """Payload over time, in bytes per second: what the caller sees."""
     if not time_s > 0:
-        raise ValueError(f"time_s is {time_s}; it must be more than 0 seconds")
+        raise SettingError(f"time_s is {time_s}; it must be more than 0 seconds.")
     return payload_bytes / time_s
 
 
@@ -125,21 +127,21 @@ def fit_alpha_beta(samples: Iterable[tuple[float, float]], world_size: int, op: 
     Least squares on the *relative* error, so that the 10 us points count as much as the 10 ms ones. Where
     the best line would have a negative latency, alpha is 0 and only the bandwidth is fitted.
 
-    Raises ValueError for fewer than two different payloads, for times of 0 or less, and where time does
+    Raises SettingError for fewer than two different payloads, for times of 0 or less, and where time does
     not grow with the payload (then there is no bandwidth to be found: measure larger payloads).
     """
     points = [(float(size), float(time)) for size, time in samples]
     if len({size for size, _ in points}) < 2:
-        raise ValueError(f"{len(points)} samples hold fewer than two different payloads; a line needs two")
+        raise SettingError(f"{len(points)} samples hold fewer than two different payloads; a line needs two.")
     if _checked(world_size) == 1:
-        raise ValueError("world_size is 1; one rank sends nothing, so there is no link to fit")
+        raise SettingError("world_size is 1; one rank sends nothing, so there is no link to fit.")
     for size, time in points:
         _checked_payload(size)
         if not time > 0:
-            raise ValueError(f"the sample of {size:.0f} bytes took {time} s; a time must be more than 0")
+            raise SettingError(f"the sample of {size:.0f} bytes took {time} s; a time must be more than 0.")
     intercept_s, slope = _relative_line(points)
     if slope <= 0:
-        raise ValueError("time does not grow with the payload in these samples; measure larger payloads")
+        raise SettingError("time does not grow with the payload in these samples; measure larger payloads.")
     return Link(
         alpha_s=intercept_s / ring_steps(op, world_size),
         bandwidth_Bps=bus_bandwidth_factor(op, world_size) / slope,
@@ -163,10 +165,10 @@ def _relative_line(points: list[tuple[float, float]]) -> tuple[float, float]:
 
 def _checked(world_size: int) -> int:
     if world_size < 1:
-        raise ValueError(f"world_size is {world_size}; it must be 1 or more")
+        raise SettingError(f"world_size is {world_size}; it must be 1 or more.")
     return world_size
 
 
 def _checked_payload(payload_bytes: float) -> None:
     if not payload_bytes >= 0:
-        raise ValueError(f"payload_bytes is {payload_bytes}; it must be 0 or more")
+        raise SettingError(f"payload_bytes is {payload_bytes}; it must be 0 or more.")

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from distlab.errors import SettingError
+
 
 @dataclass(frozen=True)
 class StateBytes:
@@ -47,9 +49,9 @@ def zero_memory(
     too (FSDP's full sharding). Between steps only: stage 3 gathers one layer at a time on top of this.
     """
     if stage not in range(4):
-        raise ValueError(f"stage is {stage}; ZeRO has the stages 0 (plain data parallel), 1, 2 and 3")
+        raise SettingError(f"stage is {stage}; ZeRO has the stages 0 (plain data parallel), 1, 2 and 3.")
     if world_size < 1:
-        raise ValueError(f"world_size is {world_size}; it must be 1 or more")
+        raise SettingError(f"world_size is {world_size}; it must be 1 or more.")
     n = world_size
     return RankMemory(
         parameter_bytes=parameters * state.parameter / (n if stage >= 3 else 1),

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from distlab.errors import SettingError
+
 
 @dataclass(frozen=True)
 class Term:
@@ -31,7 +33,9 @@ def exposed_communication_s(communication_s: float, overlap_window_s: float) -> 
 def step_s(compute_s: float, communication_s: float, overlap_window_s: float = 0.0) -> float:
     """One step: compute, plus the communication that the overlap window (a part of it) cannot hide."""
     if overlap_window_s > compute_s:
-        raise ValueError(f"overlap_window_s {overlap_window_s} exceeds compute_s {compute_s}, a part of it")
+        raise SettingError(
+            f"overlap_window_s {overlap_window_s} exceeds compute_s {compute_s}, a part of it."
+        )
     return _time("compute_s", compute_s) + exposed_communication_s(communication_s, overlap_window_s)
 
 
@@ -50,7 +54,7 @@ def bucket_timeline(
     i takes on the wire.
     """
     if len(bucket_bytes) != len(all_reduce_s):
-        raise ValueError(f"{len(bucket_bytes)} buckets but {len(all_reduce_s)} times; give one for each")
+        raise SettingError(f"{len(bucket_bytes)} buckets but {len(all_reduce_s)} times; give one for each.")
     total_bytes = sum(bucket_bytes)
     spans: list[Span] = []
     made_bytes = free_s = 0.0
@@ -77,7 +81,7 @@ def weak_scaling_efficiency(step_one_rank_s: float, step_n_ranks_s: float) -> fl
 def amdahl_speedup(serial_fraction: float, world_size: int) -> float:
     """1 / (s + (1 - s)/n): the bound when a fraction s of the work does not divide (Amdahl, 1967)."""
     if not 0 <= serial_fraction <= 1:
-        raise ValueError(f"serial_fraction is {serial_fraction}; it lies between 0 and 1")
+        raise SettingError(f"serial_fraction is {serial_fraction}; it lies between 0 and 1.")
     return 1 / (serial_fraction + (1 - serial_fraction) / world_size)
 
 
@@ -89,8 +93,8 @@ def pipeline_efficiency(stages: int, microbatches: int, interleave: int = 1) -> 
     al. (SC'21) for v > 1. Both assume equal stages and free communication.
     """
     if min(stages, microbatches, interleave) < 1:
-        raise ValueError(
-            f"stages {stages}, microbatches {microbatches}, interleave {interleave}: all are 1 or more"
+        raise SettingError(
+            f"stages {stages}, microbatches {microbatches}, interleave {interleave}: all are 1 or more."
         )
     return microbatches / (microbatches + (stages - 1) / interleave)
 
@@ -98,17 +102,17 @@ def pipeline_efficiency(stages: int, microbatches: int, interleave: int = 1) -> 
 def microbatches_for(stages: int, efficiency: float, interleave: int = 1) -> float:
     """Microbatches at which `pipeline_efficiency` reaches `efficiency` (round up)."""
     if not 0 < efficiency < 1:
-        raise ValueError(f"efficiency is {efficiency}; it lies strictly between 0 and 1")
+        raise SettingError(f"efficiency is {efficiency}; it lies strictly between 0 and 1.")
     return efficiency * (stages - 1) / interleave / (1 - efficiency)
 
 
 def _time(name: str, value: float) -> float:
     if not value >= 0:
-        raise ValueError(f"{name} is {value}; it must be 0 or more seconds")
+        raise SettingError(f"{name} is {value}; it must be 0 or more seconds.")
     return value
 
 
 def _positive(name: str, value: float) -> float:
     if not value > 0:
-        raise ValueError(f"{name} is {value}; it must be more than 0 seconds")
+        raise SettingError(f"{name} is {value}; it must be more than 0 seconds.")
     return value

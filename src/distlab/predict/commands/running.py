@@ -58,11 +58,8 @@ def collective(args: list[str]) -> int:
     if asked.overlap_s < 0:
         raise SettingError(f"overlap_s is {asked.overlap_s}; it must be 0 or more.")
     per_node = asked.gpus_per_node or min(asked.gpus, _per_node(cluster, names))
-    try:
-        machines = network.system(cluster, asked.gpus, per_node)
-        found = network.collective_s(asked.op, asked.payload_bytes, machines, asked.algorithm, asked.protocol)
-    except ValueError as error:  # says which field, and what it may be
-        raise SettingError(str(error)) from None
+    machines = network.system(cluster, asked.gpus, per_node)
+    found = network.collective_s(asked.op, asked.payload_bytes, machines, asked.algorithm, asked.protocol)
     rate = asked.payload_bytes / found.total_s if found.total_s else 0.0  # bytes per second
     factor = bus_bandwidth_factor(asked.op, asked.gpus)
     bus_rate = rate * factor

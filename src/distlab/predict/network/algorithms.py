@@ -10,6 +10,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from distlab.errors import SettingError
 from distlab.predict.collectives import Op, bus_bandwidth_factor, ring_steps
 from distlab.predict.network.topology import Fabric, InSwitch, Topology
 
@@ -50,7 +51,7 @@ def route(op: Op, algorithm: Algorithm, topology: Topology) -> Route | None:
         case "in_switch":
             return _in_switch(op, topology)
         case _:
-            raise ValueError(f"unknown algorithm {algorithm!r}; known: {', '.join(ALGORITHMS)}")
+            raise SettingError(f"unknown algorithm {algorithm!r}; known: {', '.join(ALGORITHMS)}.")
 
 
 def kernel_factor(op: Op, n: int) -> float:

@@ -125,7 +125,7 @@ def slowdown(ranks: int, cores: int) -> float:
     switching, caches and memory bandwidth that neighbours share.
     """
     if min(ranks, cores) < 1:
-        raise ValueError(f"ranks is {ranks} and cores {cores}; both are 1 or more")
+        raise SettingError(f"ranks is {ranks} and cores {cores}; both are 1 or more.")
     return max(1.0, ranks / cores)
 
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from distlab.errors import SettingError
 from distlab.predict.collectives import Op
 from distlab.predict.network.model import collective_s
 from distlab.predict.network.topology import Topology
@@ -27,14 +28,14 @@ Build = Callable[[Sequence[float]], Topology]
 
 
 def mean_error(samples: Sequence[Sample], topology: Topology) -> float:
-    """Mean of |predicted - measured| / measured. ValueError for no samples."""
+    """Mean of |predicted - measured| / measured. SettingError for no samples."""
     return sum(abs(error) for error in signed_errors(samples, topology)) / len(samples)
 
 
 def signed_errors(samples: Sequence[Sample], topology: Topology) -> list[float]:
-    """(predicted - measured) / measured of each sample, in their order. ValueError for no samples."""
+    """(predicted - measured) / measured of each sample, in their order. SettingError for no samples."""
     if not samples:
-        raise ValueError("there are no samples to compare with")
+        raise SettingError("there are no samples to compare with.")
     groups = {(s.gpus, s.gpus_per_node): topology.group(s.gpus, s.gpus_per_node) for s in samples}
     return [
         collective_s(s.op, s.payload_bytes, groups[s.gpus, s.gpus_per_node]).total_s / s.time_s - 1

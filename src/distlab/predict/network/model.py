@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import get_args
 
+from distlab.errors import SettingError
 from distlab.predict.collectives import Op
 from distlab.predict.network.algorithms import ALGORITHMS, Algorithm, Route, route
 from distlab.predict.network.topology import PROTOCOL_COSTS, PROTOCOLS, Protocol, Topology
@@ -58,7 +59,7 @@ def collective_s(
     """Predict one collective; the fastest algorithm and protocol unless they are named.
 
     payload_bytes: as in nccl-tests (see `collectives`): the larger buffer for all-gather and reduce-scatter.
-    Raises ValueError for an unknown operation, a negative payload, and an algorithm or protocol that does not exist
+    Raises SettingError for an unknown operation, a negative payload, and an algorithm or protocol that does not exist
     there (such as a tree for an all-gather).
     """
     _check_payload(payload_bytes)
@@ -66,10 +67,10 @@ def collective_s(
         _check_op(op)
         return CollectivePrediction(op, payload_bytes, algorithm or "ring", protocol or "Simple", ())
     if protocol is not None and protocol not in PROTOCOLS:
-        raise ValueError(f"protocol is {protocol!r}; it must be one of {', '.join(PROTOCOLS)}")
+        raise SettingError(f"protocol is {protocol!r}; it must be one of {', '.join(PROTOCOLS)}.")
     ways = ways_of(op, topology, algorithm, protocol)
     if not ways:
-        raise ValueError(f"protocol is {protocol!r}; {op} has no algorithm with it on this topology")
+        raise SettingError(f"protocol is {protocol!r}; {op} has no algorithm with it on this topology.")
     best = min(ways, key=lambda way: way.seconds(payload_bytes))
     return CollectivePrediction(
         op, payload_bytes, best.algorithm, best.protocol, _terms(payload_bytes, topology, best)
@@ -106,7 +107,7 @@ def ways_of(
 ) -> tuple[Way, ...]:
     """All that is tried between two GPUs or more. Cached: it does not depend on the payload.
 
-    Raises ValueError as `collective_s` does; no ways where no algorithm has that protocol.
+    Raises SettingError as `collective_s` does; no ways where no algorithm has that protocol.
     """
     return tuple(
         Way(
@@ -134,7 +135,9 @@ def _routes(op: Op, algorithm: Algorithm | None, topology: Topology) -> tuple[tu
     if algorithm is not None:
         path = route(op, algorithm, topology)
         if path is None:
-            raise ValueError(f"algorithm is {algorithm!r}; {op} has none such on this topology: take 'ring'")
+            raise SettingError(
+                f"algorithm is {algorithm!r}; {op} has none such on this topology: take 'ring'."
+            )
         return ((algorithm, path),)
     wanted = topology.fabric.algorithms if topology.fabric and topology.nodes > 1 else ("ring", "in_switch")
     found = [(name, route(op, name, topology)) for name in ALGORITHMS if name in wanted or name == "ring"]
@@ -185,9 +188,9 @@ def _terms(payload_bytes: float, topology: Topology, chosen: Way) -> tuple[Term,
 
 def _check_payload(payload_bytes: float) -> None:
     if not 0 <= payload_bytes < math.inf:
-        raise ValueError(f"payload_bytes is {payload_bytes}; it must be 0 or more")
+        raise SettingError(f"payload_bytes is {payload_bytes}; it must be 0 or more.")
 
 
 def _check_op(op: Op) -> None:
     if op not in get_args(Op):
-        raise ValueError(f"op is {op!r}; it must be one of {', '.join(get_args(Op))}")
+        raise SettingError(f"op is {op!r}; it must be one of {', '.join(get_args(Op))}.")

@@ -27,6 +27,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from distlab.errors import SettingError
 from distlab.predict.collectives import bus_bandwidth_factor
 from distlab.predict.hardware import NODES, Node, link, node
 from distlab.predict.network.algorithms import kernel_factor
@@ -106,7 +107,7 @@ class System:
     gpus_per_node: int = 8
 
     def group(self, gpus: int, gpus_per_node: int) -> Topology:
-        """That many GPUs, so many of them in each node. ValueError for a group that does not fit."""
+        """That many GPUs, so many of them in each node. SettingError for a group that does not fit."""
         inside = self.beyond_pair if self.beyond_pair and gpus_per_node > 2 else self.inside
         return Topology(gpus, gpus_per_node, inside, self.fabric, self.in_switch, self.launch_s)
 
@@ -173,16 +174,16 @@ def fitted_inside(box: Node) -> bool:
 def system(name: str, gpus: int, gpus_per_node: int) -> Topology:
     """A group of GPUs on a machine named here, or on nodes of the hardware registry.
 
-    Raises ValueError for an unknown name (it lists those here and the registry's) and for a group that does not fit.
+    Raises SettingError for an unknown name (it lists those here and the registry's) and for a group that does not fit.
     """
     found = machine(name)
     if gpus_per_node > found.gpus_per_node:
-        raise ValueError(f"gpus_per_node is {gpus_per_node}; a node of {name} has {found.gpus_per_node}")
+        raise SettingError(f"gpus_per_node is {gpus_per_node}; a node of {name} has {found.gpus_per_node}.")
     return found.group(gpus, gpus_per_node)
 
 
 def machine(name: str) -> System:
-    """A machine named here, or one of nodes of the hardware registry. ValueError for an unknown name lists all."""
+    """A machine named here, or one of nodes of the hardware registry. SettingError for an unknown name lists all."""
     return SYSTEMS[name] if name in SYSTEMS else system_of(_node(name))
 
 
@@ -200,7 +201,7 @@ def _node(name: str) -> Node:
         return node(name)
     except (KeyError, ValueError):
         known = ", ".join([*SYSTEMS, *sorted(NODES)])
-        raise ValueError(f"system is {name!r}; it must be one of {known}") from None
+        raise SettingError(f"system is {name!r}; it must be one of {known}.") from None
 
 
 def system_of(box: Node) -> System:

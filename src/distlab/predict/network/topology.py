@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
+from distlab.errors import SettingError
+
 Protocol = Literal["LL", "LL128", "Simple"]
 PROTOCOLS: tuple[Protocol, ...] = get_args(Protocol)
 
@@ -103,8 +105,8 @@ class Fabric:
         _seconds("chunk_s", self.chunk_s)
         _protocols(self.protocols)
         if not 0 < self.efficiency <= 1:
-            raise ValueError(
-                f"efficiency is {self.efficiency}; it is a share of the NICs' rate, above 0 up to 1"
+            raise SettingError(
+                f"efficiency is {self.efficiency}; it is a share of the NICs' rate, above 0 up to 1."
             )
         for _, rate in self.measured_Bps:
             _rate("measured_Bps", rate)
@@ -146,11 +148,13 @@ class Topology:
         _count("gpus_per_node", self.gpus_per_node, 1)
         _seconds("launch_s", self.launch_s)
         if self.gpus % self.gpus_per_node:
-            raise ValueError(
-                f"gpus is {self.gpus}; it must be a multiple of gpus_per_node, {self.gpus_per_node}"
+            raise SettingError(
+                f"gpus is {self.gpus}; it must be a multiple of gpus_per_node, {self.gpus_per_node}."
             )
         if self.nodes > 1 and self.fabric is None:
-            raise ValueError(f"fabric is missing; {self.gpus} GPUs, {self.gpus_per_node} per node, need one")
+            raise SettingError(
+                f"fabric is missing; {self.gpus} GPUs, {self.gpus_per_node} per node, need one."
+            )
 
     @property
     def nodes(self) -> int:
@@ -163,20 +167,20 @@ class Topology:
 
 def _rate(name: str, value: float) -> None:
     if not value > 0:
-        raise ValueError(f"{name} is {value}; it must be more than 0 bytes per second")
+        raise SettingError(f"{name} is {value}; it must be more than 0 bytes per second.")
 
 
 def _seconds(name: str, value: float) -> None:
     if not 0 <= value < math.inf:
-        raise ValueError(f"{name} is {value}; it must be 0 or more seconds")
+        raise SettingError(f"{name} is {value}; it must be 0 or more seconds.")
 
 
 def _count(name: str, value: int, least: int) -> None:
     if type(value) is not int or value < least:
-        raise ValueError(f"{name} is {value}; it must be a whole number of {least} or more")
+        raise SettingError(f"{name} is {value}; it must be a whole number of {least} or more.")
 
 
 def _protocols(names: tuple[Protocol, ...]) -> None:
     unknown = [name for name in names if name not in PROTOCOLS]
     if unknown or not names:
-        raise ValueError(f"protocols is {names}; it names one or more of {', '.join(PROTOCOLS)}")
+        raise SettingError(f"protocols is {names}; it names one or more of {', '.join(PROTOCOLS)}.")
