@@ -16,9 +16,9 @@ from distlab.errors import SettingError
 from distlab.predict import goodput, network
 from distlab.predict.cluster import DGX_H100, SELENE
 from distlab.predict.commands.options import size
-from distlab.predict.commands.presets import MODELS
 from distlab.predict.hardware import accelerator
 from distlab.predict.hardware.prices import read_prices
+from distlab.predict.models import MODELS
 from distlab.predict.step_time import predict_step
 from distlab.predict.training_memory import training_memory
 from distlab.predict.transformer import Layout, Transformer

@@ -13,7 +13,7 @@ from distlab.cli import main
 from distlab.predict.cluster import DGX_H100, SELENE
 from distlab.predict.commands.layout import QUIET_S, Progress
 from distlab.predict.commands.layout_tables import short
-from distlab.predict.commands.presets import MODELS
+from distlab.predict.models import MODELS
 from distlab.predict.search import Query, search, why_with
 from distlab.predict.states import MemorySettings
 

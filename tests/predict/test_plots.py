@@ -17,11 +17,11 @@ from distlab.errors import SettingError
 from distlab.predict import network
 from distlab.predict.cluster import DGX_H100
 from distlab.predict.collectives import bus_bandwidth_factor
-from distlab.predict.commands.presets import MODELS
 from distlab.predict.failures import Component, job_mtbf_h, llama3_components
 from distlab.predict.goodput import Checkpoint, Recovery, goodput, optimal_interval_s
 from distlab.predict.hardware import accelerator
 from distlab.predict.kernels import Kernels, layer_time
+from distlab.predict.models import MODELS
 from distlab.predict.plots.chart import grid
 from distlab.predict.plots.drawing import figure, save
 from distlab.predict.plots.exchange import over_payload, over_ranks

@@ -8,8 +8,9 @@ import re
 import pytest
 
 from distlab.cli import main
-from distlab.predict.commands.presets import MODELS, preset, unknown
+from distlab.predict.commands.presets import preset, unknown
 from distlab.predict.hardware import ACCELERATORS, NODES
+from distlab.predict.models import MODELS
 
 
 @pytest.mark.parametrize("name", [name for name, known in MODELS.items() if known.published])

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from distlab.errors import printable
 from distlab.predict.commands.options import Parser
 from distlab.predict.commands.plain import Column, print_lines, print_table
-from distlab.predict.commands.presets import MODELS
 from distlab.predict.hardware import ACCELERATORS, LINKS, NODES
+from distlab.predict.models import MODELS
 
 if TYPE_CHECKING:
     from distlab.predict.hardware import Dtype, Source

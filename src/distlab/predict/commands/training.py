@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 from distlab.errors import SettingError
 from distlab.predict.commands.clusters import CLUSTERS_HELP, ClusterOptions, the_cluster
 from distlab.predict.commands.options import Given, Parser
-from distlab.predict.commands.presets import MODELS, named, preset
+from distlab.predict.commands.presets import named, preset
 from distlab.predict.commands.show import Row, draw, gib, seconds, show, show_json
+from distlab.predict.models import MODELS
 from distlab.predict.transformer import Layout, Transformer
 
 if TYPE_CHECKING:
