@@ -91,7 +91,13 @@ def test_weak_scaling_of_sizes_that_the_script_does_not_have(
 
 @pytest.mark.parametrize(
     ("values", "micro_batch", "chunks"),
-    [("36,1,1,64,512", 8, 1), ("40,8,8,512,1536", 2, 1), ("36,8,2,512,96", 1, 1), ("36,8,4,512,1536", 2, 3)],
+    [
+        ("36,1,1,64,512", 8, 1),
+        ("40,8,8,512,1536", 2, 1),
+        ("36,8,2,512,96", 1, 1),
+        ("36,8,4,512,1536", 2, 3),
+        ("36,8,4,512,160", 2, 1),
+    ],
 )
 def test_weak_scaling_of_other_batches_and_layers_than_the_script_has(
     values: str, micro_batch: int, chunks: int

@@ -102,6 +102,8 @@ def weak_scaling_case(row: Mapping[str, str]) -> Case:
     data = max(1, _whole(row, "gpus") // (ranks[0] * ranks[1]))
     micro_batch = math.gcd(micro_batch, _whole(row, "global_batch") // data)
     chunks = math.gcd(chunks, _whole(row, "layers") // ranks[1])
+    if _whole(row, "global_batch") // (data * micro_batch) % ranks[1]:
+        chunks = 1  # interleaving wants whole groups of micro-batches
     layout = replace(_layout(row, micro_batch, chunks), recompute="full")
     software = Software(_UNFUSED, overlap_gradients=layout.pipeline == 1)
     name = f"{row.get('params_B') or '?'}B"
