@@ -32,6 +32,7 @@ from distlab.predict.hardware import NODES, accelerator, node
 from distlab.predict.hardware.figures import Confidence
 from distlab.predict.network import Fabric, NodeLink, Topology, system
 from distlab.predict.network.systems import FABRIC_EFFICIENCY, FABRIC_HOP_S, LAUNCH_S, cards
+from distlab.predict.registry import value
 
 if TYPE_CHECKING:
     from distlab.predict.validation import Scored
@@ -204,8 +205,8 @@ _SIXTEEN = {  # images per second over RoCE and over TCP
 _README = "horovod, README and docs/benchmarks.md: 32 servers until 2018, then 128"
 _LARGE = {  # efficiency on 128 and 512 GPUs
     "inception_v3": (0.90, 0.90),
-    "resnet101": (0.90, 0.90),
-    "vgg16": (0.79, 0.68),
+    "resnet101": (0.90, value("horovod_resnet101_efficiency")),
+    "vgg16": (0.79, value("horovod_vgg16_efficiency")),
 }
 _NVIDIA = (
     "NVIDIA/DeepLearningExamples, PyTorch, ResNet-50 v1.5: mixed precision (V), 256 images (config.yml, R)"

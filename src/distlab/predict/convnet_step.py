@@ -30,6 +30,7 @@ from typing import NamedTuple
 from distlab.errors import SettingError
 from distlab.predict.convnets import Convnet, Layer
 from distlab.predict.network import Topology, ways_of
+from distlab.predict.registry import value
 from distlab.predict.scaling import Span, Term
 from distlab.predict.units import MIB
 
@@ -88,7 +89,7 @@ HOROVOD = Exchange("Horovod", 64 * MIB, 5e-3)
 """Defaults of 2017 to 2020: HOROVOD_FUSION_THRESHOLD of 64 MB, HOROVOD_CYCLE_TIME of 5 ms, later 1 ms (horovod,
 operations.cc, V)."""
 
-DDP = Exchange("DDP", 25 * MIB, fixed=True, first_bytes=MIB)
+DDP = Exchange("DDP", value("ddp_bucket_bytes"), fixed=True, first_bytes=value("ddp_first_bucket_bytes"))
 """bucket_cap_mb, and the first bucket (torch.nn.parallel.distributed, V)."""
 
 

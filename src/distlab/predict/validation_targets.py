@@ -48,11 +48,6 @@ class Group:
         return self.cells[0].fitted
 
     @property
-    def small(self) -> bool:
-        """Collectives below the noise floor."""
-        return is_small(self.cells[0])
-
-    @property
     def misses(self) -> bool:
         return statistics.fmean(self.errors) > self.target.mean or any(map(self.target.missed_by, self.cells))
 
@@ -65,6 +60,7 @@ class Group:
 
 
 def is_small(cell: Scored) -> bool:
+    """A collective below the noise floor."""
     return cell.kind == "collective" and cell.payload_bytes <= SMALL_MOST_BYTES
 
 
