@@ -20,7 +20,7 @@ from distlab.predict.activations import (
 from distlab.predict.memory import StateBytes, zero_memory
 from distlab.predict.states import MemorySettings, layer_weights, rank_states
 from distlab.predict.training_memory import TrainingMemory, training_memory
-from distlab.predict.transformer import Layout, Transformer
+from distlab.predict.transformer import Layout, Recompute, Transformer
 
 MEGATRON = MemorySettings(
     precision="mixed_fp32_gradients", attention="scores", dropout=True, gradient_buffers=True
@@ -209,7 +209,7 @@ def test_a_layer_keeps_what_the_papers_equations_say(t: int, b: int, s: int, a: 
     h = 64 * a
     model = Transformer("table 2", layers=2, hidden=h, heads=a, vocabulary=64, sequence=s)
     sbh, scores = s * b * h, 5 * a * s / h
-    expected = {
+    expected: dict[tuple[bool, Recompute], float] = {
         (False, "none"): sbh * (10 + 24 / t + scores / t),
         (True, "none"): sbh * (34 / t + scores / t),
         (False, "selective"): sbh * (10 + 24 / t),

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from distlab.predict.states import MemorySettings, local_key_value_heads
-from distlab.predict.transformer import Layout, Transformer
+from distlab.predict.transformer import Layout, Recompute, Transformer
 
 
 class LayerActivations(NamedTuple):
@@ -38,7 +38,7 @@ class LayerActivations(NamedTuple):
     def total(self) -> float:
         return self.inputs + self.norms + self.attention + self.scores + self.mlp + self.masks + self.routing
 
-    def kept(self, recompute: str) -> float:
+    def kept(self, recompute: Recompute) -> float:
         """Until the backward pass."""
         if recompute == "full":
             return self.inputs
