@@ -20,7 +20,7 @@ from distlab.predict.activations import (
 from distlab.predict.memory import StateBytes, zero_memory
 from distlab.predict.states import MemorySettings, layer_weights, rank_states
 from distlab.predict.training_memory import TrainingMemory, training_memory
-from distlab.predict.transformer import Layout, Recompute, Transformer
+from distlab.predict.transformer import Layout, Recompute, Transformer, ZeroStage
 
 MEGATRON = MemorySettings(
     precision="mixed_fp32_gradients", attention="scores", dropout=True, gradient_buffers=True
@@ -354,7 +354,7 @@ def test_monotone(model: Transformer, layout: Layout, chosen: MemorySettings) ->
 def test_one_rank_has_nothing_to_share(model: Transformer, layout: Layout, chosen: MemorySettings) -> None:
     alone = replace(layout, data=1, context=1, global_batch=layout.micro_batches * layout.micro_batch)
     # FSDP gathers 16-bit weights where autocast would cast: on one rank, too.
-    stages = (0, 1, 2) if chosen.precision == "autocast" else (0, 1, 2, 3)
+    stages: tuple[ZeroStage, ...] = (0, 1, 2) if chosen.precision == "autocast" else (0, 1, 2, 3)
     peaks = [training_memory(model, replace(alone, zero_stage=stage), chosen).peak_bytes for stage in stages]
     assert len(set(peaks)) == 1
 
