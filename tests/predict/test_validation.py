@@ -16,7 +16,10 @@ import pytest
 from distlab.cli import main
 from distlab.errors import SettingError
 from distlab.predict import megatron
-from distlab.predict.network import SYSTEMS, system
+from distlab.predict.cluster import cluster
+from distlab.predict.network import SYSTEMS, collective_s, system
+from distlab.predict.step_time import Software, predict_step
+from distlab.predict.transformer import Layout, Transformer
 from distlab.predict.validation import Scored
 from distlab.predict.validation_families import ANY, FAMILIES, NO_TARGET, WHY_MISSED, Target
 from distlab.predict.validation_files import SENTENCES_MOST, score_folder
@@ -149,8 +152,134 @@ def test_columns_that_only_name_a_row_may_be_absent_and_others_are_missed(tmp_pa
     (tmp_path / "e.csv").write_text("full\n7\n")
     scored, problems = score_folder(tmp_path)
     assert [cell.case for cell in scored] == ["?B", "?B", "model full", "22B full"]
-    assert "interleave is None" in problems.sentences[1]
+    assert problems.sentences[1] == (
+        "c.csv, iteration_s: none of its 1 rows was scored, for these columns are missing: interleave; add them."
+    )
+    assert problems.ignored == (
+        "c.csv: ignored: chunks; `distlab scorecard --formats` has the columns that count.",
+    )
     assert (problems.cells, problems.files) == (1, 1)
+
+
+def test_all_missing_columns_are_named_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a.csv").write_text("time_ms,system,note\n1,x,\n2,y,\n")
+    rows, err = rows_of(tmp_path, capsys)
+    assert rows == []
+    said, unread, counted = err.splitlines()
+    assert "none of its 2 rows" in said
+    assert "gpus, gpus_per_node, payload_bytes; add them" in said
+    assert "a.csv: ignored: note;" in unread
+    assert counted == "Not scored: 2 cells, 0 whole files."
+
+
+def step_file(folder: Path, more: dict[str, str], unit: str = "iteration_s") -> tuple[Scored | None, str]:
+    """A step with these columns beside those that it needs: its cell and what was said, if any."""
+    values = "m,64,8192,80,8,4,1,64,64,1,full,20"
+    row = dict(zip(ITERATION.strip().split(","), values.split(","), strict=True))
+    row = {unit if name == "iteration_s" else name: text for name, text in {**row, **more}.items()}
+    (folder / "steps.csv").write_text(f"{','.join(row)}\n{','.join(row.values())}\n")
+    scored, problems = score_folder(folder)
+    return scored[0] if scored else None, " ".join([*problems.sentences, *problems.ignored])
+
+
+LLAMA = {"vocabulary": "128256", "sequence": "8192", "kv_heads": "8", "gated": "yes", "feed_forward": "28672"}
+LLAMA |= {"tied_embedding": "no", "learned_positions": "no", "biases": "no"}
+OTHER = {
+    "experts": "8",
+    "head_size": "64",
+    "context_parallel": "2",
+    "zero_stage": "1",
+    "schedule": "zero_bubble",
+}
+OTHER |= {
+    "sequence_parallel": "True",
+    "cluster": "dgx_h100",
+    "fused_attention": "yes",
+    "overlap_tensor": "no",
+}
+OTHER |= {"overlap_gradients": "yes", **LLAMA}
+"""Another value than the one that holds without the column."""
+
+
+@pytest.mark.parametrize("unit", ["iteration_s", "tflops_per_gpu"])
+def test_what_a_step_file_names_counts(tmp_path: Path, unit: str) -> None:
+    """With all that `predict step` is told, the same to the last digit."""
+    more = {
+        **LLAMA,
+        "cluster": "dgx_h100",
+        "sequence_parallel": "yes",
+        "fused_attention": "yes",
+        "zero_stage": "1",
+    }
+    found, said = step_file(tmp_path, {**more, "data_parallel": "2", "overlap_gradients": "yes"}, unit)
+    assert found is not None
+    assert said == ""
+    model = Transformer(
+        "m", 80, 8192, 64, 128256, 8192, 8, 28672, gated=True, tied_embedding=False, learned_positions=False,
+        biases=False,
+    )  # fmt: skip
+    layout = Layout(
+        data=2, tensor=8, pipeline=4, sequence_parallel=True, global_batch=64, recompute="full", zero_stage=1
+    )
+    step = predict_step(model, layout, cluster("dgx_h100"), Software(overlap_tensor=unit == "iteration_s"))
+    assert found.predicted == (step.step_s if unit == "iteration_s" else step.flops_per_gpu / 1e12)
+
+
+@pytest.mark.parametrize("name", OTHER)
+def test_each_optional_column_of_a_step_is_read(tmp_path: Path, name: str) -> None:
+    plain, _ = step_file(tmp_path, {})
+    with_it, said = step_file(tmp_path, {name: OTHER[name]})
+    assert plain is not None
+    assert said == ""
+    assert with_it is not None
+    assert plain.inputs != with_it.inputs
+
+
+def test_optional_columns_that_cannot_be_are_said(tmp_path: Path) -> None:
+    wrong = {
+        "data_parallel": "3",
+        "gated": "perhaps",
+        "cluster": "dgx_h900",
+        "schedule": "slow",
+        "zero_stage": "7",
+    }
+    for name, text in wrong.items():
+        found, said = step_file(tmp_path, {name: text})
+        assert found is None
+        assert f"{text}" in said
+    found, said = step_file(tmp_path, {"optimizer": "adam", "note": "x"})
+    assert found is not None
+    assert said.startswith("steps.csv: ignored: optimizer, note;")
+
+
+def test_collectives_may_name_operation_way_and_sizes_with_units(tmp_path: Path) -> None:
+    header = "system,gpus,gpus_per_node,payload_bytes,op,algorithm,protocol,time_ms"
+    rows = [
+        "1GiB,,,",
+        "1073741824,all_reduce,,",
+        "1 GiB,ncclAllGather,,",
+        "1GiB,all-to-all,,",
+        "1GiB,,ring,simple",
+    ]
+    (tmp_path / "a.csv").write_text("\n".join([header, *(f"dgx_h100,8,8,{row},3" for row in rows)]))
+    (tmp_path / "b.csv").write_text(
+        f"{header}\ndgx_h100,8,8,1Gb,,,,3\ndgx_h100,8,8,1,sum,,,3\ndgx_h100,8,8,1,,star,,3\n"
+    )
+    scored, problems = score_folder(tmp_path)
+    topology = system("dgx_h100", 8, 8)
+    expected = [
+        collective_s("all_reduce", 2**30, topology),
+        collective_s("all_reduce", 2**30, topology),
+        collective_s("all_gather", 2**30, topology),
+        collective_s("all_to_all", 2**30, topology),
+        collective_s("all_reduce", 2**30, topology, "ring", "Simple"),
+    ]
+    assert [cell.predicted for cell in scored] == [1e3 * one.total_s for one in expected]
+    assert len({cell.case for cell in scored}) == 4
+    for sentence, said in zip(
+        problems.sentences, ("in bits", "op is 'sum'", "algorithm is 'star'"), strict=True
+    ):
+        assert said in sentence
 
 
 def test_nodes_that_are_not_all_full() -> None:
@@ -216,7 +345,6 @@ def test_hardware_that_nobody_can_tell_is_refused() -> None:
         (f"{WEAK}1,64,6144,48,8,1,8,8,-inf\n", "tflops_per_gpu is '-inf'"),
         ("model,full\nnobody's,3\n", "model is"),
         ("model,full\n22B,\n", "full is ''"),
-        ("time_ms\n1\n", "gpus is missing"),
     ],
 )
 def test_what_cannot_be_scored_is_one_sentence_and_counted(

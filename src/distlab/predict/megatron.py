@@ -15,15 +15,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from dataclasses import MISSING, dataclass, fields, replace
+from typing import Any, Literal, cast, get_args
 
 from distlab.errors import SettingError
-from distlab.predict.cluster import SELENE, Cluster
+from distlab.predict.cluster import SELENE, Cluster, cluster
 from distlab.predict.flops import step_flops
 from distlab.predict.kernels import Kernels
 from distlab.predict.step_time import Software, StepTime, predict_step
-from distlab.predict.transformer import Layout, Recompute, Transformer
+from distlab.predict.transformer import Layout, Recompute, Schedule, Transformer, ZeroStage
 
 Unit = Literal["iteration_s", "tflops_per_gpu"]
 
@@ -45,6 +45,25 @@ MICRO_BATCH_AND_CHUNKS = {
 }
 """By tensor- and pipeline-parallel ranks, from run_table_1.sh: samples of a micro-batch, chunks of a stage."""
 
+MODEL_DEFAULTS: dict[str, int | bool | None] = {
+    field.name: field.default for field in fields(Transformer) if field.default is not MISSING
+}
+"""Columns that a row may have of the model beside those of the tables, and what holds without them (None: what follows
+from other columns)."""
+
+LAYOUT_DEFAULTS: dict[str, int | None] = {
+    "data_parallel": None,
+    "context_parallel": 1,
+    "expert_parallel": 1,
+    "zero_stage": 0,
+}
+"""The same of the layout; data-parallel ranks follow from the others, and are checked."""
+
+SOFTWARE_FLAGS = ("fused_attention", "overlap_gradients", "overlap_tensor")
+"""The same of the program: `Kernels.fused_attention` and `Software`."""
+
+FLAGS = {"yes": True, "true": True, "1": True, "no": False, "false": False, "0": False}
+
 
 @dataclass(frozen=True)
 class Case:
@@ -56,16 +75,19 @@ class Case:
     software: Software
     unit: Unit
     measured: float
+    cluster: Cluster = SELENE
+    """On which it was measured."""
 
-    def step(self, cluster: Cluster = SELENE) -> StepTime:
-        return predict_step(self.model, self.layout, cluster, self.software)
+    def step(self, cluster: Cluster | None = None) -> StepTime:
+        """On its own cluster, or on that one."""
+        return predict_step(self.model, self.layout, cluster or self.cluster, self.software)
 
-    def predict(self, cluster: Cluster = SELENE) -> float:
+    def predict(self, cluster: Cluster | None = None) -> float:
         """In the unit of what was measured."""
         step = self.step(cluster)
         return step.step_s if self.unit == "iteration_s" else step.flops_per_gpu / 1e12
 
-    def signed_error(self, cluster: Cluster = SELENE) -> float:
+    def signed_error(self, cluster: Cluster | None = None) -> float:
         """(predicted - measured) / measured."""
         return self.predict(cluster) / self.measured - 1
 
@@ -79,14 +101,16 @@ class Case:
 
 
 def iteration_case(row: Mapping[str, str]) -> Case:
-    """A row of `megatron_iteration_time.csv` (Korthikanti et al., 2022)."""
+    """A row of `megatron_iteration_time.csv` (Korthikanti et al., 2022), or one with the columns of `MODEL_DEFAULTS`,
+    `LAYOUT_DEFAULTS` and `SOFTWARE_FLAGS`, and cluster, schedule and sequence_parallel, too."""
     recompute, sequence_parallel = _recompute(row)
     layout = _layout(row, micro_batch=_whole(row, "micro_batch"), interleave=_whole(row, "interleave"))
     layout = replace(layout, recompute=recompute, sequence_parallel=sequence_parallel)
-    software = Software(_UNFUSED, overlap_gradients=layout.pipeline == 1, overlap_tensor=True)
+    software = _software(row, overlap_gradients=layout.pipeline == 1, overlap_tensor=True)
     model = row.get("model") or "model"
     name = f"{model} {row['recompute']}"
-    return Case(name, _gpt(model, row), layout, software, "iteration_s", _number(row, "iteration_s"))
+    measured = _number(row, "iteration_s")
+    return Case(name, _gpt(model, row), layout, software, "iteration_s", measured, _cluster(row))
 
 
 def weak_scaling_case(row: Mapping[str, str]) -> Case:
@@ -104,10 +128,35 @@ def weak_scaling_case(row: Mapping[str, str]) -> Case:
     chunks = math.gcd(chunks, _whole(row, "layers") // ranks[1])
     if _whole(row, "global_batch") // (data * micro_batch) % ranks[1]:
         chunks = 1  # interleaving wants whole groups of micro-batches
-    layout = replace(_layout(row, micro_batch, chunks), recompute="full")
-    software = Software(_UNFUSED, overlap_gradients=layout.pipeline == 1)
-    name = f"{row.get('params_B') or '?'}B"
-    return Case(name, _gpt(name, row), layout, software, "tflops_per_gpu", _number(row, "tflops_per_gpu"))
+    recompute, sequence_parallel = (
+        _recompute(row) if row.get("recompute") else ("full", _flag(row, *_SEQUENCE))
+    )
+    layout = _layout(row, micro_batch, chunks)
+    layout = replace(layout, recompute=recompute, sequence_parallel=sequence_parallel)
+    software = _software(row, overlap_gradients=layout.pipeline == 1, overlap_tensor=False)
+    name = weak_scaling_name(row)
+    measured = _number(row, "tflops_per_gpu")
+    return Case(name, _gpt(name, row), layout, software, "tflops_per_gpu", measured, _cluster(row))
+
+
+def weak_scaling_name(row: Mapping[str, str]) -> str:
+    """Its billions of parameters; else what the row calls its model."""
+    return f"{row['params_B']}B" if row.get("params_B") else row.get("model") or "?B"
+
+
+_SEQUENCE = ("sequence_parallel", False)
+
+
+def _cluster(row: Mapping[str, str]) -> Cluster:
+    """SELENE, or nodes of the registry. SettingError names the nearest."""
+    return cluster(row["cluster"]) if row.get("cluster") else SELENE
+
+
+def _software(row: Mapping[str, str], overlap_gradients: bool, overlap_tensor: bool) -> Software:
+    """As the table's runs did, but for what the row says."""
+    kernels = replace(_UNFUSED, fused_attention=_flag(row, "fused_attention", False))
+    gradients = _flag(row, "overlap_gradients", overlap_gradients)
+    return Software(kernels, gradients, _flag(row, "overlap_tensor", overlap_tensor))
 
 
 def _recompute(row: Mapping[str, str]) -> tuple[Recompute, bool]:
@@ -116,9 +165,10 @@ def _recompute(row: Mapping[str, str]) -> tuple[Recompute, bool]:
     text = row.get("recompute")
     if text in ("sequence", "sequence_parallel"):  # as activation_memory.csv calls it
         return "none", True
+    sequence_parallel = _flag(row, *_SEQUENCE)
     for kind in kinds:
         if text in (kind, f"{kind}+sequence"):
-            return kind, text != kind
+            return kind, sequence_parallel or text != kind
     raise SettingError(
         f"recompute is {text!r}; it is none, selective or full, each with +sequence or without."
     )
@@ -131,26 +181,55 @@ def _gpt(name: str, row: Mapping[str, str]) -> Transformer:
         _whole(row, field) if row.get(field) else usual
         for field, usual in (("vocabulary", VOCABULARY), ("sequence", SEQUENCE))
     )
-    return Transformer(name, layers, hidden, heads, vocabulary, sequence)
+    more: dict[str, Any] = {
+        field: _flag(row, field, usual) if isinstance(usual, bool) else _whole(row, field)
+        for field, usual in MODEL_DEFAULTS.items()
+        if row.get(field)
+    }
+    return Transformer(name, layers, hidden, heads, vocabulary, sequence, **more)
 
 
 def _layout(row: Mapping[str, str], micro_batch: int, interleave: int) -> Layout:
     gpus, tensor, pipeline = (
         _whole(row, field) for field in ("gpus", "tensor_parallel", "pipeline_parallel")
     )
-    if gpus % (tensor * pipeline):
+    context, expert, zero_stage = (
+        _whole(row, field) if row.get(field) else LAYOUT_DEFAULTS[field]
+        for field in ("context_parallel", "expert_parallel", "zero_stage")
+    )
+    ranks, named = tensor * pipeline, f"tensor_parallel times pipeline_parallel, {tensor} x {pipeline}"
+    if context != 1:
+        ranks *= context or 0
+        named = f"tensor_parallel times pipeline_parallel times context_parallel, {tensor} x {pipeline} x {context}"
+    if ranks < 1 or gpus % ranks:
+        raise SettingError(f"gpus is {gpus}, which {named}, does not divide.")
+    data = gpus // ranks
+    if row.get("data_parallel") and _whole(row, "data_parallel") != data:
         raise SettingError(
-            f"gpus is {gpus}, which tensor_parallel times pipeline_parallel, {tensor} x {pipeline}, does not divide."
+            f"data_parallel is {_whole(row, 'data_parallel')}; gpus over {named}, are {data}: correct one of them."
         )
+    schedule = row.get("schedule") or ("interleaved" if interleave > 1 else "1f1b")
+    if schedule not in get_args(Schedule):
+        raise SettingError(f"schedule is {schedule!r}; it is one of {', '.join(get_args(Schedule))}.")
     return Layout(
-        data=gpus // (tensor * pipeline),
+        data=data,
         tensor=tensor,
         pipeline=pipeline,
+        context=context or 1,
+        expert=expert or 1,
         interleave=interleave,
-        schedule="interleaved" if interleave > 1 else "1f1b",
+        schedule=cast(Schedule, schedule),
         micro_batch=micro_batch,
         global_batch=_whole(row, "global_batch"),
+        zero_stage=cast(ZeroStage, zero_stage),
     )
+
+
+def _flag(row: Mapping[str, str], field: str, usual: bool) -> bool:
+    text = row.get(field) or ""
+    if text and text.lower() not in FLAGS:
+        raise SettingError(f"{field} is {text!r}; it is yes or no.")
+    return FLAGS.get(text.lower(), usual)
 
 
 def _whole(row: Mapping[str, str], field: str) -> int:
@@ -230,18 +309,18 @@ def held_out_530b() -> tuple[tuple[Case, float], ...]:
     return tuple(cases)
 
 
-def fit(cases: Sequence[Case], cluster: Cluster = SELENE) -> Cluster:
+def fit(cases: Sequence[Case], start: Cluster = SELENE) -> Cluster:
     """The cluster with the two efficiencies (0.70 to 0.95, 0.40 to 0.85, steps of 0.01) that fit the cases best.
 
     Least squares of the step time's relative error; a descent over the grid from the cluster's own values.
     """
 
     def error(gemm: int, element: int) -> float:
-        device = replace(cluster.device, gemm_efficiency=gemm / 100, element_efficiency=element / 100)
-        there = replace(cluster, device=device)
+        device = replace(start.device, gemm_efficiency=gemm / 100, element_efficiency=element / 100)
+        there = replace(start, device=device)
         return sum((case.step(there).step_s / case.measured_step_s - 1) ** 2 for case in cases)
 
-    at = (round(100 * cluster.device.gemm_efficiency), round(100 * cluster.device.element_efficiency))
+    at = (round(100 * start.device.gemm_efficiency), round(100 * start.device.element_efficiency))
     best = error(*at)
     while True:
         around = [(at[0] + i, at[1] + j) for i in (-1, 0, 1) for j in (-2, -1, 0, 1, 2)]
@@ -250,5 +329,5 @@ def fit(cases: Sequence[Case], cluster: Cluster = SELENE) -> Cluster:
         if least >= best:
             break
         best, at = least, nearest
-    device = replace(cluster.device, gemm_efficiency=at[0] / 100, element_efficiency=at[1] / 100)
-    return replace(cluster, device=device)
+    device = replace(start.device, gemm_efficiency=at[0] / 100, element_efficiency=at[1] / 100)
+    return replace(start, device=device)

@@ -4,12 +4,13 @@
     scored, problems = score_folder(Path("cases"))      # in `validation_files`: any CSV files
     scored[0].predicted, scored[0].measured, scored[0].signed_error
 
-Formats of files: `validation_formats`. Targets, and what is known of each family: `validation_families`. Other people's
-estimators on the same cases: `validation_peers`.
+Formats of files: `validation_columns`, `validation_formats`. Targets, and what is known of each family:
+`validation_families`. Other people's estimators on the same cases: `validation_peers`.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -94,6 +95,16 @@ def positive(row: Row, field: str) -> float:
     if not 1 / NUMBER_MOST <= number <= NUMBER_MOST:
         raise SettingError(f"{field} is {shown(text)}; it must be a number above 0, up to {NUMBER_MOST:g}.")
     return number
+
+
+def size_bytes(row: Row, field: str) -> float:
+    """`67108864`, or `64MiB`."""
+    text = row.get(field) or ""
+    if not re.search(r"[0-9. ][kmgt]?i?b$", text, re.IGNORECASE):
+        return positive(row, field)
+    from distlab.predict.commands.options import size  # the same as of options
+
+    return positive({field: repr(size(field, text))}, field)
 
 
 def shown(text: str | None) -> str:

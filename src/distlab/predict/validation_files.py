@@ -2,7 +2,7 @@
 
     scored, problems = score_folder(Path("cases"))
 
-Formats: `distlab.predict.validation_formats`.
+Formats: `distlab.predict.validation_columns`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import csv
 import math
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
@@ -21,13 +21,13 @@ from distlab.files import read_limited
 from distlab.predict import megatron
 from distlab.predict.transformer import Transformer
 from distlab.predict.validation import Row, Scored, shown
-from distlab.predict.validation_formats import ACTIVATION_CELLS, check_counts, scorers
+from distlab.predict.validation_columns import FORMATS, formats_of, ignored
+from distlab.predict.validation_formats import check_counts, scorer
 
 FILE_MOST_BYTES = 64 * 2**20
 SENTENCES_MOST = 10
 """About the rows of one file; the rest is counted."""
-COUNTS = {"gpus", "gpus_per_node", "heads", "hidden", "layers", "tensor_parallel", "pipeline_parallel"}
-COUNTS |= {"interleave", "global_batch", "micro_batch", "vocabulary", "sequence"}
+COUNTS = {column.name for one in FORMATS.values() for column in one.columns if column.values == "count"}
 """Columns of whole numbers, which spreadsheets and data frames like to write as 8.0."""
 EXCESS = "\n"
 """Key of a row that says why it is none: no column can be called so."""
@@ -40,6 +40,8 @@ class Problems:
     sentences: tuple[str, ...] = ()
     cells: int = 0
     files: int = 0
+    ignored: tuple[str, ...] = ()
+    """A sentence for each file with columns that nothing reads: what was scored may be meant otherwise."""
 
 
 Result = tuple[list[Scored], Problems]
@@ -69,17 +71,23 @@ def score_folder(folder: Path) -> tuple[list[Scored], Problems]:
         except (OSError, ValueError, csv.Error) as error:
             sentences.append(f"{printable(path.name)} was not read: {_said(error)}")
     files = len(sentences)
+    unread = [
+        f"{printable(path.name)}: ignored: {', '.join(map(printable, names))}; "
+        "`distlab scorecard --formats` has the columns that count."
+        for path, rows in tables
+        if rows and (names := ignored([name for name in rows[0] if name != EXCESS]))
+    ]
     models = dict(_models(row for _, rows in tables for row in rows))
     scored: list[Scored] = []
     cells = 0
     for path, rows in tables:
-        found, wrong = _score_rows(path, rows, models)
+        found, wrong, lacking = _score_rows(path, rows, models)
         scored += found
-        cells += len(wrong)
-        sentences += wrong[:SENTENCES_MOST]
+        cells += len(wrong) + lacking.cells
+        sentences += [*lacking.sentences, *wrong[:SENTENCES_MOST]]
         if len(wrong) > SENTENCES_MOST:
             sentences.append(f"{printable(path.name)}: {len(wrong) - SENTENCES_MOST} more, not shown.")
-    return scored, Problems(tuple(sentences), cells, files)
+    return scored, Problems(tuple(sentences), cells, files, tuple(unread))
 
 
 def _rows(path: Path) -> list[Row]:
@@ -92,9 +100,11 @@ def _rows(path: Path) -> list[Row]:
     reader = csv.reader(lines)
     header = [name.strip().lower() for name in next(reader, [])]
     header = ["params_B" if name == "params_b" else name for name in header]
-    if not any(scorers(header, {})):
-        columns = f"time_ms, iteration_s, tflops_per_gpu, {', '.join(ACTIVATION_CELLS)}"
-        raise SettingError(f"its first line has none of the columns that are measurements: {columns}.")
+    if not formats_of(header):
+        columns = ", ".join(FORMATS)
+        raise SettingError(
+            f"its first line has none of the columns that are measurements: {columns} (`distlab scorecard --formats`)."
+        )
     if len(set(header)) < len(header):
         raise SettingError("its first line names a column twice.")
     rows: list[Row] = []
@@ -110,17 +120,25 @@ def _rows(path: Path) -> list[Row]:
 
 
 def _score_rows(
-    path: Path, rows: Iterable[Row], models: Mapping[str, Transformer]
-) -> tuple[list[Scored], list[str]]:
-    """What was scored, and a sentence for each cell that could not be."""
+    path: Path, rows: Sequence[Row], models: Mapping[str, Transformer]
+) -> tuple[list[Scored], list[str], Problems]:
+    """What was scored; a sentence for each cell that could not be; and one for columns that none of them has."""
+    formats = formats_of(rows[0]) if rows else []
+    lacking = {one.measured.name: missing for one in formats if (missing := one.missing(rows[0]))}
+    said = tuple(
+        f"{printable(path.name)}, {name}: none of its {len(rows)} rows was scored, for these columns are missing: "
+        f"{', '.join(missing)}; add them."
+        for name, missing in lacking.items()
+    )
+    scores = [scorer(one.measured.name, models) for one in formats if one.measured.name not in lacking]
     found: list[Scored] = []
     wrong: list[str] = []
     for number, row in enumerate(rows, 1):
         where = f"{printable(path.name)}, row {number}, was not scored"
-        if EXCESS in row:
+        if EXCESS in row and scores:
             wrong.append(f"{where}: {row[EXCESS]}.")
             continue
-        for score in scorers(row, models):
+        for score in scores:
             try:
                 scored = score(row, path.stem)
                 if not (math.isfinite(scored.signed_error) and scored.predicted > 0):
@@ -128,7 +146,7 @@ def _score_rows(
                 found.append(scored)
             except (ValueError, ArithmeticError) as error:
                 wrong.append(f"{where}: {_said(error)}")
-    return found, wrong
+    return found, wrong, Problems(said, len(said) * len(rows))
 
 
 def _models(rows: Iterable[Row]) -> Iterator[tuple[str, Transformer]]:

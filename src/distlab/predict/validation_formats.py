@@ -1,12 +1,8 @@
-"""CSV rows of measured cases, told by the column of the measurement (lines that begin with # are remarks).
+"""CSV rows of measured cases, scored; their columns are `validation_columns`, or `distlab scorecard --formats`.
 
-    time_ms          system, gpus, gpus_per_node, payload_bytes: an all-reduce
-    iteration_s      a step, as `megatron.iteration_case` reads it
-    tflops_per_gpu   a step, as `megatron.weak_scaling_case` reads it. For tensor and pipeline sizes of which
-                     run_table_1.sh says nothing: micro-batches of 1 and one chunk
-    sequence_parallel, selective, selective+sequence, full
-                     percent of what activations take with tensor parallelism alone, of `model`: one of the folder's
-                     iteration_s files, or of `PUBLISHED_MODELS`
+A weak-scaling row of tensor and pipeline sizes of which run_table_1.sh says nothing has micro-batches of 1 and one
+chunk, unless it says otherwise. Models of activations are those of the folder's iteration_s files, or of
+`PUBLISHED_MODELS`.
 
 No parameter is touched. A case counts as fitted where a fit of `network.systems` or `cluster` used that measurement;
 activations have no fitted parameter.
@@ -15,20 +11,23 @@ activations have no fitted parameter.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cache, lru_cache
+from typing import cast, get_args
 
 from distlab.errors import SettingError, printable
 from distlab.predict import megatron, recorded
 from distlab.predict.activations import relative_activations
+from distlab.predict.collectives import Op
 from distlab.predict.hardware import node
-from distlab.predict.network import SYSTEMS, Topology, collective_s, system
+from distlab.predict.network import PROTOCOLS, SYSTEMS, Algorithm, Protocol, Topology, collective_s, system
 from distlab.predict.network.systems import cards, held_out
 from distlab.predict.states import MemorySettings
 from distlab.predict.step_time import Software
 from distlab.predict.transformer import Layout, Recompute, Transformer
-from distlab.predict.validation import MemoryRun, Row, Scored, count, positive, shown
+from distlab.predict.validation import MemoryRun, Row, Scored, count, positive, shown, size_bytes
+from distlab.predict.validation_columns import FORMATS
 
 # Collectives.
 
@@ -96,14 +95,40 @@ def topology_for(name: str, gpus: int, gpus_per_node: int) -> Topology:
 
 def score_collective(row: Row, family: str) -> Scored:
     name, gpus, per_node = row.get("system") or "", count(row, "gpus"), count(row, "gpus_per_node")
-    payload, time_ms = positive(row, "payload_bytes"), positive(row, "time_ms")
+    payload, time_ms = size_bytes(row, "payload_bytes"), positive(row, "time_ms")
+    op, algorithm, protocol = _operation(row), *_way(row)
     if gpus == 1:
         raise SettingError("gpus is 1; a collective over one GPU sends nothing.")
-    predicted_ms = 1e3 * collective_s("all_reduce", payload, topology_for(name, gpus, per_node)).total_s
-    run = (name, gpus, per_node)
+    topology = topology_for(name, gpus, per_node)
+    predicted_ms = 1e3 * collective_s(op, payload, topology, algorithm, protocol).total_s
     case = f"{printable(name)} {gpus} GPUs, {per_node} per node, {payload:.12g} bytes"
-    fitted = (*run, payload) in _fitted_collectives()
+    fitted = op == "all_reduce" and (name, gpus, per_node, payload) in _fitted_collectives()
+    if words := [word for word in (op, algorithm, protocol) if word not in (None, "all_reduce")]:
+        name, case = f"{name} {' '.join(map(str, words))}", f"{case}, {' '.join(map(str, words))}"
+    run = (name, gpus, per_node)
     return Scored(family, case, predicted_ms, time_ms, "collective", fitted, run, payload, "ms")
+
+
+def _operation(row: Row) -> Op:
+    """all_reduce as `all-reduce`, `AllReduce` or `ncclAllReduce`, too."""
+    text = row.get("op") or row.get("operation") or "all_reduce"
+    plain = re.sub(r"[^a-z]|^nccl|_perf$", "", text.lower())
+    for op in get_args(Op):
+        if op.replace("_", "") == plain:
+            return cast(Op, op)
+    raise SettingError(f"op is {shown(text)}; it is one of {', '.join(get_args(Op))}.")
+
+
+def _way(row: Row) -> tuple[Algorithm | None, Protocol | None]:
+    """The algorithm and the protocol that the row names."""
+    found = []
+    for field, known in (("algorithm", get_args(Algorithm)), ("protocol", PROTOCOLS)):
+        text = row.get(field) or ""
+        name = next((one for one in known if one.lower() == text.lower().replace("-", "_")), None)
+        if text and name is None:
+            raise SettingError(f"{field} is {shown(text)}; it is one of {', '.join(known)}.")
+        found.append(name)
+    return cast("Algorithm | None", found[0]), cast("Protocol | None", found[1])
 
 
 @cache
@@ -130,17 +155,13 @@ def _score_weak_scaling(row: Row, family: str) -> Scored:
     check_counts(row)
     positive(row, "tflops_per_gpu")
     ranks = (count(row, "tensor_parallel"), count(row, "pipeline_parallel"))
-    if ranks in megatron.MICRO_BATCH_AND_CHUNKS:
+    told = row.get("micro_batch") or row.get("interleave")
+    if ranks in megatron.MICRO_BATCH_AND_CHUNKS and not told:
         return score_step(megatron.weak_scaling_case(row), family)
-    plain = {
-        "model": f"{row.get('params_B') or '?'}B",
-        "micro_batch": "1",
-        "interleave": "1",
-        "recompute": "full",
-    }
-    case = megatron.iteration_case({**row, **plain, "iteration_s": row.get("tflops_per_gpu", "")})
-    software = replace(case.software, overlap_tensor=False)
-    return score_step(replace(case, name=case.model.name, software=software, unit="tflops_per_gpu"), family)
+    plain = {"micro_batch": "1", "interleave": "1", "recompute": "full", "overlap_tensor": "no"}
+    named = {"model": megatron.weak_scaling_name(row), "iteration_s": row["tflops_per_gpu"]}
+    case = megatron.iteration_case({**plain, **{name: text for name, text in row.items() if text}, **named})
+    return score_step(replace(case, name=case.model.name, unit="tflops_per_gpu"), family)
 
 
 def score_step(case: megatron.Case, family: str) -> Scored:
@@ -150,24 +171,15 @@ def score_step(case: megatron.Case, family: str) -> Scored:
     return Scored(family, name, predicted, case.measured, "step", fitted, unit=unit, inputs=case)
 
 
-def _key(case: megatron.Case) -> tuple[Transformer, Layout, Software, str]:
-    return replace(case.model, name=""), case.layout, case.software, case.unit
+def _key(case: megatron.Case) -> tuple[Transformer, Layout, Software, str, str]:
+    return replace(case.model, name=""), case.layout, case.software, case.unit, case.cluster.name
 
 
 def check_counts(row: Row) -> None:
-    for field in (
-        "layers",
-        "heads",
-        "hidden",
-        "gpus",
-        "global_batch",
-        "tensor_parallel",
-        "pipeline_parallel",
-    ):
-        count(row, field)
-    for field in ("vocabulary", "sequence"):
-        if row.get(field):
-            count(row, field)
+    """SettingError where one that is needed is not there, or one is no number of what there can be."""
+    for column in FORMATS["tflops_per_gpu"].columns:
+        if column.values == "count" and (column.needed or row.get(column.name, "0") not in ("", "0")):
+            count(row, column.name)
 
 
 # Activations.
@@ -231,20 +243,11 @@ def score_activations(row: Row, family: str, column: str, models: Mapping[str, T
 Score = Callable[[Row, str], Scored]
 
 
-def scorers(columns: Iterable[str], models: Mapping[str, Transformer]) -> list[Score]:
-    """One for each column that is a measurement."""
-    names = set(columns)
-    found: list[Score] = []
-    plain: tuple[tuple[str, Score], ...] = (
-        ("time_ms", score_collective),
-        ("iteration_s", _score_iteration),
-        ("tflops_per_gpu", _score_weak_scaling),
-    )
-    found += [score for column, score in plain if column in names]
-    if "model" in names and "iteration_s" not in names:
-        found += [_activation_scorer(column, models) for column in ACTIVATION_CELLS if column in names]
-    return found
-
-
-def _activation_scorer(column: str, models: Mapping[str, Transformer]) -> Score:
-    return lambda row, family: score_activations(row, family, column, models)
+def scorer(measured: str, models: Mapping[str, Transformer]) -> Score:
+    """Of the format of that name."""
+    plain: dict[str, Score] = {
+        "time_ms": score_collective,
+        "iteration_s": _score_iteration,
+        "tflops_per_gpu": _score_weak_scaling,
+    }
+    return plain.get(measured) or (lambda row, family: score_activations(row, family, measured, models))

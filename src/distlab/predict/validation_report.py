@@ -1,11 +1,12 @@
 """`distlab scorecard`: how far the models are off measured cases, those of the package or those of a folder.
 
-    distlab scorecard                        # the cases in the package
+    distlab scorecard                        # the cases in the package: all groups, and the cells of those that miss
+    distlab scorecard --family megatron_530b --all    # every cell of a family
     distlab scorecard --peers                # the same beside other people's estimators
     distlab scorecard --cases FOLDER --json  # CSV files of your own, one row for each measured cell
+    distlab scorecard --formats              # their columns
 
-Nothing is fitted here. Formats and models: `distlab.predict.validation_formats`. The book's page shows the same tables,
-computed when it is built.
+Nothing is fitted here. The book's page shows the same tables, computed when it is built.
 """
 
 from __future__ import annotations
@@ -14,37 +15,61 @@ import json as jsonlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
 
 from rich.console import Console
+from tyro.conf import UseAppendAction, arg
 
+from distlab.errors import SettingError, printable
 from distlab.predict.peers import Answer, ask
-from distlab.predict.validation import Scored
-from distlab.predict.validation_families import NO_TARGET
+from distlab.predict.validation import Scored, shown
+from distlab.predict.validation_families import FAMILIES, NO_TARGET
 from distlab.predict.validation_files import Problems, score_folder
 from distlab.predict.validation_peers import beside, described, side_by_side
 from distlab.predict.validation_shipped import score_shipped
-from distlab.predict.validation_tables import Table, details, summary
+from distlab.predict.validation_tables import Table, details, formats_table, summary
 from distlab.predict.validation_targets import Group, groups
 
 
-def main(cases: Path | None = None, json: bool = False, peers: bool = False) -> int:
+def main(
+    cases: Path | None = None,
+    json: bool = False,
+    peers: bool = False,
+    family: Annotated[tuple[str, ...], UseAppendAction] = (),
+    misses: bool = False,
+    every_cell: Annotated[bool, arg(name="all")] = False,
+    formats: bool = False,
+) -> int:
     """Score the models against measured cases, without any fit; exits 0 however large the errors are.
 
     Args:
-        cases: a folder with CSV files in the formats of `distlab.predict.validation_formats`; without one, the cases
-            that the package holds.
+        cases: a folder with CSV files, of which --formats has the columns; without one, the cases that the package
+            holds.
         json: print one object for each measured cell: family, case, predicted, measured, signed_error.
         peers: run llm-analysis and the estimators of DeepSpeed, Accelerate and torch on the same cases, too (minutes),
             and print the errors side by side; with json also objects of theirs, which have the peer's name as by.
+        family: only this one, as the first table or a file of the folder is called; may be given again.
+        misses: only groups that miss their targets.
+        every_cell: show every cell, not those alone of groups that miss their targets.
+        formats: show the columns that files of a folder need, and those that they may have.
     """
+    if formats:
+        show(formats_table())
+        return 0
     with Console(stderr=True).status("Scoring ..."):
         scored, problems = (score_shipped(), Problems()) if cases is None else score_folder(cases)
+        absent = without_cases(scored) if cases is None else []
+        scored = chosen(scored, family, absent)
+        if misses:
+            scored = [cell for group in groups(scored) if group.misses for cell in group.cells]
         answers, missing = ask(scored) if peers else ([], [])
     if json:
         rows = [cell.as_row() for cell in scored] + [answer.as_row() for answer in answers]
         print(jsonlib.dumps(rows, indent=1, allow_nan=False))
     else:
-        _print(scored)
+        _print(scored, every_cell)
+        if absent and not family:
+            _line(f"The package has no cases yet of {', '.join(absent)}.")
         _print_peers(answers)
     for sentence in missing:
         print(sentence, file=sys.stderr)
@@ -52,29 +77,58 @@ def main(cases: Path | None = None, json: bool = False, peers: bool = False) -> 
     return 0
 
 
+def without_cases(scored: Sequence[Scored]) -> list[str]:
+    """Families that are described and have no cell: nobody has measured them yet."""
+    there = {cell.family for cell in scored}
+    return [name for name in FAMILIES if name not in there]
+
+
+def chosen(scored: Sequence[Scored], families: Sequence[str], absent: Sequence[str] = ()) -> list[Scored]:
+    """The cells of these families; of all where none is named. SettingError for one without cases (`absent`: known)."""
+    known = list(dict.fromkeys(cell.family for cell in scored))
+    for name in families:
+        there = ", ".join(map(printable, known)) or "none, for nothing was scored"
+        if name in absent:
+            raise SettingError(
+                f"family is {name!r}, of which the package has no cases yet; it is one of {there}."
+            )
+        if name not in known:
+            raise SettingError(f"family is {shown(name)}; it is one of {there}.")
+    return [cell for cell in scored if not families or cell.family in families]
+
+
 def _print_peers(answers: Sequence[Answer]) -> None:
     if answers:
         for table in (*beside(answers), side_by_side(answers)):
             show(table)
         for line in described(answers):
-            Console().print(line, highlight=False, markup=False, soft_wrap=True)
+            _line(line)
+
+
+def _line(text: str) -> None:
+    Console().print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 def _say(problems: Problems) -> None:
-    for sentence in problems.sentences:
+    for sentence in (*problems.sentences, *problems.ignored):
         print(sentence, file=sys.stderr)
     if problems.cells or problems.files:
         print(f"Not scored: {problems.cells} cells, {problems.files} whole files.", file=sys.stderr)
 
 
-def _print(scored: Sequence[Scored]) -> None:
-    """Cells first, so that what they add up to is what one sees."""
+def _print(scored: Sequence[Scored], every_cell: bool) -> None:
+    """What all add up to; then the cells of groups that miss their targets, or all cells; then the verdict."""
     found = groups(scored)
-    if found:
-        for table in (*details(found), summary(found)):
-            show(table)
+    detailed = [group for group in found if every_cell or group.misses]
+    for table in ([summary(found)] if found else []) + details(detailed):
+        show(table)
+    rest = len(scored) - sum(len(group.cells) for group in detailed)
+    if rest:
+        _line(
+            f"{rest} cells of groups that meet their targets, or have none, are not listed; --all lists them."
+        )
     for line in verdict(scored, found):
-        Console().print(line, highlight=False, markup=False, soft_wrap=True)
+        _line(line)
 
 
 def show(table: Table) -> None:

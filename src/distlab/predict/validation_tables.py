@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from distlab.errors import printable
 from distlab.predict.units import KIB, MIB
 from distlab.predict.validation import Scored
+from distlab.predict.validation_columns import FORMATS, Column, Format
 from distlab.predict.validation_targets import Group, percentile_95
 
 if TYPE_CHECKING:
@@ -165,6 +166,27 @@ def by_payload(family: str, cells: Sequence[Scored]) -> Table:
     )
     columns = ("payload", *(f"{printable(name)} {n // per}x{per}" for name, n, per in runs))
     return Table(columns, 0, lines, f"{printable(family)}: signed errors, * in a fit")
+
+
+def formats_table() -> Table:
+    """The columns of files of measured cases: of each kind of measurement those that it needs, then those it may have.
+
+    Formats that share all columns but the measurement share their lines.
+    """
+    together: dict[tuple[Column, ...], list[Format]] = {}
+    for one in FORMATS.values():
+        together.setdefault(one.columns, []).append(one)
+    lines = []
+    for columns, members in together.items():
+        for number, one in enumerate(members):
+            cells = (one.measured.name, one.measured.values, f"{one.what}: {one.measured.what}", "measured")
+            lines.append(Line(cells, new=bool(lines) and number == 0))
+        for column in sorted(columns, key=lambda column: not column.needed):
+            name = f"  {' or '.join((column.name, *column.also))}"
+            lines.append(Line((name, column.values, column.what, column.otherwise or "needed")))
+    heads = ("column", "values", "what", "without it")
+    title = "CSV files of measured cases: one measured column, those that it needs, those that it may have"
+    return Table(heads, 4, tuple(lines), title)
 
 
 def percent(fraction: float, sign: str = "") -> str:

@@ -9,9 +9,11 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from functools import cache
-from typing import Any
+from typing import Any, get_args
 
 from distlab.predict import megatron
+from distlab.predict.cluster import SELENE
+from distlab.predict.collectives import Op
 from distlab.predict.flops import step_flops
 from distlab.predict.hardware import accelerator
 from distlab.predict.peers import Estimator, apart
@@ -32,7 +34,8 @@ def estimator(cells: Sequence[Scored]) -> Estimator:
     def predict(cell: Scored) -> float | None:
         with apart.quiet():
             if isinstance(cell.inputs, megatron.Case):
-                return _step(cell, cell.inputs, tool, config)
+                here = cell.inputs.cluster.name == SELENE.name  # its efficiency is that of these
+                return _step(cell, cell.inputs, tool, config) if here else None
             if isinstance(cell.inputs, MemoryRun) and cell.kind == "step":
                 return _gpu_step(cell, cell.inputs, tool, config)
             if isinstance(cell.inputs, MemoryRun):
@@ -171,6 +174,8 @@ def _all_reduce(cell: Scored, tool: Any, config: Any) -> float | None:
     name, gpus, per_node = cell.run
     gpu = next((to for word, to in GPUS.items() if word in name), None)
     if cell.kind != "collective" or cell.unit != "ms" or gpus != per_node or gpu is None:
+        return None
+    if any(op in name for op in get_args(Op) if op != "all_reduce"):
         return None
     values = round(cell.payload_bytes / 2)
     one = Transformer("payload", 1, values, 1, 1, 1)
