@@ -1,7 +1,7 @@
 """`distlab predict memory | step | layout | cnn | collective | goodput | presets`: the models at a terminal.
 
-`training`, `layout`, `convnet` and `running` are the commands, `listing` lists what `presets` and the hardware registry
-name. `options` turns the fields of their dataclasses into options and YAML keys, `show` prints tables and JSON and has
-figures drawn, `why` and `derived` say which formula is behind a number, and whose. No command imports torch, numpy or
-tyro, and none matplotlib before a figure is asked for: an answer comes in a tenth of a second.
+`training`, `layout`, `convnet` and `running` (with `simulated`) are the commands, `listing` lists what `presets` and
+the hardware registry name. `options` turns the fields of their dataclasses into options and YAML keys, `show` prints
+tables and JSON and has figures drawn, `why` and `derived` say which formula is behind a number, and whose. No command
+imports torch, numpy or tyro, and none matplotlib before a figure is asked for: an answer comes in a tenth of a second.
 """
