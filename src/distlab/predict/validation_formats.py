@@ -21,6 +21,7 @@ from distlab.predict import megatron, recorded
 from distlab.predict.activations import relative_activations
 from distlab.predict.collectives import Op
 from distlab.predict.hardware import node
+from distlab.predict.models import MODELS
 from distlab.predict.network import PROTOCOLS, SYSTEMS, Algorithm, Protocol, Topology, collective_s, system
 from distlab.predict.network.systems import cards, held_out
 from distlab.predict.states import MemorySettings
@@ -185,13 +186,7 @@ def check_counts(row: Row) -> None:
 # Activations.
 
 PUBLISHED_MODELS = {
-    name: Transformer(name, layers, hidden, heads, megatron.VOCABULARY, megatron.SEQUENCE)
-    for name, layers, hidden, heads in (
-        ("22B", 48, 6144, 64),
-        ("175B", 96, 12288, 96),
-        ("530B", 105, 20480, 128),
-        ("1T", 128, 25600, 160),
-    )
+    size: replace(MODELS[f"gpt-{size.lower()}"].model, name=size) for size in ("22B", "175B", "530B", "1T")
 }
 """Korthikanti et al., 2022 (arXiv 2205.05198), table 3 (22B and 175B: V; 530B and 1T: R)."""
 
