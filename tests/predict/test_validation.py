@@ -21,10 +21,11 @@ from distlab.predict.network import SYSTEMS, collective_s, system
 from distlab.predict.step_time import Software, predict_step
 from distlab.predict.transformer import Layout, Transformer
 from distlab.predict.validation import Scored
+from distlab.predict.validation_columns import FORMATS
 from distlab.predict.validation_families import ANY, FAMILIES, NO_TARGET, WHY_MISSED, Target
 from distlab.predict.validation_files import SENTENCES_MOST, score_folder
 from distlab.predict.validation_formats import system_for, topology_for
-from distlab.predict.validation_report import reasons, verdict
+from distlab.predict.validation_report import chosen, reasons, verdict, without_cases
 from distlab.predict.validation_shipped import score_shipped
 from distlab.predict.validation_targets import Group, groups, percentile_95
 
@@ -550,6 +551,63 @@ def test_the_table_shows_misses_and_what_was_fitted(
     red = [line for line in out.splitlines() if "\x1b[31m" in line]
     assert len(red) == 3  # both groups, and the case of one
     assert all("no" in line and "missed" in line for line in red)  # not by colour alone
+
+
+@pytest.fixture
+def two_families(tmp_path: Path) -> Path:
+    """Held out alike: one far off, one (below 1 MiB) without a target."""
+    (tmp_path / "far.csv").write_text(f"{ALL_REDUCE}dgx_h100,8,8,1GiB,1e-3\n")
+    (tmp_path / "small.csv").write_text(f"{ALL_REDUCE}dgx_h100,8,8,1KiB,1e-3\ndgx_h100,8,8,2KiB,1e-3\n")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("options", "cells"),
+    [
+        ([], ["far", "small", "small"]),
+        (["--family", "small"], ["small", "small"]),
+        (["--family", "small", "--family", "far"], ["far", "small", "small"]),
+        (["--misses"], ["far"]),
+    ],
+)
+def test_some_families_or_the_misses_alone(
+    options: list[str], cells: list[str], two_families: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert scorecard("--cases", str(two_families), "--json", *options) == 0
+    assert [row["family"] for row in json.loads(capsys.readouterr().out)] == cells
+
+
+def test_the_summary_comes_first_and_all_cells_are_there_to_be_had(
+    two_families: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert scorecard("--cases", str(two_families)) == 0
+    out = capsys.readouterr().out
+    assert out.index("signed mean") < out.index("1073741824 bytes")
+    assert "1024 bytes" not in out
+    assert "\n2 cells of groups that meet their targets, or have none, are not listed; --all" in out
+    assert scorecard("--cases", str(two_families), "--all") == 0
+    out = capsys.readouterr().out
+    assert "1024 bytes" in out
+    assert "not listed" not in out
+
+
+def test_a_family_without_cases_is_said(two_families: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert scorecard("--cases", str(two_families), "--family", "farr") == 2
+    assert "family is 'farr'; it is one of far, small." in capsys.readouterr().err
+    with pytest.raises(SettingError, match="family is 'own_memory', of which the package has no cases yet"):
+        chosen([cell(1.0)], ["own_memory"], without_cases([cell(1.0)]))
+    assert without_cases([replace(cell(1.0), family=name) for name in FAMILIES]) == []
+
+
+def test_the_formats_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    """Each column once for each kind of measurement, with what holds without it."""
+    assert scorecard("--formats") == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines() if line.strip()]
+    for name, one in FORMATS.items():
+        assert any(line[0] == name and line[-1] == "measured" for line in lines)
+        for column in one.columns:
+            end = "needed" if column.otherwise is None else column.otherwise.split()[-1]
+            assert any(line[0] == column.name and line[-1] == end for line in lines)
 
 
 def test_the_larger_cases() -> None:

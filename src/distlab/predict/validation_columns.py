@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from distlab.predict.collectives import Op
+from distlab.predict.commands.helps import HELPS
 from distlab.predict.megatron import LAYOUT_DEFAULTS, MODEL_DEFAULTS, SEQUENCE, SOFTWARE_FLAGS, VOCABULARY
 from distlab.predict.network import PROTOCOLS, Algorithm
 from distlab.predict.transformer import Recompute, Schedule
@@ -82,25 +83,41 @@ _SHAPE = (
 )
 
 
-def _follows(usual: int | bool | None) -> str:
+_FOLLOWS = {
+    "kv_heads": "as heads",
+    "feed_forward": "4 x hidden",
+    "head_size": "hidden / heads",
+    "data_parallel": "what gpus leave",
+}
+
+
+def _optional(name: str, usual: int | bool | None) -> Column:
+    """A column of `megatron`'s, in the words of the option of `distlab predict step`."""
+    values: Values = "yes or no" if isinstance(usual, bool) else "count"
+    otherwise = _FOLLOWS[name] if usual is None else str(usual)
     if isinstance(usual, bool):
-        return "yes" if usual else "no"
-    return "follows" if usual is None else str(usual)
+        otherwise = "yes" if usual else "no"
+    return Column(name, values, HELPS.get(name.removesuffix("_parallel"), "of the model"), otherwise)
 
 
-_MORE = (
-    Column("vocabulary", "count", "tokens", str(VOCABULARY)),
-    Column("sequence", "count", "tokens of a sample", str(SEQUENCE)),
-    *(
-        Column(name, "yes or no" if isinstance(usual, bool) else "count", "of the model", _follows(usual))
-        for name, usual in MODEL_DEFAULTS.items()
-    ),
-    *(Column(name, "count", "of the layout", _follows(usual)) for name, usual in LAYOUT_DEFAULTS.items()),
-    Column("schedule", "text", _one_of(get_args(Schedule)), "interleaved above 1 chunk, else 1f1b"),
-    Column("sequence_parallel", "yes or no", "norms are split over the tensor-parallel ranks, too", "no"),
-    Column("cluster", "text", "a node of `distlab predict presets`", "dgx_a100"),
-    *(Column(name, "yes or no", "of the program", "as in the papers") for name in SOFTWARE_FLAGS),
-)
+def _more(overlap_tensor: str) -> tuple[Column, ...]:
+    papers = {
+        "fused_attention": "no",
+        "overlap_gradients": "yes without a pipeline",
+        "overlap_tensor": overlap_tensor,
+    }
+    return (
+        Column("vocabulary", "count", "tokens", str(VOCABULARY)),
+        Column("sequence", "count", HELPS["sequence"], str(SEQUENCE)),
+        *(_optional(name, usual) for name, usual in MODEL_DEFAULTS.items()),
+        *(_optional(name, usual) for name, usual in LAYOUT_DEFAULTS.items()),
+        Column("schedule", "text", _one_of(get_args(Schedule)), "interleaved above 1 chunk, else 1f1b"),
+        Column("sequence_parallel", "yes or no", HELPS["sequence_parallel"], "no"),
+        Column("cluster", "text", "a node of `distlab predict presets`", "dgx_a100"),
+        *(Column(name, "yes or no", HELPS[name], papers[name]) for name in SOFTWARE_FLAGS),
+    )
+
+
 _RECOMPUTE = f"{', '.join(get_args(Recompute))}; with +sequence: sequence parallel, too"
 
 FORMATS: dict[str, Format] = {
@@ -116,7 +133,7 @@ FORMATS: dict[str, Format] = {
                 Column("interleave", "count", "chunks of layers on a pipeline stage"),
                 Column("recompute", "text", _RECOMPUTE),
                 Column("model", "text", "names the row", "model"),
-                *_MORE,
+                *_more("yes"),
             ),
         ),
         Format(
@@ -129,7 +146,7 @@ FORMATS: dict[str, Format] = {
                 Column("recompute", "text", _RECOMPUTE, "full"),
                 Column("params_B", "number", "names the row", "model"),
                 Column("model", "text", "the same", "?"),
-                *_MORE,
+                *_more("no"),
             ),
         ),
         *(
