@@ -22,6 +22,7 @@ from distlab.errors import SettingError
 from distlab.predict.cluster import SELENE, Cluster, cluster
 from distlab.predict.flops import step_flops
 from distlab.predict.kernels import Kernels
+from distlab.predict.models import MODELS
 from distlab.predict.step_time import Software, StepTime, predict_step
 from distlab.predict.transformer import Layout, Recompute, Schedule, Transformer, ZeroStage
 
@@ -289,7 +290,7 @@ def held_out_530b() -> tuple[tuple[Case, float], ...]:
 
     The abstract gives GPUs and MFU; batch and layout (8 times that of 280 GPUs) are recalled (R).
     """
-    model = Transformer("530B", 105, 20480, 128, VOCABULARY, SEQUENCE)
+    model = replace(MODELS["gpt-530b"].model, name="530B")
     layout = Layout(
         data=8,
         tensor=8,
