@@ -27,7 +27,8 @@ from distlab.predict.collectives import Op
 from distlab.predict.hardware.accelerators import ACCELERATORS, Accelerator, accelerator
 from distlab.predict.hardware.nodes import Node, node
 from distlab.predict.kernels import Device
-from distlab.predict.network import System, Topology, Way, fitted_inside, system_of, ways_of
+from distlab.predict.network import System, Topology, Way, system_of, ways_of
+from distlab.predict.network.systems import between_unmeasured, inside_unmeasured
 
 
 @dataclass(frozen=True)
@@ -148,17 +149,13 @@ def cluster_of(box: Node, price_per_gpu_hour: float | None = None) -> Cluster:
 
 
 def _extrapolated(box: Node) -> Iterator[str]:
-    chip, inside, between = box.chip, box.inside, box.between
+    chip = box.chip
     if chip.name != "a100_80gb":
         best = "the best product measured on it" if _half(chip) in chip.reached else "its peak"
         yield f"no step on {chip.title} was fitted: its products reach the A100's share of {best}"
-    if not fitted_inside(box):
-        what = "NVLink 4's share of its rate" if inside.reached is None else "one published all-reduce"
-        yield f"no collective over {inside.name} was fitted: {what} stands for it"
-    if between.kind != "efa":
-        yield f"no collective over {between.name} was measured: it reaches the share of its rate that EFA does"
-    if between.kind == "ethernet":
-        yield "TCP takes processors, and a latency, that the model does not know"
+    if inside := inside_unmeasured(box):
+        yield inside
+    yield from between_unmeasured(box)
 
 
 def cluster(name: str, price_per_gpu_hour: float | None = None) -> Cluster:

@@ -23,7 +23,7 @@ from distlab.predict.collectives import Op
 from distlab.predict.hardware import node
 from distlab.predict.models import MODELS
 from distlab.predict.network import PROTOCOLS, SYSTEMS, Algorithm, Protocol, Topology, collective_s, system
-from distlab.predict.network.systems import cards, held_out
+from distlab.predict.network.systems import RECORDED, cards, held_out
 from distlab.predict.states import MemorySettings
 from distlab.predict.step_time import Software
 from distlab.predict.transformer import Layout, Recompute, Transformer
@@ -64,8 +64,8 @@ NODE_MOST = 1024
 
 def system_for(name: str) -> str:
     """The name under which `network.system` knows the machine. SettingError where nothing in it tells the hardware."""
-    if name in SYSTEMS:
-        return name
+    if name in SYSTEMS or name in RECORDED:
+        return RECORDED.get(name, name)
     try:
         return node(name).name
     except (KeyError, ValueError):

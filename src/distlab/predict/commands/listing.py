@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def presets(args: list[str]) -> int:
     """Models, clusters and GPUs that other commands know by name. V read, S secondary, C computed, R recalled."""
     given = Parser("distlab predict presets", str(presets.__doc__), {}, {}).parse(args)
-    listed = {"models": _models(), "clusters": _clusters(), "gpus": _gpus()}
+    listed = {"models": _models(), "clusters": _clusters(), "systems": _systems(), "gpus": _gpus()}
     if given.json:
         print(json.dumps(listed, indent=1, allow_nan=False))
         return 0
@@ -29,8 +29,9 @@ def presets(args: list[str]) -> int:
         print_table(name, heads, rows, [f"{len(rows)} {name}", *[""] * (len(columns) - 1)])
     print_lines(
         [
-            "--model takes a model, --cluster a cluster, --gpu a GPU. Sources: V read, S secondary, C computed, R "
-            "recalled.",
+            "--model takes a model, --cluster a cluster, --gpu a GPU; --cluster of `predict collective` a system, too. "
+            "Clusters are nodes of the registry, as they are sold; systems as somebody recorded them, or put together. "
+            "Sources: V read, S secondary, C computed, R recalled.",
             "With --json: every field and the address of each source.",
         ]
     )
@@ -60,6 +61,11 @@ _COLUMNS: dict[str, Columns] = {
         ("between", False, lambda row: f"{row['nics']} x {row['nic']}" if row["nics"] else "none"),
         ("GB/s a GPU", True, lambda row: f"{row['between_Bps'] / 1e9:,.4g}"),
         ("source", False, lambda row: f"{row['source']} ({row['confidence']})"),
+    ),
+    "systems": (
+        ("name", False, lambda row: row["name"]),
+        ("what", False, lambda row: row["title"]),
+        ("is", False, lambda row: row["about"]),
     ),
     "gpus": (
         ("name", False, lambda row: row["name"]),
@@ -131,6 +137,14 @@ def _clusters() -> list[dict[str, Any]]:
         }
         for box in NODES.values()
     ]
+
+
+def _systems() -> list[dict[str, Any]]:
+    from distlab.predict.network import machine
+    from distlab.predict.network.systems import NAMES
+
+    found = [(name, machine(name)) for name in NAMES]
+    return [{"name": name, "title": made.title, "about": made.about} for name, made in found]
 
 
 def _gpus() -> list[dict[str, Any]]:

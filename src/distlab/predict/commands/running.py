@@ -42,15 +42,16 @@ def collective(args: list[str]) -> int:
     from distlab.predict import network
     from distlab.predict.collectives import bus_bandwidth_factor
     from distlab.predict.hardware import NODES
+    from distlab.predict.network.systems import NAMES, unmeasured
 
-    names = [*network.SYSTEMS, *NODES]
-    helps = {"cluster": f"one of {', '.join(names)} (default: h100_dgx)"}
+    names = [*NAMES, *NODES]
+    helps = {"cluster": f"one of {', '.join(names)}; see `distlab predict presets` (default: dgx_h100)"}
     sections = {"collective": CollectiveOptions}
     figures = {"plot": "time and bus bandwidth over payloads", "plot_ranks": "the same over GPUs"}
     what = str(collective.__doc__)
     given = Parser("distlab predict collective", what, sections, helps, figures, why=True).parse(args)
     asked = given.make("collective", CollectiveOptions)
-    cluster = given.names.get("cluster", "h100_dgx")
+    cluster = given.names.get("cluster", "dgx_h100")
     for name in ("gpus", "gpus_per_node"):
         value = getattr(asked, name)
         if value is not None and value < 1:
@@ -60,6 +61,8 @@ def collective(args: list[str]) -> int:
     per_node = asked.gpus_per_node or min(asked.gpus, _per_node(cluster, names))
     machines = network.system(cluster, asked.gpus, per_node)
     found = network.collective_s(asked.op, asked.payload_bytes, machines, asked.algorithm, asked.protocol)
+    about = network.machine(cluster).about or "a node of the registry, by the fits of its links"
+    extrapolated = unmeasured(cluster, asked.gpus, per_node)
     rate = asked.payload_bytes / found.total_s if found.total_s else 0.0  # bytes per second
     factor = bus_bandwidth_factor(asked.op, asked.gpus)
     bus_rate = rate * factor
@@ -77,6 +80,8 @@ def collective(args: list[str]) -> int:
         show_json(
             {
                 "cluster": cluster,
+                "cluster_is": about,
+                "extrapolated": extrapolated,
                 **dataclasses.asdict(asked),
                 "gpus_per_node": per_node,
                 "algorithm": found.algorithm,
@@ -97,6 +102,8 @@ def collective(args: list[str]) -> int:
     lines = [
         f"Algorithm {found.algorithm}, protocol {found.protocol}; {found.bound}-bound. "
         f"{rate / 1e9:.4g} GB/s of payload, bus bandwidth {bus_rate / 1e9:.4g} GB/s.",
+        f"{cluster}: {about}.",
+        *(f"Extrapolated: {what}." for what in extrapolated),
     ]
     if asked.payload_bytes < 2**20:
         lines.append("Below 1 MiB the measurements behind the model are mostly noise: take it as a level.")
@@ -138,10 +145,11 @@ def _collective_charts(
 
 def _per_node(cluster: str, names: list[str]) -> int:
     from distlab.predict.hardware import node
-    from distlab.predict.network import SYSTEMS
+    from distlab.predict.network import machine
+    from distlab.predict.network.systems import NAMES
 
-    if cluster in SYSTEMS:
-        return SYSTEMS[cluster].gpus_per_node
+    if cluster in NAMES:
+        return machine(cluster).gpus_per_node
     try:
         return node(cluster).accelerators
     except (KeyError, ValueError):

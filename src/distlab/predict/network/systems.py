@@ -105,6 +105,8 @@ class System:
     beyond_pair: NodeLink | None = None
     """What joins more than two GPUs, where NVLink joins pairs alone."""
     gpus_per_node: int = 8
+    about: str = ""
+    """What it is, where it is no node of the registry: recorded, or put together."""
 
     def group(self, gpus: int, gpus_per_node: int) -> Topology:
         """That many GPUs, so many of them in each node. SettingError for a group that does not fit."""
@@ -138,13 +140,36 @@ def _between_cards() -> Fabric:
     return Fabric(found.title, rate, 1, 8, FABRIC_HOP_S, FABRIC_EFFICIENCY)
 
 
+_CARDS = "put together from datasheets: PCIe cards joined in pairs, one network card of 100 Gb/s a node"
+
+
+def _slow_network() -> str:
+    low, high = (rate(each for _, each in AZURE_A100_FABRIC.measured_Bps) / GB for rate in (min, max))
+    sold = AZURE_A100_FABRIC.nic_Bps * AZURE_A100_FABRIC.nics_per_node / GB
+    return (
+        f"as recorded on 2 nodes of 8, slow network and all: {low:.0f} to {high:.0f} of its {sold:.0f} GB/s"
+    )
+
+
 SYSTEMS: dict[str, System] = {
-    "a100_dgx": System("DGX A100 (agrawal2024vidur)", NVLINK3, A100_LAUNCH_S, AZURE_A100_FABRIC),
+    "a100_dgx": System(
+        "DGX A100 (agrawal2024vidur)", NVLINK3, A100_LAUNCH_S, AZURE_A100_FABRIC, about=_slow_network()
+    ),
     "h100_dgx": System(
-        "DGX H100 (agrawal2024vidur)", NVLINK4, LAUNCH_S, _fabric(node("dgx_h100")), in_switch=NVLS4
+        "DGX H100 (agrawal2024vidur)",
+        NVLINK4,
+        LAUNCH_S,
+        _fabric(node("dgx_h100")),
+        in_switch=NVLS4,
+        about="as recorded on 1 node of 8; between nodes as dgx_h100",
     ),
     "h200": System(
-        "8 H200 (bekman_ml_engineering)", NVLINK4, H200_LAUNCH_S, _fabric(node("dgx_h200")), NVLS4
+        "8 H200 (bekman_ml_engineering)",
+        NVLINK4,
+        H200_LAUNCH_S,
+        _fabric(node("dgx_h200")),
+        NVLS4,
+        about="as recorded on 1 node of 8; between nodes as dgx_h200",
     ),
     # Not measured here: NVLink bridges of 300 GB/s one way between pairs of PCIe cards (datasheets, R).
     "a100_pairwise_nvlink": System(
@@ -153,11 +178,24 @@ SYSTEMS: dict[str, System] = {
         A100_LAUNCH_S,
         _between_cards(),
         beyond_pair=_sold("pcie4_x16"),
+        about=_CARDS,
     ),
     "h100_pairwise_nvlink": System(
-        "4 H100 PCIe, NVLink in pairs", NVLINK3, LAUNCH_S, _between_cards(), beyond_pair=_sold("pcie5_x16")
+        "4 H100 PCIe, NVLink in pairs",
+        NVLINK3,
+        LAUNCH_S,
+        _between_cards(),
+        beyond_pair=_sold("pcie5_x16"),
+        about=_CARDS,
     ),
 }
+
+RECORDED = {"recorded_a100_dgx": "a100_dgx", "recorded_h100_dgx": "h100_dgx", "recorded_h200": "h200"}
+"""By the names that commands take: those of `SYSTEMS` that were recorded, whose names there (as in the recordings' CSV
+files) are too like those of the registry's nodes."""
+
+NAMES = (*RECORDED, *(name for name in SYSTEMS if name not in RECORDED.values()))
+"""What commands call the systems that are no nodes of the registry."""
 
 _INSIDE: dict[str, tuple[NodeLink, InSwitch | None]] = {
     "nvswitch2": (NVLINK3, None),
@@ -169,6 +207,45 @@ _INSIDE: dict[str, tuple[NodeLink, InSwitch | None]] = {
 def fitted_inside(box: Node) -> bool:
     """Whether collectives inside such a node took part in a fit. (NVLink 5 is NVLink 4's, doubled.)"""
     return box.link in ("nvswitch2", "nvswitch3")
+
+
+def inside_unmeasured(box: Node) -> str | None:
+    """What stands for collectives inside such a node that nobody measured."""
+    if fitted_inside(box):
+        return None
+    what = "NVLink 4's share of its rate" if box.inside.reached is None else "one published all-reduce"
+    return f"no collective over {box.inside.name} was fitted: {what} stands for it"
+
+
+def between_unmeasured(box: Node) -> list[str]:
+    """The same between such nodes."""
+    said = []
+    if box.between.kind != "efa":
+        share = "it reaches the share of its rate that EFA does"
+        said.append(f"no collective over {box.between.name} was measured: {share}")
+    if box.between.kind == "ethernet":
+        said.append("TCP takes processors, and a latency, that the model does not know")
+    return said
+
+
+def unmeasured(name: str, gpus: int, gpus_per_node: int) -> list[str]:
+    """What of a group's collectives no measurement stands behind, in sentences. ValueError for an unknown name."""
+    recorded = RECORDED.get(name, name)
+    if recorded not in SYSTEMS:
+        box = _node(name)
+        inside = inside_unmeasured(box) if gpus_per_node > 1 else None
+        return [*([inside] if inside else []), *(between_unmeasured(box) if gpus > gpus_per_node else [])]
+    if recorded not in RECORDED.values():
+        return [
+            "none of its collectives was measured: bridges and slots have shares of what they are sold with"
+        ]
+    nodes = gpus // gpus_per_node
+    if recorded == "a100_dgx":
+        return [f"2 nodes were recorded, and {nodes} are asked for"] if nodes > 2 else []
+    if nodes == 1:
+        return []
+    between = between_unmeasured(node(f"dgx_{recorded.removesuffix('_dgx')}"))
+    return [f"1 node was recorded, and {nodes} are asked for", *between]
 
 
 def system(name: str, gpus: int, gpus_per_node: int) -> Topology:
@@ -184,6 +261,7 @@ def system(name: str, gpus: int, gpus_per_node: int) -> Topology:
 
 def machine(name: str) -> System:
     """A machine named here, or one of nodes of the hardware registry. SettingError for an unknown name lists all."""
+    name = RECORDED.get(name, name)
     return SYSTEMS[name] if name in SYSTEMS else system_of(_node(name))
 
 
