@@ -48,9 +48,10 @@ def test_the_answer_is_the_searchs(capsys: pytest.CaptureFixture[str]) -> None:
 def test_tables_show_the_best_and_why_others_lost(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(LINE + " --tokens 1e10 --price-per-gpu-hour 2") == 0
     shown = capsys.readouterr().out
-    best = search(Query(MODELS["gpt-22b"].model, DGX_H100, 16, 16, tokens=1e10)).best[0]
+    model = MODELS["gpt-22b"].model
+    best = search(Query(model, DGX_H100, 16, 16, tokens=1e10)).best[0]
     for words in (
-        "Best layouts of GPT 22B on 16 GPUs of NVIDIA DGX H100 (predicted)",
+        f"Best layouts of GPT 22B, {model.parameters / 1e9:.4g}B parameters, on 16 GPUs of NVIDIA DGX H100",
         "The best with another value of one field",
         "matrix products",
         f"{best.step.mfu:.1%}",
@@ -147,7 +148,7 @@ def test_a_file_of_your_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
         ("--model gpt2 --gpus 8 --global-batch 8 --keep 0", "keep is 0"),
         ("--model gpt2 --gpus 8 --global-batch 8 --objective speed", "objective is 'speed'"),
         ("--model gpt2 --gpus 8 --global-batch 8 --objective cost", "tokens is missing"),
-        ("--model gpt2 --gpus 8 --global-batch 8 --objective cost --tokens 1e9", "price_per_gpu_hour is not"),
+        ("--model gpt2 --gpus 8 --global-batch 8 --objective cost --tokens 1B --cluster dgx_2", "price_per_gpu_hour"),
         ("--model gpt2 --gpus 8 --global-batch 8 --tensor 3", "of which no layout has tensor 3"),
         ("--model gpt2 --gpus 8 --global-batch 8 --why tensor", "why is 'tensor'; it is fields with values"),
         ("--model gpt2 --gpus 8 --global-batch 8 --why tensr=2", "field of why is 'tensr'; did you mean 'tensor'"),
@@ -156,9 +157,9 @@ def test_a_file_of_your_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
         ("--model gpt2 --gpus 8 --global-batch 8 --cluster dgx_h10", "did you mean 'dgx_h100'"),
         ("--model gpt2 --gpus 8 --global-batch 8 --reserve-bytes 90GB", "reserve_bytes, 9e+10, leaves nothing"),
         ("--model gpt2 --gpus 8 --global-batch 8 --reserve-bytes -1", "reserve_bytes is -1"),
-        ("--model gpt2 --gpus 8 --global-batch 8 --memory-bytes 1", "memory_bytes is 1, of which reserve_bytes"),
+        ("--model gpt2 --gpus 8 --global-batch 8 --memory-bytes 1", "memory_bytes is 1 bytes; a GPU has 1e9 or more"),
         ("--model gpt2 --gpus 8 --global-batch 8 --precision fp32", "precision is 'fp32'"),
-        ("--model gpt2 --gpus 8 --global-batch 8 --no-fused-attention", "fused_attention is False"),
+        ("--model gpt2 --gpus 8 --global-batch 8 --no-fused-attention --attention flash", "fused_attention is False"),
         ("--model gpt2 --gpus 8 --global-batch 8 --days 3", "tokens is missing; days"),
         ("--gpus 8 --global-batch 8", "model is missing"),
     ],

@@ -291,8 +291,8 @@ def test_the_nearest_are_the_best_with_one_field_changed() -> None:
 def test_why_with_fields_that_cannot_be() -> None:
     found = search(query(*SPACES[0]))
     for fields, words in (
-        ({"tensor": 3}, "tensor x pipeline x context is"),
-        ({"tensor": 8}, "which does not divide 4 GPUs"),
+        ({"tensor": 3}, "tensor is 3, which does not divide heads, 4"),
+        ({"context": 8}, "which does not divide 4 GPUs"),
         ({"micro_batch": 3}, "which data times micro_batch"),
     ):
         said = why_with(found, fields)

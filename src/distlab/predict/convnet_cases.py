@@ -46,6 +46,7 @@ P100_TF = Processor(
     product_efficiency=0.81,
     element_efficiency=0.75,
     layer_s=6.2e-4,
+    memory_bytes=_P100.usable.value.bytes,
 )
 """TensorFlow 1, cuDNN 5 to 7, in 32 bits. product_efficiency and layer_s are a fit. 0.75 of the memory's rate is what
 plain streams reach on a P100 (BabelStream, about 550 of 732 GB/s: R); the fit hardly depends on it."""
@@ -146,9 +147,18 @@ def _of_node(name: str) -> ConvnetCluster:
         layer_s=0.0,
         value_bytes=4 if half is None else 2,
         winograd=half is None,
+        memory_bytes=chip.usable.value.bytes,
     )
     return ConvnetCluster(
-        box.title, processor, box.accelerators, lambda gpus, each: system(name, gpus, each), DDP, SPREAD
+        box.title,
+        processor,
+        box.accelerators,
+        lambda gpus, each: system(name, gpus, each),
+        DDP,
+        SPREAD,
+        (
+            f"no convolutional network on {chip.title} was fitted: it takes the P100's shares of its own datasheet",
+        ),
     )
 
 

@@ -67,6 +67,8 @@ class Processor:
     value_bytes: int = 4
     """Of an activation."""
     winograd: bool = True
+    memory_bytes: float = math.inf
+    """That programs can have."""
 
 
 @dataclass(frozen=True)
@@ -105,6 +107,8 @@ class ConvnetCluster:
     exchange: Exchange = HOROVOD
     spread: float = 0.0
     """Standard deviation of a step's compute over ranks, over its mean."""
+    extrapolated: tuple[str, ...] = ()
+    """What no measurement stands behind, in sentences."""
 
 
 class Gradient(NamedTuple):

@@ -125,6 +125,23 @@ class MemorySettings:
         """Of a value that a norm keeps: in several operations it computes in fp32."""
         return self.stream_bytes(layout) if self.fused_kernels else 4
 
+    def agree(self, fused_attention: bool, gradient_bytes: int) -> None:
+        """SettingError where a step's time is of another program (`kernels.Kernels`) than its memory."""
+        if fused_attention != (self.attention == "flash"):
+            raise SettingError(
+                f"fused_attention is {fused_attention} with attention {self.attention!r}; fused is flash: make them "
+                "agree."
+            )
+        if self.precision == "fp32":
+            raise SettingError(
+                "precision is 'fp32'; the step's time is known for 16-bit products: choose another."
+            )
+        if gradient_bytes != self.bytes.gradient:
+            raise SettingError(
+                f"gradient_bytes is {gradient_bytes}, but gradients of precision {self.precision!r} have "
+                f"{self.bytes.gradient}: make them agree."
+            )
+
     def check(self, layout: Layout) -> None:
         """SettingError where they contradict the layout."""
         if self.optimizer == "adafactor" and layout.zero_stage > 0 and layout.data * layout.context > 1:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from functools import cache
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from distlab.errors import SettingError
 from distlab.predict.commands.options import Given, option
@@ -11,7 +12,8 @@ from distlab.predict.commands.presets import unknown
 
 if TYPE_CHECKING:
     from distlab.predict.cluster import Cluster
-    from distlab.predict.hardware import Accelerator, Node
+    from distlab.predict.hardware import Node
+    from distlab.predict.hardware.prices import Price, PriceTable
     from distlab.predict.network import System
 
 CLUSTERS_HELP = "a node of `distlab predict presets` (default: dgx_h100); the options below change it"
@@ -35,7 +37,7 @@ class ClusterOptions:
     multiprocessors: int | None = None
     price_per_gpu_hour: float | None = None
     provider: str | None = None
-    """Its price on demand, of the registry's table, in US dollars."""
+    """Whose price on demand is taken, of the registry's table; None: the first row of the GPU's."""
 
 
 def the_cluster(given: Given) -> Cluster:
@@ -57,8 +59,10 @@ def the_cluster(given: Given) -> Cluster:
             bound = ", at most 1" if most == 1 else ""
             expected = "0 or more" if least_too else f"above 0{bound}"
             raise SettingError(f"{name} is {value}; it must be {expected} ({option(name)}).")
-    if provider is not None:
-        asked["price_per_gpu_hour"] = _price_per_gpu_hour(provider, box.chip)
+    if "price_per_gpu_hour" not in asked and (provider is not None or _of_a_run(given)):
+        price = list_price(given)
+        if price is not None:
+            asked["price_per_gpu_hour"] = price.row.per_hour
     device = {name: asked[name] for name in asked if hasattr(base.device, name)}
     own = {name: asked[name] for name in ("price_per_gpu_hour",) if name in asked}
     name = base.name + (", changed" if asked.keys() - {"price_per_gpu_hour"} else "")
@@ -78,16 +82,66 @@ def _node(name: str) -> Node:
     return known[plain]
 
 
-def _price_per_gpu_hour(provider: str, chip: Accelerator) -> float:
-    """US dollars. SettingError where the table of prices has none."""
-    from distlab.predict.hardware.prices import read_prices
+class ListPrice(NamedTuple):
+    """Of the registry's table."""
 
-    price = read_prices().of(provider).of_accelerator(chip)
-    if price is None:
+    row: Price
+    currency: str
+    others: tuple[float, ...]
+    """What all providers ask for the same GPU."""
+
+    def __str__(self) -> str:
+        row = self.row
+        span = f"; providers ask {min(self.others):g} to {max(self.others):g}" if len(self.others) > 1 else ""
+        return f"list price of {row.accelerator} at {row.provider}, read {row.date}{span}"
+
+
+def list_price(given: Given) -> ListPrice | None:
+    """Of the cluster's GPU at the provider that was named, else in the first row. None where the table has none.
+
+    SettingError where a provider was named that has none.
+    """
+    chip, provider = (
+        _node(given.names.get("cluster", "dgx_h100")).chip,
+        given.values["cluster"].get("provider"),
+    )
+    table = _prices()
+    row = table.of(provider).of_accelerator(chip)
+    if row is None:
+        if provider is None:
+            return None
         raise SettingError(
             f"provider is {provider!r}, of which no price of {chip.title} is known; give price_per_gpu_hour."
         )
-    return price.per_hour
+    others = tuple(price.per_hour for price in table.prices if price.accelerator == row.accelerator)
+    return ListPrice(row, table.currency, others)
+
+
+def priced(given: Given) -> tuple[dict[str, Any] | None, str]:
+    """What a GPU-hour costs, for JSON, and in words; None where neither table nor user says."""
+    own = given.values["cluster"].get("price_per_gpu_hour")
+    if own is not None:
+        return {"per_gpu_hour": own, "currency": None, "source": "given"}, "given, in your currency"
+    price = list_price(given)
+    if price is None:
+        chip = _node(given.names.get("cluster", "dgx_h100")).chip
+        return None, f"No cost: the registry has no price of {chip.title}; give --price-per-gpu-hour."
+    row = price.row
+    told = {"provider": row.provider, "source": row.source, "date": row.date, "confidence": row.confidence}
+    return {"per_gpu_hour": row.per_hour, "currency": price.currency, **told}, str(price)
+
+
+@cache
+def _prices() -> PriceTable:
+    """Read once: its YAML takes as long as a prediction."""
+    from distlab.predict.hardware.prices import read_prices
+
+    return read_prices()
+
+
+def _of_a_run(given: Given) -> bool:
+    """Is it asked what a whole training takes?"""
+    return given.values.get("run", {}).get("tokens") is not None
 
 
 def _network(network: System, asked: dict[str, Any]) -> System:

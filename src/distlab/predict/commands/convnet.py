@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from distlab.errors import SettingError
 from distlab.predict.commands.options import Given, Parser
 from distlab.predict.commands.presets import named
-from distlab.predict.commands.show import Row, draw, seconds, show, show_json
+from distlab.predict.commands.show import Row, draw, gpus, number, seconds, show, show_json
 from distlab.predict.convnets import CONVNETS, Convnet, convnet
 
 if TYPE_CHECKING:
+    from distlab.predict.commands.room import Room
     from distlab.predict.commands.why import Derived
     from distlab.predict.convnet_step import ConvnetCluster, ConvnetStep
     from distlab.predict.plots.chart import Chart
@@ -45,6 +48,8 @@ class CnnOptions:
 
 def cnn(args: list[str]) -> int:
     """Data-parallel training of a convolutional network: step time, what of the gradients' way shows, scaling."""
+    from distlab.predict.commands.room import Room
+    from distlab.predict.convnet_memory import convnet_bytes
     from distlab.predict.convnet_step import convnet_step
 
     helps = {"model": f"one of {', '.join(CONVNETS)} (default: resnet50)", "cluster": CLUSTERS_HELP}
@@ -56,6 +61,9 @@ def cnn(args: list[str]) -> int:
     cluster = _cluster(given, asked)
     found = convnet_step(net, asked.batch, asked.gpus, cluster, asked.gpus_per_node)
     scaling = [convnet_step(net, asked.batch, gpus, cluster) for gpus in _counts(asked.gpus, cluster)]
+    processor = cluster.processor
+    room = Room(processor.name, processor.memory_bytes)
+    taken_bytes = convnet_bytes(net, asked.batch, processor.value_bytes, cluster.exchange.gradient_bytes)
     drawn = draw(given.figures, {"plot": lambda: _chart(given, net, cluster, found, scaling)})
     formulas = None
     if given.why:
@@ -64,24 +72,60 @@ def cnn(args: list[str]) -> int:
         formulas = Why("cnn", [term.name for term in found.terms if term.seconds], _derived(found))
     if given.json:
         told = formulas.as_json() if formulas else {}
-        show_json({**_as_json(net, asked, cluster, found, scaling), **told})
+        show_json(
+            {
+                **_as_json(net, asked, cluster, found, scaling),
+                "memory": room.as_json(taken_bytes),
+                "extrapolated": cluster.extrapolated,
+                **told,
+            }
+        )
         return 0
     rows = [
         Row(t.name, seconds(t.seconds), t.seconds / found.step_s, t.why) for t in found.terms if t.seconds
     ]
     lines = [
-        f"{found.images_per_s:,.4g} images/s, scaling efficiency {found.efficiency:.1%}: one GPU alone makes "
-        f"{found.batch / found.one_gpu_s:,.4g} images/s.",
+        f"{number(found.images_per_s)} images/s, scaling efficiency {found.efficiency:.1%}: one GPU alone makes "
+        f"{number(found.batch / found.one_gpu_s)} images/s.",
         "Efficiency by GPUs: " + ", ".join(f"{step.gpus}: {step.efficiency:.1%}" for step in scaling) + ".",
         *_against(net, found),
-        f"{cluster.name}; {cluster.processor.name}; {cluster.exchange.name}.",
+        room.line(taken_bytes) + " Counted by layer, without cuDNN's workspaces.",
+        *_smaller(net, asked, cluster, room, taken_bytes),
+        f"{cluster.name}; {cluster.exchange.name}.",
+        *(f"Extrapolated: {what}." for what in cluster.extrapolated),
     ]
     title = (
-        f"{net.name}, {net.parameters / 1e6:.4g}M parameters, {asked.batch} images a GPU, {asked.gpus} GPUs"
+        f"{net.name}, {number(net.parameters / 1e6)}M parameters, {asked.batch:,} images a GPU, {gpus(asked.gpus)}; "
+        f"{processor.name}; {8 * processor.value_bytes}-bit; {_network(cluster, found)}"
     )
     lines += [*(formulas.lines() if formulas else []), *drawn]
     show(title, "time", rows, seconds(found.step_s), lines)
     return 0
+
+
+def _network(cluster: ConvnetCluster, found: ConvnetStep) -> str:
+    """What gradients go over."""
+    topology = cluster.topology(found.gpus, min(found.gpus, cluster.gpus_per_node))
+    links = [topology.inside.name] if min(found.gpus, cluster.gpus_per_node) > 1 else []
+    if topology.nodes > 1 and topology.fabric:
+        links.append(topology.fabric.name)
+    return " and ".join(link.removesuffix(", one way") for link in links) or "no network"
+
+
+def _smaller(
+    net: Convnet, asked: CnnOptions, cluster: ConvnetCluster, room: Room, taken_bytes: float
+) -> Iterator[str]:
+    """The largest batch that fits, where the one asked for does not: memory is linear in it."""
+    if room.fits(taken_bytes):
+        return
+    from distlab.predict.convnet_memory import convnet_bytes
+
+    alone, none = (
+        convnet_bytes(net, batch, cluster.processor.value_bytes, cluster.exchange.gradient_bytes)
+        for batch in (1, 0)
+    )
+    most = math.floor((room.usable_bytes - none) / (alone - none))
+    yield f"What fits: batch {most:,}." if most >= 1 else "No batch fits; take a larger GPU."
 
 
 def _derived(found: ConvnetStep) -> list[Derived]:
@@ -92,7 +136,7 @@ def _derived(found: ConvnetStep) -> list[Derived]:
         Derived("step", f"sum of the terms = {whole}", "gradients are reduced beside the backward pass"),
         Derived(
             "images/s",
-            f"{found.gpus} GPUs x {found.batch} / {whole} = {found.images_per_s:,.4g}",
+            f"{found.gpus} GPUs x {found.batch} / {whole} = {number(found.images_per_s)}",
             "weak scaling: each GPU has its own batch",
         ),
         Derived(

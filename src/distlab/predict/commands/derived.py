@@ -10,6 +10,7 @@ from distlab.predict.commands.why import Derived
 
 if TYPE_CHECKING:
     from distlab.predict.cluster import Cluster
+    from distlab.predict.commands.room import Room
     from distlab.predict.goodput import Checkpoint, Recovery
     from distlab.predict.network import CollectivePrediction
     from distlab.predict.states import MemorySettings
@@ -78,7 +79,7 @@ def symbols_of_goodput(job: Recovery, saving: Checkpoint) -> dict[str, float]:
     return values if math.isinf(job.mtbf_s) else {"M": job.mtbf_s, **values}
 
 
-def of_memory(found: TrainingMemory, gpu: str | None, capacity_bytes: float | None) -> list[Derived]:
+def of_memory(found: TrainingMemory, room: Room | None) -> list[Derived]:
     """Peak, what is reserved, and what is left of the GPU."""
     moments = ", ".join(f"{moment.name} {gib(moment.bytes)}" for moment in found.moments)
     share = found.fragmentation
@@ -94,9 +95,13 @@ def of_memory(found: TrainingMemory, gpu: str | None, capacity_bytes: float | No
             "fragmentation, the share of reserved memory that is of no use: Guo et al., GMLake, ASPLOS'24",
         ),
     ]
-    if gpu is not None and capacity_bytes is not None:
-        left = f"{gib(capacity_bytes)} - {gib(found.reserved_bytes)} = {gib(capacity_bytes - found.reserved_bytes)} GiB"
-        derived.append(Derived(f"left on {gpu}", left, "its memory in the hardware registry"))
+    if room is not None:
+        left = room.usable_bytes - found.reserved_bytes
+        parts = f"{gib(room.memory_bytes)} - {gib(room.reserve_bytes)} - {gib(found.reserved_bytes)}"
+        source = (
+            "its memory in the hardware registry, less what is kept beside tensors, less what is reserved"
+        )
+        derived.append(Derived(f"left on {room.gpu}", f"{parts} = {gib(left)} GiB", source))
     return derived
 
 
@@ -130,7 +135,7 @@ def of_step(found: StepTime, cluster: Cluster, tokens: float | None) -> list[Der
             price = f"{found.days(tokens):,.4g} x 24 h x {gpus} GPUs x {cluster.price_per_gpu_hour:g}"
             derived.append(
                 Derived(
-                    "cost", f"{price} = {found.cost(tokens):,.2f}", "price_per_gpu_hour, or the provider's"
+                    "cost", f"{price} = {found.cost(tokens):,.2f}", "price_per_gpu_hour, or the list price"
                 )
             )
     return derived

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 from distlab.errors import SettingError, WorkError
-from distlab.predict.commands.clusters import CLUSTERS_HELP, ClusterOptions, the_cluster
+from distlab.predict.commands.clusters import CLUSTERS_HELP, ClusterOptions, priced, the_cluster
 from distlab.predict.commands.layout_tables import Beside, show_found
 from distlab.predict.commands.options import Given, Parser, converted, types_of
 from distlab.predict.commands.presets import unknown
@@ -27,6 +27,7 @@ from distlab.predict.commands.training import (
     RunOptions,
     SoftwareOptions,
     the_model,
+    the_settings,
     the_software,
 )
 from distlab.predict.transformer import Recompute, Schedule, Transformer
@@ -86,7 +87,7 @@ def layout(args: list[str]) -> int:
     given = Parser("distlab predict layout", str(layout.__doc__), sections, helps).parse(args)
     model, source = the_model(given)
     asked = given.make("search", SearchOptions)
-    query = _query(given, model, asked, given.make("settings", MemorySettings))
+    query = _query(given, model, asked, the_settings(given))
     fields = None if asked.why is None else _fields(asked.why)
     with_progress = Progress(sys.stderr, time.monotonic)
     found = search(query, with_progress)
@@ -95,24 +96,26 @@ def layout(args: list[str]) -> int:
         raise WorkError(_nothing(found))
     beside = nearest(found)
     explained = None if fields is None else why_with(found, fields)
+    price, said = (None, "") if query.tokens is None else priced(given)
     if given.json:
-        show_json(_as_json(found, source, beside, explained))
+        show_json({**_as_json(found, source, beside, explained), "price": price})
         return 0
-    show_found(found, beside, asked.why, explained)
+    if price is not None:
+        currency = price["currency"] or ""
+        said = f"Cost at {price['per_gpu_hour']:g} {currency} a GPU-hour: {said}.".replace("  ", " ")
+    show_found(found, beside, asked.why, explained, [said] if said else [])
     return 0
 
 
 def _query(given: Given, model: Transformer, asked: SearchOptions, settings: Any) -> Query:
-    from distlab.predict.search import RESERVE_BYTES, Query
+    from distlab.predict.search import Query
+    from distlab.predict.training_memory import RESERVE_BYTES
 
     wanted = dataclasses.asdict(given.make("layout", LayoutOptions))
     for name, value in wanted.items():
         if type(value) is int and value < 1 and name != "zero_stage":
             raise SettingError(f"{name} is {value}; it must be 1 or more.")
     fixed = {name: value for name, value in wanted.items() if value is not None and name != "global_batch"}
-    # Of one program: what runs is what the memory is of.
-    given.values["software"].setdefault("fused_attention", settings.attention == "flash")
-    given.values["software"].setdefault("gradient_bytes", settings.bytes.gradient)
     return Query(
         model,
         the_cluster(given),

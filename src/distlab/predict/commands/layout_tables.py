@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from distlab.errors import printable
-from distlab.predict.commands.show import TIER, Row, gib, seconds, show
+from distlab.predict.commands.show import TIER, Row, gib, gpus, seconds, show
+from distlab.predict.commands.training import size_of
 from distlab.predict.transformer import Layout
 
 if TYPE_CHECKING:
@@ -19,7 +20,9 @@ Beside = Sequence[tuple[str, Any, "Why"]]
 """What `search.nearest` returns."""
 
 
-def show_found(found: Found, beside: Beside, asked: str | None, explained: Why | None) -> None:
+def show_found(
+    found: Found, beside: Beside, asked: str | None, explained: Why | None, more: Sequence[str] = ()
+) -> None:
     from distlab.bench.printing import print_report
 
     query, best = found.query, found.best[0]
@@ -31,11 +34,11 @@ def show_found(found: Found, beside: Beside, asked: str | None, explained: Why |
     ]
     show(f"A step of the best: {short(best.layout)}", "time", rows, seconds(best.step.step_s), [])
     tables = [_beside_table(found, beside), _rejected_table(found)]
-    print_report(tables, [printable(line) for line in _lines(found)])
+    print_report(tables, [printable(line) for line in (*_lines(found), *more)])
     if explained is not None:
-        have = "nothing" if explained.layout is None else short(explained.layout)
+        compared = "" if explained.layout is None else f" (Compared: {short(explained.layout)}.)"
         print_report([_difference_table(explained)] if explained.differences else [], [])
-        print_report([], [printable(f"Why not {asked}: {explained.text} (Compared: {have}.)")])
+        print_report([], [printable(f"Why not {asked}: {explained.text}{compared}")])
     if query.cluster.extrapolated:
         print_report([], [f"Extrapolated: {what}." for what in query.cluster.extrapolated])
 
@@ -98,7 +101,8 @@ def _ranking_table(found: Found) -> Table:
     from rich.text import Text
 
     query = found.query
-    title = f"Best layouts of {query.model.name} on {query.gpus:,} GPUs of {query.cluster.name} ({TIER})"
+    where = f"{gpus(query.gpus)} of {query.cluster.name}"
+    title = f"Best layouts of {query.model.name}, {size_of(query.model)}, on {where} ({TIER})"
     table = Table(title=Text(printable(title)), title_justify="left")
     axes = [
         name

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar, Union, get_ar
 from distlab.errors import SettingError, printable
 from distlab.predict.commands.helps import HELPS
 from distlab.predict.commands.presets import unknown
+from distlab.predict.commands.scales import check, counted, example
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -43,6 +44,14 @@ SIZES |= {"kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
 
 MOST = 1e30
 """Of a number, in size: beyond it sums of the models leave the range of floats, and nobody has such a machine."""
+
+ALIASES = {
+    "dp": "--data", "tp": "--tensor", "pp": "--pipeline", "cp": "--context", "ep": "--expert",
+    "sp": "--sequence-parallel", "vpp": "--interleave", "mbs": "--micro-batch", "gbs": "--global-batch",
+    "batch-size": "--batch", "nodes": "--gpus", "world-size": "--gpus", "size": "--payload-bytes",
+    "seq-length": "--sequence", "price": "--price-per-gpu-hour",
+}  # fmt: skip
+"""What other programs call an option: Megatron-LM's and DeepSpeed's short names."""
 
 Made = TypeVar("Made")
 
@@ -150,7 +159,8 @@ class Parser:
         import difflib  # only for a message
 
         known = [name for action in self.parser._actions for name in action.option_strings]
-        near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+        meant = ALIASES.get(name.removeprefix("--"), "")
+        near = [meant] if meant in known else difflib.get_close_matches(name, known, n=1, cutoff=0.75)
         hint = f"did you mean {near[0]}? " if near else ""
         return SettingError(
             f"there is no option {printable(name)!r}; {hint}`{self.parser.prog} --help` lists all."
@@ -227,7 +237,10 @@ def _add(group: Any, section: str, part: dataclasses.Field[Any], hint: Any) -> N
     default = "" if part.default in (dataclasses.MISSING, None) else f"default: {part.default}"
     if section == "model":
         default = ""  # a preset's own value stands
-    said = "; ".join(text for text in (HELPS.get(part.name, ""), default) if text) or None
+    what = HELPS.get(part.name, "")
+    if section != "model" and part.default is part.default_factory is dataclasses.MISSING:
+        what, default = what.partition("; without it")[0], "required"
+    said = "; ".join(text for text in (what, default) if text) or None
     if plain is bool:
         group.add_argument(name, dest=target, action=argparse.BooleanOptionalAction, help=said)
         return
@@ -262,12 +275,15 @@ def converted(name: str, value: Any, hint: Any) -> Any:
             return printable(value[:200])
         raise _wrong(name, value, "text")
     if name.endswith("_bytes") and isinstance(value, str):
-        return size(name, value)
-    return _number(name, value, plain)
+        number: int | float = size(name, value)
+    else:
+        number = _number(name, counted(name, value) if isinstance(value, str) else value, plain)
+    check(name, number)
+    return number
 
 
 def _number(name: str, value: Any, plain: type) -> int | float:
-    expected = "a whole number" if plain is int else "a number"
+    expected = ("a whole number" if plain is int else "a number") + example(name)
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         raise _wrong(name, value, expected)
     try:
@@ -289,7 +305,8 @@ def size(name: str, text: str) -> float:
     unit = plain[len(plain.rstrip("abcdefghijklmnopqrstuvwxyz")) :]
     if re.search(r"[KMGT]b$", text.strip()):  # "64mb" is lazy, "64Mb" is how networks write bits
         raise SettingError(
-            f"{name} is {printable(repr(text)[:80])}, in bits; it is in bytes: MB, or MiB of 2^20."
+            f"{name} is {printable(repr(text)[:80])}, in bits; it is in bytes, of 8 bits each: "
+            f"{printable(text.strip()[:-1][:79])}B, or {printable(text.strip()[:-1][:79])}iB in powers of 2."
         )
     if unit not in SIZES:
         raise unknown(f"unit of {name}", text, [key for key in ("B", "KiB", "MiB", "GiB", "MB", "GB", "TB")])

@@ -12,7 +12,7 @@ from distlab.errors import SettingError
 from distlab.predict.collectives import Op
 from distlab.predict.commands.options import Given, Parser
 from distlab.predict.commands.presets import unknown
-from distlab.predict.commands.show import Row, draw, seconds, show, show_json
+from distlab.predict.commands.show import Row, draw, gpus, number, seconds, show, show_json
 from distlab.predict.commands.simulated import SimulationOptions, simulated
 from distlab.predict.commands.training import MODELS_HELP, the_model
 from distlab.predict.transformer import Transformer
@@ -110,9 +110,7 @@ def collective(args: list[str]) -> int:
     if asked.overlap_s:
         lines.append(f"Beside {seconds(asked.overlap_s)} of computing {seconds(shown_s)} of it show.")
     nodes = asked.gpus // per_node
-    title = (
-        f"{asked.op} of {asked.payload_bytes / 2**20:,.4g} MiB over {asked.gpus} GPUs on {nodes} x {cluster}"
-    )
+    title = f"{asked.op} of {number(asked.payload_bytes / 2**20)} MiB over {gpus(asked.gpus)} on {nodes} x {cluster}"
     show(title, "time", rows, seconds(found.total_s), [*lines, *(why.lines() if why else []), *drawn])
     return 0
 
@@ -213,6 +211,7 @@ def goodput(args: list[str]) -> int:
     found = model.goodput(job, saving)
     runs = simulated(given, asked.nodes, components, job, saving, asked.days)
     expected = asked.days * 24 / mtbf_h
+    low, high = failures.poisson_interval(expected)
     young_s = daly_s = None
     if not math.isinf(mtbf_h):
         young_s = model.young_interval_s(saving.cost_s, job.mtbf_s)
@@ -243,6 +242,7 @@ def goodput(args: list[str]) -> int:
                 "daly_interval_s": daly_s,
                 "checkpoint_bytes": size_bytes,
                 "failures": expected,
+                "failures_95": [low, high],
                 "goodput": found.useful,
                 "useful_days": asked.days * found.useful,
                 "terms": found.terms(),
@@ -251,7 +251,7 @@ def goodput(args: list[str]) -> int:
             }
         )
         return 0
-    lines = [_failures_line(asked, mtbf_h, expected)]
+    lines = [_failures_line(asked, mtbf_h, expected, low, high)]
     if young_s is not None and daly_s is not None:
         chosen = "given" if asked.interval_s is not None else "the best"
         young = f"Young {seconds(young_s)}, Daly {seconds(daly_s)}"
@@ -321,9 +321,13 @@ def _saving(
     return size_bytes, saving.every(best_s)
 
 
-def _failures_line(asked: GoodputOptions, mtbf_h: float, expected: float) -> str:
+def _failures_line(asked: GoodputOptions, mtbf_h: float, expected: float, low: int, high: int) -> str:
+    """The interval is of the count alone; how uncertain the MTBF is comes on top."""
     source = "given" if asked.mtbf_h is not None else "components fail as Llama 3's did"
-    return f"Job of {asked.gpus} GPUs, MTBF {mtbf_h:,.4g} h ({source}): {expected:,.4g} failures expected."
+    return (
+        f"Job of {gpus(asked.gpus)}, MTBF {number(mtbf_h)} h ({source}): {number(expected)} failures expected, "
+        f"{low:,} to {high:,} in 95% of runs at just that MTBF (Poisson)."
+    )
 
 
 def _shares(asked: GoodputOptions, saving: Checkpoint, found: Goodput) -> list[Row]:

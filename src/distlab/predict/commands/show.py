@@ -70,5 +70,16 @@ def seconds(value: float) -> str:
     return f"{value:,.4g} s" if value < 1e4 else f"{value:,.0f} s"
 
 
+def number(value: float) -> str:
+    """With four digits, and no exponent up to a quadrillion: 11,690 and 0.02345."""
+    if not 1000 <= abs(value) < 1e15:
+        return f"{value:.4g}"
+    return f"{round(value, 4 - len(str(int(abs(value))))):,.0f}"
+
+
+def gpus(count: int) -> str:
+    return "1 GPU" if count == 1 else f"{count:,} GPUs"
+
+
 def gib(value: float) -> str:
     return f"{value / 2**30:,.3f}"

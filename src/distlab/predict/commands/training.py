@@ -8,17 +8,19 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from distlab.errors import SettingError
-from distlab.predict.commands.clusters import CLUSTERS_HELP, ClusterOptions, the_cluster
+from distlab.predict.commands.clusters import CLUSTERS_HELP, ClusterOptions, priced, the_cluster
 from distlab.predict.commands.options import Given, Parser
 from distlab.predict.commands.presets import named, preset
-from distlab.predict.commands.show import Row, draw, gib, seconds, show, show_json
+from distlab.predict.commands.show import Row, draw, gib, gpus, number, seconds, show, show_json
 from distlab.predict.models import MODELS
 from distlab.predict.transformer import Layout, Transformer
 
 if TYPE_CHECKING:
     from distlab.predict.cluster import Cluster
+    from distlab.predict.commands.room import Room, WayOut
     from distlab.predict.hardware import Accelerator
     from distlab.predict.plots.chart import Chart
+    from distlab.predict.states import MemorySettings
     from distlab.predict.step_time import Software, StepTime
     from distlab.predict.training_memory import TrainingMemory
 
@@ -33,6 +35,8 @@ class MemoryOptions:
     """In the hardware registry: does the step fit into it?"""
     rank: int | None = None
     """Of the pipeline; None: the fullest."""
+    reserve_bytes: float | None = None
+    """Of the GPU's, for what is no tensor; None: RESERVE_BYTES."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +52,7 @@ class SoftwareOptions:
 
 @dataclass(frozen=True)
 class RunOptions:
-    """Of the whole run."""
+    """Of the whole training."""
 
     tokens: float | None = None
     """To train on: gives days and, with a price, the cost."""
@@ -56,8 +60,9 @@ class RunOptions:
 
 def memory(args: list[str]) -> int:
     """The memory of a training step on the fullest GPU."""
+    from distlab.predict.commands.room import Room, ways_out
     from distlab.predict.states import MemorySettings
-    from distlab.predict.training_memory import training_memory
+    from distlab.predict.training_memory import RESERVE_BYTES, training_memory
 
     sections = {"model": Transformer, "layout": Layout, "settings": MemorySettings, "memory": MemoryOptions}
     figures = {"plot": "the terms as a waterfall, against the GPU's memory"}
@@ -69,9 +74,13 @@ def memory(args: list[str]) -> int:
     layout = the_layout(given)
     settings, asked = given.make("settings", MemorySettings), given.make("memory", MemoryOptions)
     chip = None if asked.gpu is None else _gpu(asked.gpu)
-    capacity = None if chip is None else chip.usable.value.bytes
+    reserve_bytes = RESERVE_BYTES if asked.reserve_bytes is None else asked.reserve_bytes
+    if reserve_bytes < 0:
+        raise SettingError(f"reserve_bytes is {reserve_bytes:g}; it must be 0 or more.")
+    room = None if chip is None else Room(chip.title, chip.usable.value.bytes, reserve_bytes)
     found = training_memory(model, layout, settings, asked.rank)
-    fits = None if capacity is None else found.reserved_bytes <= capacity
+    over = room is not None and not room.fits(found.reserved_bytes)
+    ways = ways_out(model, layout, settings, room) if room and over else []
 
     def waterfall() -> Chart:
         from distlab.predict.plots.waterfall import memory_waterfall
@@ -86,7 +95,7 @@ def memory(args: list[str]) -> int:
 
         names = [str(row["term"]) for row in found.as_rows()]
         values = symbols_of_memory(model, layout, settings)
-        why = Why("memory", names, of_memory(found, asked.gpu, capacity), values)
+        why = Why("memory", names, of_memory(found, room), values)
     if given.json:
         show_json(
             {
@@ -98,26 +107,37 @@ def memory(args: list[str]) -> int:
                 "peak_bytes": found.peak_bytes,
                 "reserved_bytes": found.reserved_bytes,
                 "host_bytes": found.host_bytes,
+                "gpu_bytes": None,
+                "reserve_bytes": reserve_bytes,
+                "fits": None,
+                **(room.as_json(found.reserved_bytes, ways) if room else {}),
                 "gpu": asked.gpu,
-                "gpu_bytes": capacity,
-                "fits": fits,
                 "terms": found.as_rows(),
                 "moments": {moment.name: moment.bytes for moment in found.moments},
                 **(why.as_json() if why else {}),
             }
         )
         return 0
-    _show_memory(model, layout, found, asked.gpu, capacity, [*(why.lines() if why else []), *drawn])
+    kept = f"{gib(reserve_bytes)} GiB ({'given' if asked.reserve_bytes is not None else '--reserve-bytes'})"
+    verdict = [
+        f"Kept beside tensors, for the CUDA context, libraries' workspaces and NCCL's buffers: {kept}."
+    ]
+    verdict += _verdict(room, found.reserved_bytes, ways, layout)
+    _show_memory(model, layout, found, [*verdict, *(why.lines() if why else []), *drawn])
     return 0
 
 
 def step(args: list[str]) -> int:
     """The time of a training step, with MFU, tokens per day and cost."""
+    from distlab.predict.commands.room import Room, ways_out
+    from distlab.predict.states import MemorySettings
     from distlab.predict.step_time import predict_step
+    from distlab.predict.training_memory import training_memory
 
     sections = {
         "model": Transformer,
         "layout": Layout,
+        "settings": MemorySettings,
         "cluster": ClusterOptions,
         "software": SoftwareOptions,
         "run": RunOptions,
@@ -134,8 +154,16 @@ def step(args: list[str]) -> int:
     tokens = given.make("run", RunOptions).tokens
     if tokens is not None and tokens <= 0:
         raise SettingError(f"tokens is {tokens}; it must be above 0.")
+    settings = the_settings(given)
     software = the_software(given)
     found = predict_step(model, layout, cluster, software)
+    taken_bytes = training_memory(model, layout, settings).reserved_bytes
+    room = Room(cluster.device.name, cluster.device.memory_bytes)
+
+    def step_s(other: Layout) -> float:
+        return predict_step(model, other, cluster, software).step_s
+
+    ways = [] if room.fits(taken_bytes) else ways_out(model, layout, settings, room, step_s)
     drawn = draw(given.figures, _step_charts(model, layout, cluster, software, found))
     why = None
     if given.why:
@@ -147,6 +175,7 @@ def step(args: list[str]) -> int:
         why = Why("step", names, of_step(found, cluster, tokens), values)
     days = None if tokens is None else found.days(tokens)
     cost = None if tokens is None or cluster.price_per_gpu_hour is None else found.cost(tokens)
+    price, price_said = (None, "") if tokens is None else priced(given)
     if given.json:
         show_json(
             {
@@ -161,12 +190,24 @@ def step(args: list[str]) -> int:
                 "flops_per_gpu": found.flops_per_gpu,
                 "days": days,
                 "cost": cost,
+                "price": price,
+                "settings": dataclasses.asdict(settings),
+                "memory": room.as_json(taken_bytes, ways),
                 "terms": [dataclasses.asdict(term) for term in found.terms],
                 **(why.as_json() if why else {}),
             }
         )
         return 0
-    _show_step(model, layout, cluster, found, tokens, [*(why.lines() if why else []), *drawn])
+    verdict = _verdict(room, taken_bytes, ways, layout)
+    if tokens is not None:
+        run = f"{number(tokens / 1e9)} billion tokens take {number(found.days(tokens))} days"
+        if price is None:
+            verdict += [f"{run}.", price_said]
+        else:
+            currency = "" if price["currency"] is None else f" {price['currency']}"
+            hourly = f"{price['per_gpu_hour']:g}{currency} a GPU-hour ({price_said})"
+            verdict.append(f"{run}, for {found.cost(tokens):,.2f}{currency} at {hourly}.")
+    _show_step(model, layout, cluster, found, [*verdict, *(why.lines() if why else []), *drawn])
     return 0
 
 
@@ -198,8 +239,6 @@ def _show_memory(
     model: Transformer,
     layout: Layout,
     found: TrainingMemory,
-    gpu: str | None,
-    capacity: float | None,
     more: Sequence[str],
 ) -> None:
     rows = [
@@ -209,16 +248,22 @@ def _show_memory(
     lines = [
         f"Fullest at: {found.peak.name}, on pipeline rank {found.rank} of {layout.pipeline}. In tensors "
         f"{gib(found.peak_bytes)} GiB, reserved with fragmentation {gib(found.reserved_bytes)} GiB.",
-        "Not in it: the CUDA context, workspaces of libraries, NCCL's buffers.",
         _layout_line(layout),
     ]
     if found.host:
         lines.append(f"In the host's memory, for this GPU: {gib(found.host_bytes)} GiB.")
-    if capacity is not None:
-        fits = "Fits" if found.reserved_bytes <= capacity else "Does NOT fit"
-        lines.append(f"{fits} into {gpu}, {gib(capacity)} GiB.")
     title = f"Memory of a training step: {_title(model)}"
     show(title, "GiB", rows, gib(found.reserved_bytes), [*lines, *more])
+
+
+def _verdict(room: Room | None, taken_bytes: float, ways: Sequence[WayOut], layout: Layout) -> list[str]:
+    """Whether it fits and, where it does not, what would."""
+    if room is None:
+        return []
+    from distlab.predict.commands.room import ways_line
+
+    told = [room.line(taken_bytes)]
+    return told if room.fits(taken_bytes) else [*told, ways_line(ways, layout)]
 
 
 def _show_step(
@@ -226,7 +271,6 @@ def _show_step(
     layout: Layout,
     cluster: Cluster,
     found: StepTime,
-    tokens: float | None,
     more: Sequence[str],
 ) -> None:
     rows = [
@@ -236,16 +280,12 @@ def _show_step(
     ]
     lines = [
         f"MFU {found.mfu:.1%}, HFU {found.hfu:.1%}, {found.flops_per_gpu / 1e12:.1f} TFLOP/s a GPU, "
-        f"{found.tokens_per_day / 1e9:,.4g} billion tokens a day without failures.",
+        f"{number(found.tokens_per_day / 1e9)} billion tokens a day without failures.",
         _layout_line(layout),
         *_long_samples(model),
-        f"Cluster: {cluster.name}; {cluster.gpus_per_node} GPUs a node.",
+        f"Cluster: {cluster.name}; {gpus(cluster.gpus_per_node)} a node.",
         *(f"Extrapolated: {what}." for what in cluster.extrapolated),
     ]
-    if tokens is not None:
-        hourly = cluster.price_per_gpu_hour
-        price = "" if hourly is None else f", for {found.cost(tokens):,.2f} at {hourly:g} a GPU-hour"
-        lines.append(f"{tokens:,.3g} tokens take {found.days(tokens):,.4g} days{price}.")
     title = f"Time of a training step: {_title(model)}"
     show(title, "time", rows, seconds(found.step_s), [*lines, *more])
 
@@ -302,25 +342,49 @@ def _inputs(model: Transformer, source: str, layout: Layout) -> dict[str, Any]:
 
 
 def _title(model: Transformer) -> str:
-    billions = f"{model.parameters / 1e9:,.4g}B parameters"
-    active = f", {model.active_parameters / 1e9:,.4g}B active" if model.experts > 1 else ""
-    return f"{model.name}, {billions}{active}, {model.sequence} tokens a sample"
+    return f"{model.name}, {size_of(model)}, {model.sequence:,} tokens a sample"
+
+
+def size_of(model: Transformer) -> str:
+    """Its parameters in words, and those that a token meets where they are fewer."""
+    active = f", {number(model.active_parameters / 1e9)}B active" if model.experts > 1 else ""
+    return f"{number(model.parameters / 1e9)}B parameters{active}"
 
 
 def _layout_line(layout: Layout) -> str:
     names = ("data", "tensor", "pipeline", "context", "expert", "interleave")
     cut = ", ".join(f"{name} {getattr(layout, name)}" for name in names if getattr(layout, name) > 1)
     return (
-        f"Layout: {layout.gpus} GPUs{f' ({cut})' if cut else ''}, {layout.micro_batches} micro-batches of "
+        f"Layout: {gpus(layout.gpus)}{f' ({cut})' if cut else ''}, {_some(layout.micro_batches, 'micro-batch')} of "
         f"{layout.micro_batch} in a batch of {layout.global_batch}, recompute {layout.recompute}, "
         f"ZeRO {layout.zero_stage}."
     )
+
+
+def _some(count: int, what: str) -> str:
+    return f"{count:,} {what}{'' if count == 1 else 'es'}"
 
 
 def _gpu(name: str) -> Accelerator:
     from distlab.predict.hardware.accelerators import accelerator
 
     return named("gpu", name, accelerator)
+
+
+def the_settings(given: Given) -> MemorySettings:
+    """Of one program: what of memory and of software is not given agrees with what is. SettingError where both are."""
+    from distlab.predict.states import MemorySettings
+
+    memory, software = given.values["settings"], given.values["software"]
+    if software.get("fused_attention") is False:
+        memory.setdefault("attention", "scores")
+    if software.get("gradient_bytes") == 4:
+        memory.setdefault("precision", "mixed_fp32_gradients")
+    settings = given.make("settings", MemorySettings)
+    software.setdefault("fused_attention", settings.attention == "flash")
+    software.setdefault("gradient_bytes", settings.bytes.gradient)
+    settings.agree(software["fused_attention"], software["gradient_bytes"])
+    return settings
 
 
 def the_software(given: Given) -> Software:

@@ -135,8 +135,10 @@ def _routes(op: Op, algorithm: Algorithm | None, topology: Topology) -> tuple[tu
     if algorithm is not None:
         path = route(op, algorithm, topology)
         if path is None:
+            there = [repr(name) for name in ALGORITHMS if route(op, name, topology) is not None]
             raise SettingError(
-                f"algorithm is {algorithm!r}; {op} has none such on this topology: take 'ring'."
+                f"algorithm is {algorithm!r}; {op} has none such on this topology: take {' or '.join(there)}, or none "
+                "for the fastest."
             )
         return ((algorithm, path),)
     wanted = topology.fabric.algorithms if topology.fabric and topology.nodes > 1 else ("ring", "in_switch")

@@ -11,7 +11,7 @@
 """
 
 from distlab.predict.search.find import Found, Ranked, Rejected, best_with, search
-from distlab.predict.search.query import AXES, RESERVE_BYTES, Objective, Query
+from distlab.predict.search.query import AXES, Objective, Query
 from distlab.predict.search.reasons import Why, nearest, why, why_with
 
 __all__ = [

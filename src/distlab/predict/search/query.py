@@ -12,16 +12,12 @@ from distlab.predict.cluster import Cluster
 from distlab.predict.kernels import Kernels
 from distlab.predict.states import MemorySettings
 from distlab.predict.step_time import Software
+from distlab.predict.training_memory import RESERVE_BYTES
 from distlab.predict.transformer import Layout, Transformer
-from distlab.predict.units import DAY_S, GIB
+from distlab.predict.units import DAY_S
 
 Objective = Literal["time", "cost", "memory"]
 """time: the shortest step. cost: the cheapest training, of fewer GPUs, too. memory: the most headroom."""
-
-RESERVE_BYTES = 3.0 * GIB
-"""Of a GPU's memory that programs can have, for what is in no model of tensors: the CUDA context, libraries'
-workspaces, NCCL's buffers. Recalled (R): measure your own, as what nvidia-smi shows less torch's
-max_memory_reserved."""
 
 MOST = {"gpus": 2**20, "global_batch": 2**24, "layers": 2**12, "experts": 2**12}
 """Of what is cut in every way there is: beyond these the ways are too many, and nobody trains so."""
@@ -98,21 +94,8 @@ class Query:
 
     def _agree(self) -> None:
         """Memory and time must be of the same program."""
-        kernels, settings = self.program.kernels, self.settings
-        if kernels.fused_attention != (settings.attention == "flash"):
-            raise SettingError(
-                f"fused_attention is {kernels.fused_attention} with attention {settings.attention!r}; fused is flash: "
-                "make them agree."
-            )
-        if settings.precision == "fp32":
-            raise SettingError(
-                "precision is 'fp32'; the step's time is known for 16-bit products: choose another."
-            )
-        if kernels.gradient_bytes != settings.bytes.gradient:
-            raise SettingError(
-                f"gradient_bytes is {kernels.gradient_bytes}, but gradients of precision {settings.precision!r} have "
-                f"{settings.bytes.gradient}: make them agree."
-            )
+        kernels = self.program.kernels
+        self.settings.agree(kernels.fused_attention, kernels.gradient_bytes)
 
     @cached_property
     def program(self) -> Software:

@@ -136,6 +136,10 @@ def _behind(found: Found, layout: Layout, step: StepTime, gaps: list[Difference]
 
 def _changed(found: Found, fields: Mapping[str, Any]) -> Layout:
     """The best layout with these fields; what must then change, too, does."""
+    cut = {name: fields[name] for name in ("tensor", "pipeline", "context", "expert") if name in fields}
+    ranks = cut.get("expert", 1)
+    # What the model forbids comes before what does not come out even.
+    Layout(**cut, data=ranks, global_batch=ranks).check(found.query.model)
     values = {**asdict(found.best[0].layout), **fields}
     gpus = found.best[0].layout.gpus
     if "data" in fields:
