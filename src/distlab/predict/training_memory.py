@@ -21,7 +21,6 @@ from distlab.predict.memory_terms import (
     NO_LOSS,
     NO_OUTPUT,
     OF_A_LAYER_AT_WORK,
-    Kind,
     Term,
     Terms,
     activation_terms,
@@ -100,10 +99,6 @@ class TrainingMemory:
     @property
     def host_bytes(self) -> float:
         return sum(term.bytes for term in self.host)
-
-    def bytes_of(self, kind: Kind) -> float:
-        """Of all terms of a kind at the peak."""
-        return sum(term.bytes for term in self.peak.terms if term.kind == kind)
 
     def as_rows(self, moment: str | None = None) -> list[dict[str, str | float]]:
         """The terms at the peak (or at the moment of that name), largest first: term, kind, bytes, share, why.
