@@ -89,9 +89,11 @@ class Simulated:
         if not math.isinf(run.straggler_mtbf_h):
             each = f"each turning slow by {run.straggler_slowdown:.0%} every {run.straggler_mtbf_h:,.4g} h"
             slow = f", {each} for {seconds(run.straggler_s)}"
-        least = f" of at least {run.least_nodes}" if run.world == "elastic" else ""
+        world = (
+            f"an elastic world of at least {run.least_nodes}" if run.world == "elastic" else "a fixed world"
+        )
         return [
-            f"Simulated: {found.replicas} runs (seed {self.seed}) of {run.nodes} nodes, a {run.world} world{least}, "
+            f"Simulated: {found.replicas} runs (seed {self.seed}) of {run.nodes} nodes, {world}, "
             f"{run.spares} spares, repairs of {run.repair_h:g} h{slow}.",
             f"95% of the runs have a goodput from {good.low:.2%} to {good.high:.2%}, and {fails.low:,.4g} to "
             f"{fails.high:,.4g} failures; the longest wait is {seconds(wait.mean)} on average.",
