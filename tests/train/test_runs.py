@@ -12,6 +12,7 @@ import pytest
 
 from distlab.errors import SettingError
 from distlab.figures.runs import run_log
+from distlab.record.recordings import recordings, unpack_run
 from distlab.train import progress
 from distlab.train.config import LogConfig, TrainConfig
 from distlab.train.logs import RunLog
@@ -102,6 +103,22 @@ def test_a_log_that_somebody_else_wrote_is_read_or_refused_in_one_line(
     ) as refused:
         show((f"{tmp_path}/run",))
     assert str(refused.value).isprintable()
+
+
+def test_a_recorded_run_is_shown_by_its_settings_file(tmp_path: Path) -> None:
+    """Of every recording in the repository: what is shown is what unpacking it shows."""
+    shown = 0
+    for recording in recordings(Path(__file__).parents[2] / "recordings"):
+        for file in recording.files("run"):
+            if file.name.endswith(".run.json"):
+                case = file.name.removesuffix(".run.json")
+                unpacked = unpack_run(recording, case, tmp_path / recording.folder.name)
+                assert summarise(str(file.path)) == summarise(str(unpacked))
+                shown += 1
+    assert shown > 0
+    (tmp_path / "stray.run.json").write_text("{}")
+    with pytest.raises(SettingError, match="is no recording"):
+        summarise(str(tmp_path / "stray.run.json"))
 
 
 def test_what_is_no_run_is_one_clear_error(tmp_path: Path) -> None:

@@ -63,7 +63,7 @@ def _one_of(names: Collection[str]) -> str:
 
 
 _COLLECTIVE = (
-    Column("system", "text", "`h100_dgx`, a node of `distlab predict presets`, or a name with a GPU in it"),
+    Column("system", "text", "a system or a node of distlab predict presets, or a name with a GPU in it, as in h100_dgx"),
     Column("gpus", "count", "that take part"),
     Column("gpus_per_node", "count", "of them in each node"),
     Column("payload_bytes", "bytes", "nccl-tests' size: 67108864, or 64MiB"),
@@ -113,7 +113,7 @@ def _more(overlap_tensor: str) -> tuple[Column, ...]:
         *(_optional(name, usual) for name, usual in LAYOUT_DEFAULTS.items()),
         Column("schedule", "text", _one_of(get_args(Schedule)), "interleaved above 1 chunk, else 1f1b"),
         Column("sequence_parallel", "yes or no", HELPS["sequence_parallel"], "no"),
-        Column("cluster", "text", "a node of `distlab predict presets`", "dgx_a100"),
+        Column("cluster", "text", "a node of distlab predict presets", "dgx_a100"),
         *(Column(name, "yes or no", HELPS[name], papers[name]) for name in SOFTWARE_FLAGS),
     )
 

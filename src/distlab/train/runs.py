@@ -11,7 +11,9 @@ import json as jsonlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import fmean
+from tempfile import TemporaryDirectory
 
 from rich.console import Console
 from rich.markup import escape
@@ -22,6 +24,9 @@ from distlab.errors import SettingError
 from distlab.predict.units import MB
 from distlab.train.records import LogLine, read_info, read_log
 from distlab.train.result import finite
+
+RECORDED = ".run.json"
+"""How the settings of a run in `recordings/` end; its log lies beside them."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +67,14 @@ class RunSummary:
 
 
 def summarise(run_folder: str) -> RunSummary:
-    """Read a run's log. SettingError where there is none."""
+    """Read a run's log, or that of a recorded run by its `.run.json`. SettingError where there is none."""
+    path = Path(run_folder)
+    if path.name.endswith(RECORDED) and path.is_file():
+        from distlab.record.recordings import read_recording, unpack_run
+
+        with TemporaryDirectory() as folder:
+            case = path.name.removesuffix(RECORDED)
+            return summarise(str(unpack_run(read_recording(path.parent), case, Path(folder))))
     lines, info = read_log(run_folder), read_info(run_folder)
     last = lines[-1]
     steady = _steady(lines)
@@ -105,7 +117,7 @@ def show(folders: Positional[tuple[str, ...]], json: bool = False) -> int:
     """Compare runs by their logs: step time and its parts, throughput, memory, MFU, cost.
 
     Args:
-        folders: folders of runs, `<folder>/<name>` each; paths or URLs.
+        folders: folders of runs, `<folder>/<name>` each; paths or URLs; or a recorded run's `.run.json`.
         json: print the summaries as JSON.
     """
     if not folders:

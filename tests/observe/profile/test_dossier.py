@@ -236,6 +236,21 @@ def test_report_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert [one["kind"] for one in told["bottlenecks"]] == ["idle", "work"]
 
 
+def test_a_recorded_profile_stays_as_it_was_recorded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "recorded").mkdir()
+    folder = _write(tmp_path / "recorded" / "p", _analysis(_rank(0)))
+    (folder.parent / "manifest.json").write_text("{}")
+    before = sorted(folder.iterdir())
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert report(folder) == 0
+    assert "The dossier: p_dossier.html" in capsys.readouterr().out
+    assert Path("p_dossier.html").read_text().startswith("<!")
+    assert sorted(folder.iterdir()) == before
+
+
 def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
     folder = _write(tmp_path / "p", _analysis(_rank(0)))
     with pytest.raises(SettingError, match="set --out to another file"):

@@ -23,7 +23,7 @@ from distlab.errors import SettingError
 from distlab.files import write_whole
 from distlab.observe.profile.analysis import Analysis, read_analysis
 from distlab.observe.profile.bottlenecks import Bottleneck, find_bottlenecks
-from distlab.observe.profile.dossier import MOST_BARS, PARTS, breakdown_figure
+from distlab.observe.profile.dossier import MOST_BARS, PARTS, beside, breakdown_figure
 
 COMPARISON = "comparison.html"
 TOP = 12
@@ -178,12 +178,13 @@ def compare(
     Args:
         before: folder of the first profile.
         after: folder of the second.
-        out: the HTML file; by default comparison.html in the second folder.
+        out: the HTML file; by default comparison.html in the second folder, of a recorded profile
+            FOLDER_comparison.html here.
         json: print the comparison as JSON.
     """
     sides = [read_analysis(before), read_analysis(after)]
     compared = compare_profiles(*sides)
-    path = out or after / COMPARISON
+    path = out or beside(after, COMPARISON)
     try:
         write_whole(path, page(compared, sides, [str(before), str(after)]).encode())
     except OSError as error:

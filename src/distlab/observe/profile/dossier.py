@@ -46,12 +46,12 @@ def report(folder: Positional[Path], out: Path | None = None, json: bool = False
 
     Args:
         folder: what `distlab profile run` wrote.
-        out: the HTML file; by default dossier.html in the folder.
+        out: the HTML file; by default dossier.html in the folder, of a recorded profile FOLDER_dossier.html here.
         json: print the bottlenecks as JSON.
     """
     analysis = read_analysis(folder)
     bottlenecks = find_bottlenecks(analysis)
-    path = out or folder / DOSSIER
+    path = out or beside(folder, DOSSIER)
     try:
         write_whole(path, dossier(analysis, bottlenecks, folder).encode())
     except OSError as error:
@@ -63,6 +63,14 @@ def report(folder: Positional[Path], out: Path | None = None, json: bool = False
     print_bottlenecks(bottlenecks)
     print(f"The dossier: {path}")
     return 0
+
+
+def beside(folder: Path, name: str) -> Path:
+    """Where a page on a profile goes: into its folder; of a recording, which stays as it was recorded, to here."""
+    from distlab.record.recordings import MANIFEST
+
+    recorded = (folder.resolve().parent / MANIFEST).is_file()
+    return Path(f"{folder.resolve().name}_{name}") if recorded else folder / name
 
 
 def print_bottlenecks(bottlenecks: Sequence[Bottleneck]) -> None:
