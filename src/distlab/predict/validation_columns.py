@@ -63,7 +63,11 @@ def _one_of(names: Collection[str]) -> str:
 
 
 _COLLECTIVE = (
-    Column("system", "text", "a system or a node of distlab predict presets, or a name with a GPU in it, as in h100_dgx"),
+    Column(
+        "system",
+        "text",
+        "a system or a node of distlab predict presets, or a name with a GPU in it, as in h100_dgx",
+    ),
     Column("gpus", "count", "that take part"),
     Column("gpus_per_node", "count", "of them in each node"),
     Column("payload_bytes", "bytes", "nccl-tests' size: 67108864, or 64MiB"),
