@@ -6,6 +6,7 @@ import json
 import math
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,16 @@ import pytest
 
 from distlab.cli import COMMANDS, main
 from distlab.errors import SettingError
-from distlab.predict import goodput, network
+from distlab.predict import failures, goodput, network
 from distlab.predict.cluster import DGX_H100, SELENE
 from distlab.predict.commands.options import size
+from distlab.predict.commands.show import gpus, number
 from distlab.predict.hardware import accelerator
 from distlab.predict.hardware.prices import read_prices
 from distlab.predict.models import MODELS
+from distlab.predict.states import MemorySettings
 from distlab.predict.step_time import predict_step
-from distlab.predict.training_memory import training_memory
+from distlab.predict.training_memory import RESERVE_BYTES, training_memory
 from distlab.predict.transformer import Layout, Transformer
 
 NAMES = sorted(
@@ -314,3 +317,162 @@ def test_a_provider_s_price_is_that_of_the_table(capsys: pytest.CaptureFixture[s
         ("--provider nebius --price-per-gpu-hour 2", "give one of them"),
     ):
         assert words in error(f"{line} {more}", capsys)
+
+
+LLAMA_8B = "--model llama3-8b --data 8 --global-batch 8 --zero-stage 1 --recompute selective"
+
+
+def test_memory_step_and_layout_agree_on_what_fits(capsys: pytest.CaptureFixture[str]) -> None:
+    """One reserve: a layout that is 1.8 GiB over in one command is so in all."""
+    layout = Layout(data=8, global_batch=8, zero_stage=1, recompute="selective")
+    taken = training_memory(MODELS["llama3-8b"].model, layout).reserved_bytes
+    usable = accelerator("h100").usable.value.bytes - RESERVE_BYTES
+    assert taken > usable > taken - RESERVE_BYTES
+    memory = answer(f"predict memory {LLAMA_8B} --gpu h100", capsys)
+    step = answer(f"predict step {LLAMA_8B}", capsys)["memory"]
+    why = "data=8,zero_stage=1,recompute=selective,micro_batch=1"
+    searched = answer("predict layout --model llama3-8b --gpus 8 --global-batch 8", capsys, "--why", why)
+    for found in (memory, step):
+        assert (found["fits"], found["usable_bytes"], found["reserved_bytes"]) == (False, usable, taken)
+    assert searched["usable_bytes"] == usable
+    assert searched["why"]["over_bytes"] == pytest.approx(taken - usable)
+    for line in (f"memory {LLAMA_8B} --gpu h100", f"step {LLAMA_8B}"):
+        assert run(f"predict {line}") == 0
+        shown = capsys.readouterr().out
+        assert f"DOES NOT FIT into {accelerator('h100').title}" in shown
+        assert f"{(taken - usable) / 2**30:,.3f} GiB too much" in shown
+    spared = answer(f"predict memory {LLAMA_8B} --gpu h100 --reserve-bytes 1GiB", capsys)
+    assert (spared["fits"], spared["reserve_bytes"], spared["ways_out"]) == (True, 2**30, [])
+    assert run(f"predict memory {LLAMA_8B} --gpu h100 --reserve-bytes 1GiB") == 0
+    assert "NCCL's buffers: 1.000 GiB (given)" in capsys.readouterr().out
+    assert "reserve_bytes is 9e+10" in error(
+        f"predict memory {LLAMA_8B} --gpu h100 --reserve-bytes 90GB", capsys
+    )
+
+
+@pytest.mark.parametrize(
+    ("line", "layout"),
+    [
+        ("--data 8 --global-batch 8", Layout(data=8, global_batch=8)),
+        (
+            "--tensor 8 --pipeline 4 --data 8 --global-batch 64 --micro-batch 4",
+            Layout(8, 8, 4, micro_batch=4, global_batch=64),
+        ),
+        ("--tensor 8", Layout(tensor=8)),
+    ],
+)
+def test_ways_out_fit_and_the_cheapest_comes_first(
+    line: str, layout: Layout, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = MODELS["llama3-70b"].model
+    found = answer(f"predict step --model llama3-70b {line}", capsys)["memory"]
+    assert found["fits"] is False
+    assert found["ways_out"]
+    alone = predict_step(model, layout, DGX_H100).step_s * layout.gpus
+    for way in found["ways_out"]:
+        there = replace(layout, **way["changes"])
+        assert training_memory(model, there).reserved_bytes == way["reserved_bytes"] <= found["usable_bytes"]
+        assert way["gpus"] == there.gpus
+        assert way["gpu_time"] == pytest.approx(
+            predict_step(model, there, DGX_H100).step_s * there.gpus / alone
+        )
+    assert [way["gpu_time"] for way in found["ways_out"]] == sorted(w["gpu_time"] for w in found["ways_out"])
+    assert run(f"predict step --model llama3-70b {line}") == 0
+    assert "What fits, cheapest first: " in capsys.readouterr().out
+
+
+def test_where_no_small_change_helps_the_search_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    line = "predict memory --model gpt-1t --gpu t4"
+    assert answer(line, capsys)["ways_out"] == []
+    assert run(line) == 0
+    assert "`distlab predict layout --gpus 4 --global-batch 1` search" in capsys.readouterr().out
+
+
+def test_memory_of_a_step_is_of_its_program(capsys: pytest.CaptureFixture[str]) -> None:
+    model, line = MODELS["gpt2"].model, "predict step --model gpt2"
+    for more, settings in (
+        ("--no-fused-attention", MemorySettings(attention="scores")),
+        ("--gradient-bytes 4", MemorySettings(precision="mixed_fp32_gradients")),
+        ("--optimizer sgd", MemorySettings(optimizer="sgd")),
+    ):
+        found = answer(f"{line} {more}", capsys)["memory"]["reserved_bytes"]
+        assert found == training_memory(model, Layout(), settings).reserved_bytes
+    assert "make them agree" in error(f"{line} --no-fused-attention --attention flash", capsys)
+    assert "precision is 'fp32'" in error(f"{line} --precision fp32", capsys)
+
+
+def test_a_run_has_a_list_price_with_its_currency_and_date(capsys: pytest.CaptureFixture[str]) -> None:
+    line = "predict step --model gpt-22b --tensor 8 --tokens 1T"
+    table = read_prices()
+    row = table.of_accelerator(accelerator("h100"))
+    assert row is not None
+    found = answer(line, capsys)
+    assert found["cost"] == pytest.approx(found["days"] * 24 * 8 * row.per_hour)
+    assert found["price"]["currency"] == table.currency
+    assert found["price"]["date"] == row.date
+    assert run(line) == 0
+    shown = capsys.readouterr().out
+    assert f"{found['cost']:,.2f} {table.currency} at {row.per_hour:g} {table.currency} a GPU-hour" in shown
+    assert f"read {row.date}" in shown
+    assert answer(f"{line} --price-per-gpu-hour 2", capsys)["price"]["currency"] is None
+    nowhere = answer(f"{line} --cluster dgx_2", capsys)
+    assert (nowhere["cost"], nowhere["price"]) == (None, None)
+    assert run(f"{line} --cluster dgx_2") == 0
+    assert "No cost: the registry has no price of NVIDIA V100" in capsys.readouterr().out
+    cheapest = answer(
+        "predict layout --model gpt2 --gpus 8 --global-batch 8 --objective cost --tokens 1B", capsys
+    )
+    assert cheapest["price"]["per_gpu_hour"] == row.per_hour
+    assert cheapest["best"][0]["cost"] == pytest.approx(
+        cheapest["best"][0]["days"] * 24 * cheapest["best"][0]["layout"]["gpus"] * row.per_hour
+    )
+
+
+def test_tokens_and_parameters_are_counted_in_trillions_and_billions(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    line = "predict step --model gpt2 --tokens"
+    assert answer(f"{line} 15T", capsys)["days"] == answer(f"{line} 1.5e13", capsys)["days"]
+    assert answer("predict goodput --parameters 7B", capsys)["checkpoint_bytes"] == 14 * 7e9
+
+
+def test_convnets_say_what_they_run_on_and_whether_it_fits(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("predict cnn --gpus 64") == 0
+    shown = capsys.readouterr().out
+    head = shown.splitlines()[0]
+    for words in ("64 GPUs", "P100 PCIe", "32-bit", "25 Gb/s Ethernet"):
+        assert words in head
+    assert "Extrapolated" not in shown
+    assert "11,690 images/s" in shown
+    line = "predict cnn --cluster dgx_a100 --gpus 1 --batch"
+    assert run(f"{line} 100000") == 0
+    shown = capsys.readouterr().out
+    assert "DOES NOT FIT into NVIDIA A100" in shown
+    assert "Extrapolated: no convolutional network on NVIDIA A100" in shown
+    assert ", 1 GPU;" in shown
+    most = int(shown.partition("What fits: batch ")[2].partition(".")[0].replace(",", ""))
+    assert answer(f"{line} {most}", capsys)["memory"]["fits"] is True
+    assert answer(f"{line} {most + 1}", capsys)["memory"]["fits"] is False
+
+
+def test_expected_failures_have_an_interval(capsys: pytest.CaptureFixture[str]) -> None:
+    """Poisson(240): 95% of its counts lie within about 1.96 standard deviations."""
+    line = "predict goodput --gpus 64 --mtbf-h 3 --blocking-s 30"
+    low, high = answer(line, capsys)["failures_95"]
+    assert (low, high) == failures.poisson_interval(240)
+    assert abs((high - low) / 2 - 1.96 * math.sqrt(240)) < 1
+    assert run(line) == 0
+    assert f"240 failures expected, {low} to {high} in 95% of runs" in capsys.readouterr().out
+
+
+def test_required_options_say_so(capsys: pytest.CaptureFixture[str]) -> None:
+    for command, words in (("layout", "samples of a step; required"), ("step", "without it data x")):
+        assert run(f"predict {command} --help") == 0
+        assert words in " ".join(capsys.readouterr().out.split())
+
+
+def test_numbers_have_four_digits_and_no_exponent() -> None:
+    assert [number(value) for value in (11690.4, 1234567, 999.96, 0.0251333, 0, 9999.9, 1e16)] == [
+        *("11,690", "1,235,000", "1000", "0.02513", "0", "10,000", "1e+16"),
+    ]
+    assert [gpus(count) for count in (1, 8, 1024)] == ["1 GPU", "8 GPUs", "1,024 GPUs"]

@@ -24,6 +24,7 @@ from distlab.predict.convnet_cases import (
     cnn_cases,
     convnet_cluster,
 )
+from distlab.predict.convnet_memory import convnet_bytes, kept_values
 from distlab.predict.convnet_step import (
     DDP,
     HOROVOD,
@@ -35,9 +36,10 @@ from distlab.predict.convnet_step import (
     reduce,
     slowest_of,
 )
-from distlab.predict.convnets import CONVNETS, Layer, _Builder, convnet
+from distlab.predict.convnets import CONVNETS, Convnet, Layer, _Builder, convnet
 from distlab.predict.network import Fabric, NodeLink, Topology, collective_s
 from distlab.predict.plots.overlap import overlap
+from distlab.predict.training_memory import RESERVE_BYTES
 
 # torchvision 0.29.1, `_meta` of the weights: parameters, and 10^9 multiply-adds of one image.
 PUBLISHED = {
@@ -90,6 +92,50 @@ def test_a_convolution_counts_as_torchs(
     assert layer.parameters == sum(p.numel() for p in module.parameters())
     assert layer.outputs == made.numel()
     assert net.shape == tuple(made.shape[1:])
+
+
+def test_kept_values_are_those_that_autograd_keeps() -> None:
+    """Convolution, normalization and ReLU in place, twice, a pool, and a convolution with its bias."""
+    described = _Builder(32)
+    for channels in (16, 24):
+        described.conv(str(channels), channels, 3)
+    described.pool("pool", 2, 2)
+    described.conv("last", 8, 3, after="bias")
+    net = Convnet("small", 32, tuple(described.layers))
+    made = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 16, 3, padding=1, bias=False),
+        torch.nn.BatchNorm2d(16),
+        torch.nn.ReLU(inplace=True),
+        torch.nn.Conv2d(16, 24, 3, padding=1, bias=False),
+        torch.nn.BatchNorm2d(24),
+        torch.nn.ReLU(inplace=True),
+        torch.nn.AvgPool2d(2),
+        torch.nn.Conv2d(24, 8, 3, padding=1),
+        torch.nn.ReLU(inplace=True),
+    )
+    weights = {weight.data_ptr() for weight in made.parameters()}
+    kept: dict[int, int] = {}
+
+    def keep(saved: torch.Tensor) -> torch.Tensor:
+        if saved.ndim == 4 and saved.data_ptr() not in weights:
+            kept[saved.data_ptr()] = saved.numel()
+        return saved
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda saved: saved):
+        made(torch.zeros(1, 3, 32, 32))
+    assert kept_values(net) == sum(kept.values())
+
+
+def test_published_cases_fit_into_their_gpus() -> None:
+    """As they did. ResNet-152 with 64 images leaves less than the usual reserve: TensorFlow 1 kept less beside."""
+    tight = set()
+    for case in CASES:
+        gpu, gradients = case.cluster.processor, case.cluster.exchange.gradient_bytes
+        taken = convnet_bytes(convnet(case.model), case.batch, gpu.value_bytes, gradients)
+        assert taken < gpu.memory_bytes
+        if taken > gpu.memory_bytes - RESERVE_BYTES:
+            tight.add((case.model, case.batch))
+    assert tight == {("resnet152", 64)}
 
 
 def test_products_grow_with_the_image_and_parameters_do_not() -> None:

@@ -15,8 +15,11 @@ from typing import Any
 import pytest
 
 from distlab.cli import main
+from distlab.errors import SettingError
 from distlab.predict.commands import clusters, convnet, layout, running, simulated, training
 from distlab.predict.commands.options import option, types_of
+from distlab.predict.commands.scales import SCALES, check
+from distlab.predict.hardware import ACCELERATORS, LINKS
 from distlab.predict.states import MemorySettings
 from distlab.predict.transformer import Layout, Transformer
 
@@ -201,6 +204,49 @@ def test_a_figure_that_cannot_be_drawn(
     assert code == REFUSED
     assert said.startswith("distlab predict memory: plot is ")
     assert not list(tmp_path.iterdir())
+
+
+def test_hardware_lies_far_within_the_scales() -> None:
+    """A tenth and ten times of what exists are accepted, a thousandth is not."""
+    for chip in ACCELERATORS.values():
+        peak = max(figure.value.flop_per_s for dtype, figure in chip.peaks.items() if dtype != "int8")
+        for name, value in (
+            ("peak_flops", peak),
+            ("memory_bytes", chip.memory.value.bytes),
+            ("memory_Bps", chip.memory_bandwidth.value.bytes_per_s),
+        ):
+            for factor in (0.1, 1, 10):
+                check(name, value * factor)
+            with pytest.raises(SettingError, match=name):
+                check(name, value / SCALES[name].factor)
+    for link in LINKS.values():
+        check("inside_bandwidth_Bps", link.bandwidth.value.bytes_per_s)
+        check("across_bandwidth_Bps", link.bandwidth.value.bytes_per_s)
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("step --model gpt2 --peak-flops 989", "989 FLOP/s; a GPU has 1e12 or more: 989 TFLOP/s is 9.89e14."),
+        ("step --model gpt2 --peak-flops 1e20", "1e20 FLOP/s; a GPU has 1e17 at most"),
+        ("step --model gpt2 --memory-Bps 3350", "3350 B/s; a GPU's memory has 1e10 or more: 3350 GB/s is 3.35e12."),
+        ("step --model gpt2 --inside-alpha-s 5", "a message takes 0.1 at most: 5 us is 5e-6."),
+        ("goodput --model gpt2 --storage-Bps 50", "50 B/s; storage has 1e6 or more: 50 GB/s is 5e10."),
+        ("collective --payload-bytes 1Gb", "'1Gb', in bits; it is in bytes, of 8 bits each: 1GB"),
+        ("step --model gpt2 --tokens many", "tokens is 'many'; it is a number, such as 1.5e13 or 15T"),
+        ("step --model gpt2 --tokens T", "tokens is 'T'; it is a number"),
+        ("step --model gpt2 --tp 2", "no option '--tp'; did you mean --tensor?"),
+        ("step --model gpt2 --pp=2", "no option '--pp'; did you mean --pipeline?"),
+        ("memory --model gpt2 --dp 2", "no option '--dp'; did you mean --data?"),
+        ("step --model gpt2 --days 3", "no option '--days'; `distlab"),
+        ("layout --model gpt2 --plot a.svg", "no option '--plot'; `distlab"),
+        ("collective --gpus 16 --cluster dgx_a100 --algorithm in_switch", "take 'ring' or 'tree'"),
+    ],
+)  # fmt: skip
+def test_units_and_names_of_elsewhere(line: str, words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    code, said = answer(line.split(), capsys)
+    assert code == REFUSED
+    assert words in said
 
 
 def test_combinations_are_answered_or_refused(capsys: pytest.CaptureFixture[str]) -> None:

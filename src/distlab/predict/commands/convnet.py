@@ -44,6 +44,8 @@ class CnnOptions:
     """Of one gradient, 4 or 2; None: that of the exchange."""
     spread: float | None = None
     """Standard deviation of a step's compute over ranks, over its mean; None: the cluster's."""
+    reserve_bytes: float | None = None
+    """Of the GPU's memory, for what is no tensor; None: RESERVE_BYTES."""
 
 
 def cnn(args: list[str]) -> int:
@@ -51,6 +53,7 @@ def cnn(args: list[str]) -> int:
     from distlab.predict.commands.room import Room
     from distlab.predict.convnet_memory import convnet_bytes
     from distlab.predict.convnet_step import convnet_step
+    from distlab.predict.training_memory import RESERVE_BYTES
 
     helps = {"model": f"one of {', '.join(CONVNETS)} (default: resnet50)", "cluster": CLUSTERS_HELP}
     figures = {"plot": "gradients made and sent over time, and efficiency over GPUs"}
@@ -62,7 +65,8 @@ def cnn(args: list[str]) -> int:
     found = convnet_step(net, asked.batch, asked.gpus, cluster, asked.gpus_per_node)
     scaling = [convnet_step(net, asked.batch, gpus, cluster) for gpus in _counts(asked.gpus, cluster)]
     processor = cluster.processor
-    room = Room(processor.name, processor.memory_bytes)
+    reserve_bytes = RESERVE_BYTES if asked.reserve_bytes is None else asked.reserve_bytes
+    room = Room(processor.name, processor.memory_bytes, reserve_bytes)
     taken_bytes = convnet_bytes(net, asked.batch, processor.value_bytes, cluster.exchange.gradient_bytes)
     drawn = draw(given.figures, {"plot": lambda: _chart(given, net, cluster, found, scaling)})
     formulas = None
