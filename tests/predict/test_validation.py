@@ -584,11 +584,29 @@ def test_the_summary_comes_first_and_all_cells_are_there_to_be_had(
     out = capsys.readouterr().out
     assert out.index("signed mean") < out.index("1073741824 bytes")
     assert "1024 bytes" not in out
-    assert "\n2 cells of groups that meet their targets, or have none, are not listed; --all" in out
+    assert "\n2 cells that meet their targets, or have none, are not listed; --all" in out
     assert scorecard("--cases", str(two_families), "--all") == 0
     out = capsys.readouterr().out
     assert "1024 bytes" in out
     assert "not listed" not in out
+
+
+def test_of_a_group_the_cells_that_miss_are_listed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    right, _ = step_file(tmp_path, {"cluster": "dgx_h100"})
+    assert right is not None
+    more, (low, high) = "m,64,8192,80,8,4,1,64,64,1,full,{},{}\n", ("dgx_h100", "dgx_a100")
+    header = ITERATION.replace("iteration_s", "iteration_s,cluster")
+    rows = more.format(repr(right.predicted), low) + more.format(repr(right.predicted), high)
+    (tmp_path / "steps.csv").write_text(header + rows)
+    assert scorecard("--cases", str(tmp_path)) == 0
+    out = capsys.readouterr().out
+    assert "m full, dgx_a100" in out
+    assert "m full, dgx_h100" not in out
+    (tmp_path / "steps.csv").write_text(header + more.format(repr(right.predicted), low))
+    assert scorecard("--cases", str(tmp_path), "--misses") == 0
+    assert capsys.readouterr().out == "No group misses its target.\n"
 
 
 def test_a_family_without_cases_is_said(two_families: Path, capsys: pytest.CaptureFixture[str]) -> None:

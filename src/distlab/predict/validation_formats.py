@@ -149,7 +149,7 @@ def _fitted_collectives() -> frozenset[tuple[str, int, int, float]]:
 def _score_iteration(row: Row, family: str) -> Scored:
     check_counts(row)
     positive(row, "iteration_s")
-    return score_step(megatron.iteration_case(row), family)
+    return _there(score_step(megatron.iteration_case(row), family), row)
 
 
 def _score_weak_scaling(row: Row, family: str) -> Scored:
@@ -158,11 +158,18 @@ def _score_weak_scaling(row: Row, family: str) -> Scored:
     ranks = (count(row, "tensor_parallel"), count(row, "pipeline_parallel"))
     told = row.get("micro_batch") or row.get("interleave")
     if ranks in megatron.MICRO_BATCH_AND_CHUNKS and not told:
-        return score_step(megatron.weak_scaling_case(row), family)
+        return _there(score_step(megatron.weak_scaling_case(row), family), row)
     plain = {"micro_batch": "1", "interleave": "1", "recompute": "full", "overlap_tensor": "no"}
     named = {"model": megatron.weak_scaling_name(row), "iteration_s": row["tflops_per_gpu"]}
     case = megatron.iteration_case({**plain, **{name: text for name, text in row.items() if text}, **named})
-    return score_step(replace(case, name=case.model.name, unit="tflops_per_gpu"), family)
+    return _there(score_step(replace(case, name=case.model.name, unit="tflops_per_gpu"), family), row)
+
+
+def _there(scored: Scored, row: Row) -> Scored:
+    """Named by its cluster, too, where the row has one."""
+    return (
+        replace(scored, case=f"{scored.case}, {printable(row['cluster'])}") if row.get("cluster") else scored
+    )
 
 
 def score_step(case: megatron.Case, family: str) -> Scored:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import json as jsonlib
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -67,7 +68,10 @@ def main(
         rows = [cell.as_row() for cell in scored] + [answer.as_row() for answer in answers]
         print(jsonlib.dumps(rows, indent=1, allow_nan=False))
     else:
-        _print(scored, every_cell)
+        if misses and not scored:
+            _line("No group misses its target.")
+        else:
+            _print(scored, every_cell)
         if absent and not family:
             _line(f"The package has no cases yet of {', '.join(absent)}.")
         _print_peers(answers)
@@ -119,16 +123,19 @@ def _say(problems: Problems) -> None:
 def _print(scored: Sequence[Scored], every_cell: bool) -> None:
     """What all add up to; then the cells of groups that miss their targets, or all cells; then the verdict."""
     found = groups(scored)
-    detailed = [group for group in found if every_cell or group.misses]
+    detailed = found if every_cell else [far_off(group) for group in found if group.misses]
     for table in ([summary(found)] if found else []) + details(detailed):
         show(table)
     rest = len(scored) - sum(len(group.cells) for group in detailed)
     if rest:
-        _line(
-            f"{rest} cells of groups that meet their targets, or have none, are not listed; --all lists them."
-        )
+        _line(f"{rest} cells that meet their targets, or have none, are not listed; --all lists them.")
     for line in verdict(scored, found):
         _line(line)
+
+
+def far_off(group: Group) -> Group:
+    """Of a group that misses its target, the cells that do: all of them where only their mean does."""
+    return replace(group, cells=tuple(filter(group.target.missed_by, group.cells)) or group.cells)
 
 
 def show(table: Table) -> None:
