@@ -158,7 +158,8 @@ def _chart(
     from distlab.predict.plots.overlap import overlap
 
     measured = published_efficiency(net, given.names.get("cluster", "horovod_roce"), found.batch)
-    return overlap(net, found, scaling, measured, cluster.exchange.gradient_bytes)
+    hardware = f"{cluster.processor.name}; {cluster.name}; {cluster.exchange.name}"
+    return overlap(net, found, scaling, measured, cluster.exchange.gradient_bytes, hardware)
 
 
 def _against(net: Convnet, found: ConvnetStep) -> list[str]:

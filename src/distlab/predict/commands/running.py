@@ -220,7 +220,9 @@ def goodput(args: list[str]) -> int:
     def curve() -> Chart:
         from distlab.predict.plots.intervals import intervals
 
-        return intervals(job, saving, components, asked.days)
+        name = f"{given.names['model']}, " if "model" in given.names else ""
+        whose = f"{name}{asked.gpus:,} GPUs, {storage_Bps / 1e9:,.4g} GB/s to storage"
+        return intervals(job, saving, components, asked.days, job_in_words=whose)
 
     drawn = draw(given.figures, {"plot": curve})
     why = None

@@ -85,7 +85,7 @@ def memory(args: list[str]) -> int:
     def waterfall() -> Chart:
         from distlab.predict.plots.waterfall import memory_waterfall
 
-        return memory_waterfall(found, chip, f"Memory of a training step: {model.name}")
+        return memory_waterfall(found, chip, f"Memory of a training step: {model.name}", layout)
 
     drawn = draw(given.figures, {"plot": waterfall})
     why = None
@@ -219,7 +219,7 @@ def _step_charts(
     def over_time() -> Chart:
         from distlab.predict.plots.step import step_chart
 
-        title = f"A training step over time: {model.name}, {layout.gpus} GPUs"
+        title = f"A training step over time: {model.name}"
         return step_chart(model, layout, cluster, software, found, title)
 
     def scaling() -> Chart:

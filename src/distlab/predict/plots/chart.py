@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from distlab.predict.transformer import Layout
 
 
 @dataclass(frozen=True)
@@ -12,6 +16,12 @@ class Chart:
 
     title: str
     caption: str
+    about: str = field(default="", kw_only=True)
+    """A line under the title: how it is laid out, on what, and that it is predicted."""
+
+    @property
+    def heading(self) -> str:
+        return f"{self.title} ({self.about})" if self.about else self.title
 
     def in_words(self) -> str:
         """What the figure shows, for who cannot see it."""
@@ -36,12 +46,46 @@ class Mark:
     """On a curve; None: a vertical line."""
 
 
+def predicted(*of: str) -> str:
+    """The line under a title: what it is about, of which "" is left out, and that nothing has run."""
+    return "; ".join([*(part for part in of if part), "predicted"])
+
+
+def in_short(layout: Layout) -> str:
+    """`256 GPUs = TP 8 x PP 4 x DP 8, ...`: the degrees above 1 in the field's letters, and the batch."""
+    degrees = (("TP", layout.tensor), ("CP", layout.context), ("PP", layout.pipeline), ("DP", layout.data))
+    mesh = " x ".join(f"{letters} {degree}" for letters, degree in degrees if degree > 1)
+    more = [
+        f"EP {layout.expert}" if layout.expert > 1 else "",
+        f"interleave {layout.interleave}" if layout.interleave > 1 else "",
+        f"ZeRO {layout.zero_stage}" if layout.zero_stage else "",
+        "sequence parallel" if layout.sequence_parallel else "",
+        f"recompute {layout.recompute}" if layout.recompute != "none" else "",
+        f"micro-batch {layout.micro_batch}, batch {layout.global_batch:,}",
+    ]
+    gpus = f"{layout.gpus:,} GPUs = {mesh}" if mesh else "1 GPU"
+    return ", ".join([gpus, *(part for part in more if part)])
+
+
 def grid(first: float, last: float, count: int) -> list[float]:
     """`count` numbers from first to last, evenly spread in logarithm; the ends are exact."""
     if count < 2 or not 0 < first < last:
         return [first]
     step = math.log(last / first) / (count - 1)
     return [first, *(first * math.exp(step * i) for i in range(1, count - 1)), last]
+
+
+def time_text(seconds: float) -> str:
+    """With three digits, in a unit that fits."""
+    for size_s, name in ((86_400, "days"), (3600, "h"), (60, "min")):
+        if seconds >= size_s:
+            return (
+                f"{seconds / size_s:,.3g} {name}"
+                if seconds < 1e3 * size_s
+                else f"{seconds / size_s:,.0f} {name}"
+            )
+    unit, per_s = time_unit(seconds)
+    return f"{seconds * per_s:.3g} {unit}"
 
 
 def time_unit(seconds: float) -> tuple[str, float]:

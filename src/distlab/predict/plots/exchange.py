@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 from distlab.errors import SettingError
 from distlab.predict.collectives import bus_bandwidth_factor
 from distlab.predict.network import collective_s
-from distlab.predict.plots.chart import Chart, Mark, grid
+from distlab.predict.plots.chart import Chart, Mark, grid, predicted, time_text
 
 if TYPE_CHECKING:
     from distlab.predict.collectives import Op
@@ -45,13 +45,11 @@ class Exchange(Chart):
     def in_words(self) -> str:
         first, last = self.points[0], self.points[-1]
         ends = [
-            f"{point.seconds * 1e6:.4g} us and {point.bus_bandwidth_Bps / 1e9:.4g} GB/s at {point.x:,.0f}"
+            f"{time_text(point.seconds)} and {point.bus_bandwidth_Bps / 1e9:.4g} GB/s at {point.x:,.0f}"
             for point in (first, self.asked, last)
         ]
         found = "; ".join(f"{mark.label} from {mark.x:,.0f}" for mark in self.switches) or "none"
-        return (
-            f"{self.title}, over {self.x}: {', '.join(ends)}. It begins with {first.way}. Switches: {found}."
-        )
+        return f"{self.heading}, over {self.x}: {', '.join(ends)}. It begins with {first.way}. Switches: {found}."
 
 
 def over_payload(
@@ -77,8 +75,13 @@ def over_payload(
     )
     points = tuple(at(size) for size in sizes)
     switches = _switches(points, lambda low, high: _first_with(at, low, high))
-    title = f"{op} between {topology.gpus} GPUs{where}"
-    return Exchange(title, _caption(algorithm, protocol), "payload (bytes)", points, switches, asked)
+    nodes = -(-topology.gpus // topology.gpus_per_node)
+    title = f"{op} between {topology.gpus:,} GPUs{where}"
+    about = predicted(
+        f"{nodes:,} x {topology.gpus_per_node} GPUs" if nodes > 1 else "1 node", _links(topology)
+    )
+    caption = _caption(algorithm, protocol)
+    return Exchange(title, caption, "payload (bytes)", points, switches, asked, about=about)
 
 
 def over_ranks(
@@ -108,14 +111,27 @@ def over_ranks(
     asked = next(point for point in points if point.x == asked_gpus)
     switches = _switches(tuple(points), lambda low, high: high)
     title = f"{op} of {_bytes(payload_bytes)} over GPUs{where}"
-    return Exchange(title, _caption(algorithm, protocol), "GPUs", tuple(points), switches, asked)
+    about = predicted(_links(topology(asked_gpus)))
+    caption = _caption(algorithm, protocol)
+    return Exchange(title, caption, "GPUs", tuple(points), switches, asked, about=about)
+
+
+def _links(topology: Topology) -> str:
+    """Of the nodes, and between them where there are several."""
+    several = topology.fabric is not None and topology.gpus > topology.gpus_per_node
+    return (
+        f"{topology.inside.name}, {topology.fabric.name}"
+        if topology.fabric and several
+        else topology.inside.name
+    )
 
 
 def _caption(algorithm: str | None, protocol: str | None) -> str:
-    way = "the fastest algorithm and protocol" if algorithm is None and protocol is None else "as asked for"
+    free = algorithm is None and protocol is None
+    way = "By the fastest algorithm and protocol" if free else "By the way that was asked for"
     return (
-        f"Predicted, {way}; dotted: from there on another one; dot: what was asked for. Below 1 MiB measurements are "
-        "mostly noise."
+        f"{way}; dotted: from there on another one; circle: what was asked for. Below 1 MiB measurements are mostly "
+        "noise."
     )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from distlab.predict.plots.chart import Chart
+from distlab.predict.plots.chart import Chart, in_short, predicted
 from distlab.predict.scaling import strong_scaling_efficiency, weak_scaling_efficiency
 from distlab.predict.step_time import predict_step
 
@@ -39,7 +39,7 @@ class Growth(Chart):
     asked_gpus: int
 
     def in_words(self) -> str:
-        words = [self.title + "."]
+        words = [self.heading + "."]
         for name, sizes in (("Weak", self.weak), ("Strong", self.strong)):
             first, last = sizes[0], sizes[-1]
             words.append(
@@ -73,8 +73,8 @@ def growth(
         if least <= n <= most and n % least == 0 and layout.global_batch % (n * layout.micro_batch) == 0
     ]
     caption = (
-        f"Predicted. Weak: {each} samples on each replica of {replica} GPUs. Strong: {layout.global_batch} samples "
-        "over all. Efficiency against the fewest GPUs; dot: the layout that was asked for."
+        f"Weak: {each} samples on each replica of {replica} GPUs. Strong: {layout.global_batch} samples "
+        "over all. Efficiency against the fewest GPUs; circle: the layout that was asked for."
     )
 
     def sizes(layouts: Sequence[Layout], *, strongly: bool) -> tuple[Size, ...]:
@@ -88,7 +88,9 @@ def growth(
             made.append(Size(one.gpus, step_s, share))
         return tuple(made)
 
-    return Growth(title, caption, sizes(weak, strongly=False), sizes(strong, strongly=True), layout.gpus)
+    curves = sizes(weak, strongly=False), sizes(strong, strongly=True)
+    about = predicted(in_short(layout), cluster.name)
+    return Growth(title, caption, *curves, layout.gpus, about=about)
 
 
 def _divisors(number: int) -> list[int]:

@@ -16,7 +16,7 @@ from distlab.predict.goodput import (
     optimal_interval_s,
     young_interval_s,
 )
-from distlab.predict.plots.chart import Chart, Mark, grid, time_unit
+from distlab.predict.plots.chart import Chart, Mark, grid, predicted, time_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 SPAN = 30.0
 """How far around the best interval the curve goes, as a factor."""
 POINTS = 61
-SIMULATED = 7
+SIMULATED = 6
+"""Even: none stands at the best interval, where the marks are."""
 REPLICAS, LEAST_REPLICAS = 40, 8
 MOST_FAILURES = 100_000
 """Of all simulated runs together: about two seconds of them. Fewer replicas keep to it, or none are run."""
@@ -55,14 +56,14 @@ class Intervals(Chart):
 
     def in_words(self) -> str:
         best_s, best = max(self.curve, key=lambda point: point[1])
-        marks = ", ".join(f"{mark.label} {_time(mark.x)} ({mark.y:.2%})" for mark in self.marks)
+        marks = ", ".join(f"{mark.label} {time_text(mark.x)} ({mark.y:.2%})" for mark in self.marks)
         runs = "no simulated runs"
         if self.simulated:
             inside = sum(run.low <= self.at(run.interval_s) <= run.high for run in self.simulated)
             runs = f"the curve lies within the 95% interval of {inside} of {len(self.simulated)} simulated points"
         return (
-            f"{self.title}. A curve over the interval between checkpoints that rises to {best:.2%} at {_time(best_s)} "
-            f"and falls on both sides. Marked: {marks}; {runs}."
+            f"{self.heading}. A curve over the interval between checkpoints that rises to {best:.2%} at "
+            f"{time_text(best_s)} and falls on both sides. Marked: {marks}; {runs}."
         )
 
     def at(self, interval_s: float) -> float:
@@ -79,8 +80,10 @@ def intervals(
     components: Sequence[Component] = (),
     days: float = 30.0,
     title: str = "Goodput against the checkpoint interval",
+    job_in_words: str = "",
 ) -> Intervals:
     """Around the best interval and `saving`'s own. components: what fails in simulated runs of `days`; () for none.
+    job_in_words: on how many GPUs of which kind it runs, and what it saves to.
 
     SettingError for a job that never fails, and for a save that costs nothing: neither has a best interval.
     """
@@ -118,8 +121,10 @@ def intervals(
         )
     runs = f" Points: means of {replicas} simulated runs of {days:g} days, with their 95% intervals."
     said = runs if simulated else ""
-    caption = f"Predicted, MTBF {_time(job.mtbf_s)}, a save costs {_time(saving.cost_s)}.{said}"
-    return Intervals(title, caption, curve, tuple(marks), simulated)
+    caption = f"Curve: the closed form.{said}"
+    costs = f"MTBF {time_text(job.mtbf_s)}, a save costs {time_text(saving.cost_s)}"
+    about = predicted(job_in_words, costs)
+    return Intervals(title, caption, curve, tuple(marks), simulated, about=about)
 
 
 def _shortest_s(saving: Checkpoint) -> float:
@@ -136,14 +141,3 @@ def _runs(
     found = simulate(run, replicas, seed=1).goodput
     reach = CONFIDENCE_95 * found.error
     return Simulated(saving.interval_s, found.mean, found.mean - reach, found.mean + reach)
-
-
-def _time(seconds: float) -> str:
-    if seconds >= 86_400:
-        return f"{seconds / 86_400:.3g} days"
-    if seconds >= 3600:
-        return f"{seconds / 3600:.3g} h"
-    if seconds >= 60:
-        return f"{seconds / 60:.3g} min"
-    unit, per_s = time_unit(seconds)
-    return f"{seconds * per_s:.3g} {unit}"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
-from distlab.predict.plots.chart import Chart
+from distlab.predict.plots.chart import Chart, predicted
 
 if TYPE_CHECKING:
     from distlab.predict.convnet_step import ConvnetStep
@@ -39,7 +39,7 @@ class Overlap(Chart):
     def in_words(self) -> str:
         whole = self.made[-1][1] / 1e6
         words = [
-            f"{self.title}. The backward pass makes {whole:,.0f} MB of gradients in {self.backward_end_s:.3g} s"
+            f"{self.heading}. The backward pass makes {whole:,.0f} MB of gradients in {self.backward_end_s:.3g} s"
         ]
         if self.sent:
             words.append(
@@ -57,17 +57,18 @@ def overlap(
     scaling: Sequence[ConvnetStep],
     measured: Sequence[tuple[int, float]] = (),
     gradient_bytes: int = 4,
+    hardware: str = "",
 ) -> Overlap:
-    """`scaling` are steps of the same network on more and more GPUs; the first is one."""
+    """`scaling` are steps of the same network on more and more GPUs; the first is one. hardware: to be named."""
     sizes = accumulate(gradient_bytes * gradient.parameters for gradient in found.gradients)
     ready = (found.stretch * gradient.ready_s for gradient in found.gradients)
     made = tuple(zip(ready, map(float, sizes), strict=True))
     caption = (
-        "Predicted. Above, of the slowest rank: what is sent follows what is made, as far as the network can; what is "
-        "not sent when the backward pass ends shows. Below: circle, the number of GPUs above; crosses, as published."
+        "Above, of the slowest rank: gradients are all-reduced as they are computed, as far as the network can; what "
+        "is left when the backward pass ends (the line) makes the step longer. Below: circle, the number of GPUs above."
     )
     return Overlap(
-        f"{net.name}, {found.batch} images on each of {found.gpus} GPUs",
+        f"{net.name}, {found.batch} images on each of {found.gpus:,} GPU{'s' * (found.gpus > 1)}",
         caption,
         made,
         tuple(_sent(found)),
@@ -75,6 +76,7 @@ def overlap(
         tuple((step.gpus, step.efficiency) for step in scaling),
         tuple(measured),
         found.gpus,
+        about=predicted(hardware),
     )
 
 

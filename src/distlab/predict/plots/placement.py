@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from distlab.predict.kernels import HALF, OPTIMIZER_BYTES, Kernels, product_s
-from distlab.predict.plots.chart import Chart
+from distlab.predict.plots.chart import Chart, predicted
 
 if TYPE_CHECKING:
     from distlab.predict.kernels import Device
@@ -62,9 +62,9 @@ class Placement(Chart):
             for kernel in self.kernels
         )
         return (
-            f"{self.title}. Roofs: {self.peak_flops / 1e12:.4g} TFLOP/s and {self.memory_Bps / 1e9:.4g} GB/s, of which "
-            f"{self.product_flops / 1e12:.4g} and {self.stream_Bps / 1e9:.4g} are reached; ridge at {self.ridge:.3g} "
-            f"FLOP/B. {placed}."
+            f"{self.heading}. Roofs: {self.peak_flops / 1e12:.4g} TFLOP/s and {self.memory_Bps / 1e9:.4g} GB/s, of "
+            f"which {self.product_flops / 1e12:.4g} and {self.stream_Bps / 1e9:.4g} are reached; ridge at "
+            f"{self.ridge:.3g} FLOP/B. {placed}."
         )
 
 
@@ -78,9 +78,10 @@ def placement(
         for name, shape in _shapes(model, layout).items()
     ]
     caption = (
-        f"Predicted, {device.name}: forward kernels of a layer, tensor {layout.tensor}, micro-batch "
-        f"{layout.micro_batch}. Dashed: datasheet; solid: what products and streams reach."
+        "Forward kernels of a layer, the output layer and the optimizer, each under the roof of what it is bound by. "
+        "Dashed: datasheet; solid: what products and streams reach. Kernels at one place share a mark."
     )
+    shape = f"TP {layout.tensor}, micro-batch {layout.micro_batch} x {model.sequence:,} tokens"
     return Placement(
         title or f"A layer of {model.name} under the roofline",
         caption,
@@ -90,6 +91,7 @@ def placement(
         device.memory_Bps,
         device.stream_Bps,
         (*products, *_attention(model, layout, device, kernels), *_elements(model, device)),
+        about=predicted(shape, device.name),
     )
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from distlab.predict.kernels import layer_time, output_time
-from distlab.predict.plots.chart import Chart
+from distlab.predict.plots.chart import Chart, in_short, predicted, time_text
 from distlab.predict.plots.timeline import Durations, Slot, idle_s, schedule
 from distlab.predict.plots.waterfall import Waterfall, step_waterfall
 
@@ -25,6 +26,8 @@ PER_MICRO_BATCH = (
     "pipeline sends",
 )  # fmt: skip
 """Terms of the step model that each micro-batch costs each stage."""
+OUTSIDE = ("parameter gathering", "gradient reduction", "optimizer", "data loading")
+"""Terms before and after the schedule."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,15 @@ class StepChart(Chart):
     of_micro_batches: int
     plan: tuple[Slot, ...]
     terms: Waterfall
+    step_s: float
+    """Of the whole step: what the schedule and `outside` take."""
+    outside: tuple[str, ...]
+    """Terms before and after the schedule."""
+
+    @property
+    def whole(self) -> bool:
+        """The schedule is shown to its end, so that both parts have one axis."""
+        return self.micro_batches == self.of_micro_batches
 
     @property
     def idle_share(self) -> float:
@@ -48,7 +60,7 @@ class StepChart(Chart):
     def in_words(self) -> str:
         count = f"{self.of_stages} pipeline stages and {self.micro_batches} micro-batches"
         idle = f"the first stage is idle for {self.idle_share:.0%} of it"
-        return f"{self.title}. Above, a schedule of {count}: {idle}. Below: {self.terms.in_words()}"
+        return f"{self.heading}. Above, a schedule of {count}: {idle}. Below: {self.terms.in_words()}"
 
 
 def step_chart(
@@ -69,14 +81,39 @@ def step_chart(
         shown = max(p, shown // p * p)
     times = durations(model, layout, cluster, software, found)
     plan = schedule(p, shown, times, layout.schedule, layout.interleave)
-    cut = "" if shown == m else f" The first {shown} of {m} micro-batches: of the whole step less is idle."
-    left_out = "" if rows == p else f" {rows} of {p} stages."
-    caption = (
-        f"Predicted, schedule {layout.schedule}; F forward, B backward, W gradients of weights that are put off; blank "
-        f"is idle.{cut}{left_out} Below, what the whole step adds up to."
+    split = any(slot.work == "weights" for slot in plan)
+    weights = ", W gradients of weights that are put off" if split else ""
+    cut = (
+        ""
+        if shown == m
+        else f" Shown are the first {shown} of {m} micro-batches: of the whole step less is idle."
     )
-    terms = step_waterfall(found)
-    return StepChart(title, caption, stages, p, shown, m, plan, replace(terms, title="The whole step"))
+    left_out = "" if rows == p else f" Shown are {rows} of {p} stages."
+    outside = tuple(term.name for term in found.terms if term.name in OUTSIDE and term.seconds)
+    grey = f"; grey: {', '.join(outside)}" if outside and shown == m else ""
+    caption = (
+        f"Schedule {layout.schedule}; F forward, B backward{weights}; blank is idle{grey}.{cut}{left_out}"
+        f"{_why_idle(plan, found)} Below, what the whole step adds up to; MFU {found.mfu:.1%}."
+    )
+    terms = replace(step_waterfall(found), title="The whole step", about="")
+    about = predicted(in_short(layout), cluster.name)
+    return StepChart(title, caption, stages, p, shown, m, plan, terms, found.step_s, outside, about=about)
+
+
+def _why_idle(plan: Sequence[Slot], found: StepTime) -> str:
+    """Why the first stage idles for longer than the bubble of the sum is.
+
+    Every stage idles for the bubble; the sum has the output layer as work, which only the last stage does.
+    """
+    bubble_s = idle_s(plan, found.layout.pipeline - 1)
+    output_s = idle_s(plan) - bubble_s
+    if found.layout.pipeline == 1:
+        return ""
+    share = idle_s(plan) / max(slot.end_s for slot in plan)
+    return (
+        f" Stage 0 idles for {share:.0%} of the schedule: {time_text(bubble_s)} of bubble, which the last stage has, "
+        f"too, and {time_text(output_s)} in which only the last stage has work, the output layer."
+    )
 
 
 def durations(

@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from distlab.predict.plots.chart import Chart, Mark, time_unit
+from distlab.predict.plots.chart import Chart, Mark, in_short, predicted, time_unit
 from distlab.predict.units import GIB
 
 if TYPE_CHECKING:
     from distlab.predict.hardware import Accelerator
     from distlab.predict.step_time import StepTime
     from distlab.predict.training_memory import TrainingMemory
+    from distlab.predict.transformer import Layout
 
 LEAST_SHARE = 0.004
 """Of the total: smaller terms of a kind are drawn as one."""
@@ -29,7 +30,11 @@ _OF_STEP = {
     "pipeline bubble": WAITING,
     "data loading": WAITING,
 }
-"""What is not here is communication."""
+
+
+def kind_of(term: str) -> str:
+    """Of a step's term, by its name."""
+    return _OF_STEP.get(term, COMMUNICATION)
 
 
 @dataclass(frozen=True)
@@ -61,36 +66,42 @@ class Waterfall(Chart):
         limit = ""
         if self.limit is not None:
             verb = "within" if self.total <= self.limit.x else "beyond"
-            limit = f" That is {verb} {self.limit.label}."
-        return f"{self.title}. Bars that add up to {self.total:.4g} {self.unit}: {terms}.{limit}"
+            limit = f" That is {verb} what is {self.limit.label}."
+        return f"{self.heading}. Bars that add up to {self.total:.4g} {self.unit}: {terms}.{limit}"
 
 
 def memory_waterfall(
-    found: TrainingMemory, gpu: Accelerator | None = None, title: str = "Memory of a training step"
+    found: TrainingMemory,
+    gpu: Accelerator | None = None,
+    title: str = "Memory of a training step",
+    layout: Layout | None = None,
 ) -> Waterfall:
-    """The terms at the peak, by kind, in GiB; with `gpu` also the line that they must stay below."""
+    """The terms at the peak, by kind, in GiB; with `gpu` also the line that they must stay below.
+
+    layout: the one that `found` is of, to be named.
+    """
     rows = [(str(row["term"]), str(row["kind"]), float(row["bytes"]) / GIB) for row in found.as_rows()]
     limit = None
     if gpu is not None:
         size = gpu.usable.value
-        limit = Mark(f"{gpu.title}: {size.in_gibibytes:.4g} GiB", size.in_gibibytes)
+        limit = Mark(f"usable: {size.in_gibibytes:.4g} GiB", size.in_gibibytes)
     caption = (
-        f"Predicted; fullest at: {found.peak.name}, on pipeline rank {found.rank}. The context of CUDA, workspaces of "
+        f"Fullest at: {found.peak.name}, on pipeline rank {found.rank}. The context of CUDA, workspaces of "
         "libraries and NCCL's buffers come on top."
     )
-    return Waterfall(title, caption, "GiB", _stacked(rows, MEMORY_KINDS), MEMORY_KINDS, limit)
+    about = predicted("" if layout is None else in_short(layout), "" if gpu is None else gpu.title)
+    bars = _stacked(rows, MEMORY_KINDS)
+    return Waterfall(title, caption, "GiB", bars, MEMORY_KINDS, limit, about=about)
 
 
 def step_waterfall(found: StepTime, title: str = "Where the time of a step goes") -> Waterfall:
     """The terms of a step in the order of the model, in a unit that fits."""
     unit, per_s = time_unit(found.step_s)
-    rows = [
-        (term.name, _OF_STEP.get(term.name, COMMUNICATION), term.seconds * per_s)
-        for term in found.terms
-        if term.seconds
-    ]
-    caption = f"Predicted, for {found.gpus} GPUs; MFU {found.mfu:.1%}. Communication is what computing does not hide."
-    return Waterfall(title, caption, unit, _stacked(rows, STEP_KINDS), STEP_KINDS)
+    rows = [(term.name, kind_of(term.name), term.seconds * per_s) for term in found.terms if term.seconds]
+    caption = f"MFU {found.mfu:.1%}. Communication is what computing does not hide."
+    return Waterfall(
+        title, caption, unit, _stacked(rows, STEP_KINDS), STEP_KINDS, about=predicted(in_short(found.layout))
+    )
 
 
 def _stacked(rows: list[tuple[str, str, float]], kinds: tuple[str, ...]) -> tuple[Bar, ...]:
