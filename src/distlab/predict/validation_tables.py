@@ -176,7 +176,7 @@ def formats_table() -> Table:
     together: dict[tuple[Column, ...], list[Format]] = {}
     for one in FORMATS.values():
         together.setdefault(one.columns, []).append(one)
-    lines = []
+    lines: list[Line] = []
     for columns, members in together.items():
         for number, one in enumerate(members):
             cells = (one.measured.name, one.measured.values, f"{one.what}: {one.measured.what}", "measured")
