@@ -20,10 +20,11 @@ from distlab.predict.commands.options import size
 from distlab.predict.commands.show import gpus, number
 from distlab.predict.hardware import accelerator
 from distlab.predict.hardware.prices import read_prices
+from distlab.predict.memory import RESERVE_BYTES
 from distlab.predict.models import MODELS
 from distlab.predict.states import MemorySettings
 from distlab.predict.step_time import predict_step
-from distlab.predict.training_memory import RESERVE_BYTES, training_memory
+from distlab.predict.training_memory import training_memory
 from distlab.predict.transformer import Layout, Transformer
 
 NAMES = sorted(

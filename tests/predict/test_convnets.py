@@ -37,9 +37,9 @@ from distlab.predict.convnet_step import (
     slowest_of,
 )
 from distlab.predict.convnets import CONVNETS, Convnet, Layer, _Builder, convnet
+from distlab.predict.memory import RESERVE_BYTES
 from distlab.predict.network import Fabric, NodeLink, Topology, collective_s
 from distlab.predict.plots.overlap import overlap
-from distlab.predict.training_memory import RESERVE_BYTES
 
 # torchvision 0.29.1, `_meta` of the weights: parameters, and 10^9 multiply-adds of one image.
 PUBLISHED = {

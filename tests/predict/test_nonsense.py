@@ -239,7 +239,7 @@ def test_hardware_lies_far_within_the_scales() -> None:
         ("step --model gpt2 --pp=2", "no option '--pp'; did you mean --pipeline?"),
         ("memory --model gpt2 --dp 2", "no option '--dp'; did you mean --data?"),
         ("step --model gpt2 --days 3", "no option '--days'; `distlab"),
-        ("layout --model gpt2 --plot a.svg", "no option '--plot'; `distlab"),
+        ("layout --model gpt2 --storage nvme", "no option '--storage'; `distlab"),
         ("collective --gpus 16 --cluster dgx_a100 --algorithm in_switch", "take 'ring' or 'tree'"),
     ],
 )  # fmt: skip

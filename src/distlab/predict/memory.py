@@ -9,6 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from distlab.errors import SettingError
+from distlab.predict.units import GIB
+
+RESERVE_BYTES = 3.0 * GIB
+"""Of a GPU's memory that programs can have, for what is in no model of tensors: the CUDA context, libraries'
+workspaces, NCCL's buffers. Recalled (R): measure your own, as what nvidia-smi shows less torch's
+max_memory_reserved."""
 
 
 @dataclass(frozen=True)

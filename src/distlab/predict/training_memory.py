@@ -35,7 +35,6 @@ from distlab.predict.memory_terms import (
 )
 from distlab.predict.states import LayerStates, MemorySettings, layer_states, rank_states
 from distlab.predict.transformer import Layout, Transformer
-from distlab.predict.units import GIB
 
 FRAGMENTATION = "fragmentation"
 
@@ -135,11 +134,6 @@ class TrainingMemory:
 
 
 DEFAULTS = MemorySettings()
-
-RESERVE_BYTES = 3.0 * GIB
-"""Of a GPU's memory that programs can have, for what is in no model of tensors: the CUDA context, libraries'
-workspaces, NCCL's buffers. Recalled (R): measure your own, as what nvidia-smi shows less torch's
-max_memory_reserved."""
 
 _NOTHING: Part = (1, (), 0)
 _BYTES, _OF_PART = attrgetter("bytes"), itemgetter(2)

@@ -53,7 +53,7 @@ def cnn(args: list[str]) -> int:
     from distlab.predict.commands.room import Room
     from distlab.predict.convnet_memory import convnet_bytes
     from distlab.predict.convnet_step import convnet_step
-    from distlab.predict.training_memory import RESERVE_BYTES
+    from distlab.predict.memory import RESERVE_BYTES
 
     helps = {"model": f"one of {', '.join(CONVNETS)} (default: resnet50)", "cluster": CLUSTERS_HELP}
     figures = {"plot": "gradients made and sent over time, and efficiency over GPUs"}

@@ -108,8 +108,8 @@ def layout(args: list[str]) -> int:
 
 
 def _query(given: Given, model: Transformer, asked: SearchOptions, settings: Any) -> Query:
+    from distlab.predict.memory import RESERVE_BYTES
     from distlab.predict.search import Query
-    from distlab.predict.training_memory import RESERVE_BYTES
 
     wanted = dataclasses.asdict(given.make("layout", LayoutOptions))
     for name, value in wanted.items():

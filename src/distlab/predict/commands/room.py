@@ -11,13 +11,15 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations, product
-from typing import Any, NamedTuple, get_args
+from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 from distlab.errors import SettingError
 from distlab.predict.commands.show import gib
-from distlab.predict.states import MemorySettings
-from distlab.predict.training_memory import RESERVE_BYTES, training_memory
-from distlab.predict.transformer import Layout, Recompute, Transformer
+from distlab.predict.memory import RESERVE_BYTES
+
+if TYPE_CHECKING:
+    from distlab.predict.states import MemorySettings
+    from distlab.predict.transformer import Layout, Transformer
 
 MOST_TENSOR = 8
 """Ranks of tensor parallelism that are tried: those of a node with NVLink."""
@@ -115,12 +117,17 @@ def ways_out(
     place of data-parallel ones where those divide, and are more GPUs where not. With `step_s` the cheapest takes the
     fewest GPU-seconds for the same batch; without, the fewest GPUs, then the least memory saved beyond the need.
     """
+    asked_s = None if step_s is None else step_s(layout) * layout.gpus
+
+    def gpu_time(other: Layout) -> float | None:
+        return None if step_s is None or asked_s is None else step_s(other) * other.gpus / asked_s
+
     fields = _tried(layout, model)
     found: dict[tuple[str, ...], WayOut] = {}
     for together in range(1, MOST_CHANGES + 1):
         for names in combinations(fields, together):
             for values in product(*(fields[name] for name in names)):
-                way = _way(model, layout, settings, room, dict(zip(names, values, strict=True)), step_s)
+                way = _way(model, layout, settings, room, dict(zip(names, values, strict=True)), gpu_time)
                 if way is not None and (names not in found or _cost(way) < _cost(found[names])):
                     found[names] = way
         if any(way.layout.gpus <= layout.gpus for way in found.values()):
@@ -140,6 +147,8 @@ def ways_line(ways: Sequence[WayOut], layout: Layout) -> str:
 
 def _tried(layout: Layout, model: Transformer) -> dict[str, list[Any]]:
     """Values of each field that take less memory than the layout's own."""
+    from distlab.predict.transformer import Recompute
+
     modes = get_args(Recompute)
     halves = [layout.micro_batch // 2**k for k in range(1, layout.micro_batch.bit_length())]
     return {
@@ -161,9 +170,11 @@ def _way(
     settings: MemorySettings,
     room: Room,
     changes: dict[str, Any],
-    step_s: Callable[[Layout], float] | None,
+    gpu_time: Callable[[Layout], float | None],
 ) -> WayOut | None:
     """None where it does not fit, or is no layout."""
+    from distlab.predict.training_memory import training_memory
+
     parts = changes.get("tensor", layout.tensor) // layout.tensor
     parts *= changes.get("pipeline", layout.pipeline) // layout.pipeline
     data = layout.data // math.gcd(layout.data, parts)
@@ -176,10 +187,9 @@ def _way(
         taken = training_memory(model, other, settings).reserved_bytes
         if not room.fits(taken):
             return None
-        cost = None if step_s is None else step_s(other) * other.gpus / (step_s(layout) * layout.gpus)
+        return WayOut(changes, other, taken, gpu_time(other))
     except SettingError:
         return None
-    return WayOut(changes, other, taken, cost)
 
 
 def _cost(way: WayOut) -> tuple[float, ...]:

@@ -61,8 +61,9 @@ class RunOptions:
 def memory(args: list[str]) -> int:
     """The memory of a training step on the fullest GPU."""
     from distlab.predict.commands.room import Room, ways_out
+    from distlab.predict.memory import RESERVE_BYTES
     from distlab.predict.states import MemorySettings
-    from distlab.predict.training_memory import RESERVE_BYTES, training_memory
+    from distlab.predict.training_memory import training_memory
 
     sections = {"model": Transformer, "layout": Layout, "settings": MemorySettings, "memory": MemoryOptions}
     figures = {"plot": "the terms as a waterfall, against the GPU's memory"}

@@ -10,9 +10,9 @@ from typing import Any, Literal, get_args
 from distlab.errors import SettingError
 from distlab.predict.cluster import Cluster
 from distlab.predict.kernels import Kernels
+from distlab.predict.memory import RESERVE_BYTES
 from distlab.predict.states import MemorySettings
 from distlab.predict.step_time import Software
-from distlab.predict.training_memory import RESERVE_BYTES
 from distlab.predict.transformer import Layout, Transformer
 from distlab.predict.units import DAY_S
 
