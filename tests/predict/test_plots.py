@@ -41,6 +41,7 @@ COMMANDS = {
     "step --model gpt-22b --tensor 4 --pipeline 4 --data 2": ("plot", "plot-scaling", "plot-roofline"),
     "collective --gpus 16 --payload-bytes 64MiB": ("plot", "plot-ranks"),
     "goodput --gpus 1024 --model gpt-22b": ("plot",),
+    "layout --model gpt-22b --gpus 16 --global-batch 32 --tensor 8": ("plot",),
 }
 
 

@@ -21,7 +21,7 @@ from distlab.predict.commands.clusters import CLUSTERS_HELP, ClusterOptions, pri
 from distlab.predict.commands.layout_tables import Beside, show_found
 from distlab.predict.commands.options import Given, Parser, converted, types_of
 from distlab.predict.commands.presets import unknown
-from distlab.predict.commands.show import gib, show_json
+from distlab.predict.commands.show import draw, gib, show_json
 from distlab.predict.commands.training import (
     MODELS_HELP,
     RunOptions,
@@ -33,6 +33,7 @@ from distlab.predict.commands.training import (
 from distlab.predict.transformer import Recompute, Schedule, Transformer
 
 if TYPE_CHECKING:
+    from distlab.predict.plots.chart import Chart
     from distlab.predict.search import Found, Query, Ranked, Why
 
 QUIET_S = 2.0
@@ -84,7 +85,8 @@ def layout(args: list[str]) -> int:
         "run": RunOptions,
     }
     helps = {"model": MODELS_HELP, "cluster": CLUSTERS_HELP}
-    given = Parser("distlab predict layout", str(layout.__doc__), sections, helps).parse(args)
+    figures = {"plot": "the best layouts, with the terms of their steps"}
+    given = Parser("distlab predict layout", str(layout.__doc__), sections, helps, figures).parse(args)
     model, source = the_model(given)
     asked = given.make("search", SearchOptions)
     query = _query(given, model, asked, the_settings(given))
@@ -94,6 +96,13 @@ def layout(args: list[str]) -> int:
     with_progress.clear()
     if not found.best:
         raise WorkError(_nothing(found))
+
+    def best() -> Chart:
+        from distlab.predict.plots.ranking import ranking
+
+        return ranking(found)
+
+    drawn = draw(given.figures, {"plot": best})
     beside = nearest(found)
     explained = None if fields is None else why_with(found, fields)
     price, said = (None, "") if query.tokens is None else priced(given)
@@ -103,7 +112,7 @@ def layout(args: list[str]) -> int:
     if price is not None:
         currency = price["currency"] or ""
         said = f"Cost at {price['per_gpu_hour']:g} {currency} a GPU-hour: {said}.".replace("  ", " ")
-    show_found(found, beside, asked.why, explained, [said] if said else [])
+    show_found(found, beside, asked.why, explained, [*([said] if said else []), *drawn])
     return 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -37,9 +38,9 @@ def text_points(words: str, size: float = SMALL) -> float:
 
 
 def wrapped(words: str, points: float, size: float = SMALL) -> str:
-    """Lines that are no wider, by what their words measure."""
+    """Lines that are no wider, by what their words measure. A number stays with the word before it."""
     lines = [""]
-    for word in words.split(" "):
+    for word in re.split(r" (?!\d)", words):
         longer = f"{lines[-1]} {word}" if lines[-1] else word
         if lines[-1] and text_points(longer, size) > points:
             lines.append(word)

@@ -52,19 +52,29 @@ def predicted(*of: str) -> str:
 
 
 def in_short(layout: Layout) -> str:
-    """`256 GPUs = TP 8 x PP 4 x DP 8, ...`: the degrees above 1 in the field's letters, and the batch."""
+    """`256 GPUs = TP 8 x PP 4 x DP 8, ...`: the mesh, what else was chosen, and the batch."""
+    gpus = f"{layout.gpus:,} GPUs = {mesh(layout)}" if layout.gpus > 1 else "1 GPU"
+    return ", ".join([gpus, *choices(layout), f"batch {layout.global_batch:,}"])
+
+
+def mesh(layout: Layout) -> str:
+    """The degrees above 1, in the field's letters."""
     degrees = (("TP", layout.tensor), ("CP", layout.context), ("PP", layout.pipeline), ("DP", layout.data))
-    mesh = " x ".join(f"{letters} {degree}" for letters, degree in degrees if degree > 1)
-    more = [
+    return " x ".join(f"{letters} {degree}" for letters, degree in degrees if degree > 1)
+
+
+def choices(layout: Layout) -> list[str]:
+    """What a layout has beside its mesh, where it is not the usual, and the micro-batch."""
+    found = [
         f"EP {layout.expert}" if layout.expert > 1 else "",
+        layout.schedule.replace("_", "-") if layout.schedule != "1f1b" else "",
         f"interleave {layout.interleave}" if layout.interleave > 1 else "",
         f"ZeRO {layout.zero_stage}" if layout.zero_stage else "",
         "sequence parallel" if layout.sequence_parallel else "",
         f"recompute {layout.recompute}" if layout.recompute != "none" else "",
-        f"micro-batch {layout.micro_batch}, batch {layout.global_batch:,}",
+        f"micro-batch {layout.micro_batch}",
     ]
-    gpus = f"{layout.gpus:,} GPUs = {mesh}" if mesh else "1 GPU"
-    return ", ".join([gpus, *(part for part in more if part)])
+    return [part for part in found if part]
 
 
 def grid(first: float, last: float, count: int) -> list[float]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from distlab.predict.plots.chart import Chart, in_short, predicted, time_unit
+from distlab.predict.plots.chart import Chart, choices, mesh, predicted, time_unit
 from distlab.predict.plots.waterfall import STEP_KINDS, kind_of
 
 if TYPE_CHECKING:
     from distlab.predict.search import Found
+    from distlab.predict.transformer import Layout
 
 MOST_ROWS = 8
 
@@ -50,8 +51,14 @@ def ranking(found: Found) -> Ranking:
         of = dict.fromkeys(STEP_KINDS, 0.0)
         for term in ranked.step.terms:
             of[kind_of(term.name)] += term.seconds * per_s
-        rows.append(Row(in_short(ranked.layout), tuple(of.values())))
+        rows.append(Row(_name(ranked.layout, query.gpus), tuple(of.values())))
     title = f"Best layouts by {query.objective}: {query.model.name}"
-    caption = f"Time of a step of {query.global_batch:,} samples, the best of {found.layouts:,} layouts."
-    about = predicted(query.cluster.name)
+    caption = f"Time of a step, by what it goes into: the best of {found.layouts:,} layouts."
+    about = predicted(f"{query.gpus:,} GPUs, batch {query.global_batch:,}", query.cluster.name)
     return Ranking(title, caption, unit, STEP_KINDS, tuple(rows), about=about)
+
+
+def _name(layout: Layout, gpus: int) -> str:
+    """Without what all have."""
+    fewer = f"{layout.gpus:,} of them = " if 1 < layout.gpus < gpus else ""
+    return ", ".join([fewer + mesh(layout) if layout.gpus > 1 else "1 GPU", *choices(layout)])
