@@ -140,7 +140,7 @@ def _derived(found: ConvnetStep) -> list[Derived]:
         Derived("step", f"sum of the terms = {whole}", "gradients are reduced beside the backward pass"),
         Derived(
             "images/s",
-            f"{found.gpus} GPUs x {found.batch} / {whole} = {number(found.images_per_s)}",
+            f"{gpus(found.gpus)} x {found.batch} / {whole} = {number(found.images_per_s)}",
             "weak scaling: each GPU has its own batch",
         ),
         Derived(

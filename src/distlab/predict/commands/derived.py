@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from distlab.predict.commands.show import gib, seconds
+from distlab.predict.commands.show import gib, number, seconds
+from distlab.predict.commands.show import gpus as gpus_in_words
 from distlab.predict.commands.why import Derived
 
 if TYPE_CHECKING:
@@ -108,7 +109,7 @@ def of_memory(found: TrainingMemory, room: Room | None) -> list[Derived]:
 def of_step(found: StepTime, cluster: Cluster, tokens: float | None) -> list[Derived]:
     """MFU, HFU, throughput, days and cost."""
     peak, gpus, step = cluster.device.peak_flops, found.gpus, seconds(found.step_s)
-    whole = f"({step} x {gpus} GPUs x {peak / 1e12:,.4g} TFLOP/s)"
+    whole = f"({step} x {gpus_in_words(gpus)} x {number(peak / 1e12)} TFLOP/s)"
     derived = [
         Derived(
             "step", f"sum of the terms = {step}", "the slowest stage sets the pace; nothing else overlaps"
@@ -129,10 +130,10 @@ def of_step(found: StepTime, cluster: Cluster, tokens: float | None) -> list[Der
         ),
     ]
     if tokens is not None:
-        days = f"{tokens:.4g} / {found.tokens_per_day:.4g} a day = {found.days(tokens):,.4g}"
+        days = f"{tokens:.4g} / {found.tokens_per_day:.4g} a day = {number(found.days(tokens))}"
         derived.append(Derived("days", days, "without failures; `distlab predict goodput` has those"))
         if cluster.price_per_gpu_hour is not None:
-            price = f"{found.days(tokens):,.4g} x 24 h x {gpus} GPUs x {cluster.price_per_gpu_hour:g}"
+            price = f"{number(found.days(tokens))} x 24 h x {gpus_in_words(gpus)} x {cluster.price_per_gpu_hour:g}"
             derived.append(
                 Derived(
                     "cost", f"{price} = {found.cost(tokens):,.2f}", "price_per_gpu_hour, or the list price"
@@ -153,10 +154,10 @@ def of_collective(found: CollectivePrediction, gpus: int, factor: float, overlap
             f"sum of the terms = {total}",
             "the fastest of the algorithms and protocols that exist there",
         ),
-        Derived("algorithm bandwidth", f"{mib:,.4g} MiB / {total} = {rate:.4g} GB/s", "nccl-tests"),
+        Derived("algorithm bandwidth", f"{number(mib)} MiB / {total} = {rate:.4g} GB/s", "nccl-tests"),
         Derived(
             "bus bandwidth",
-            f"{rate:.4g} GB/s x {factor:.4g} = {rate * factor:.4g} GB/s, with {gpus} GPUs",
+            f"{rate:.4g} GB/s x {factor:.4g} = {rate * factor:.4g} GB/s, with {gpus_in_words(gpus)}",
             "nccl-tests, doc/PERFORMANCE.md",
         ),
     ]
@@ -194,7 +195,7 @@ def of_goodput(
         *derived,
         Derived(
             "failures",
-            f"{days:g} days x 24 h / {hours:,.4g} h = {days * 24 / hours:,.4g}",
+            f"{days:g} days x 24 h / {number(hours)} h = {number(days * 24 / hours)}",
             "Poisson; MTBF of the job = 1 / sum of count / MTBF of its parts (Barlow and Proschan, 1975)",
         ),
         Derived(

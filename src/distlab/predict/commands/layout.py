@@ -21,7 +21,7 @@ from distlab.predict.commands.clusters import CLUSTERS_HELP, ClusterOptions, pri
 from distlab.predict.commands.layout_tables import Beside, show_found
 from distlab.predict.commands.options import Given, Parser, converted, types_of
 from distlab.predict.commands.presets import unknown
-from distlab.predict.commands.show import draw, gib, show_json
+from distlab.predict.commands.show import draw, gib, gpus, number, show_json
 from distlab.predict.commands.training import (
     MODELS_HELP,
     RunOptions,
@@ -194,19 +194,19 @@ def _nothing(found: Found) -> str:
         quick = search(replace(query, objective="time", days=None, keep=1))
         if quick.best:
             return (
-                f"No layout is done in {query.days:g} days; the fastest on {query.gpus} GPUs takes "
-                f"{quick.best[0].days:.4g}: give more days or GPUs."
+                f"No layout is done in {query.days:g} days; the fastest on {gpus(query.gpus)} takes "
+                f"{number(quick.best[0].days or 0.0)}: give more days or GPUs."
             )
     endless = replace(query.cluster, device=replace(query.cluster.device, memory_bytes=float("inf")))
     lean = search(replace(query, cluster=endless, objective="memory", days=None, keep=1))
     if lean.best:
         need = lean.best[0].memory.reserved_bytes
         return (
-            f"No layout fits: the leanest on {query.gpus} GPUs takes {gib(need)} GiB of each, of which "
+            f"No layout fits: the leanest on {gpus(query.gpus)} takes {gib(need)} GiB of each, of which "
             f"{gib(query.usable_bytes)} are usable; take more GPUs, or larger ones."
         )
     rules = ", ".join(sorted({row.reason for row in found.rejected if row.kind == "rule"}))
-    return f"No layout of {query.gpus} GPUs is possible ({rules}); choose another number of GPUs or batch."
+    return f"No layout of {gpus(query.gpus)} is possible ({rules}); choose another number of GPUs or batch."
 
 
 def _as_json(found: Found, source: str, beside: Beside, explained: Why | None) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from distlab.errors import printable
-from distlab.predict.commands.show import TIER, Row, gib, gpus, seconds, show
+from distlab.predict.commands.show import TIER, Row, gib, gpus, number, seconds, show
 from distlab.predict.commands.training import size_of
 from distlab.predict.transformer import Layout
 
@@ -138,7 +138,7 @@ def _ranking_table(found: Found) -> Table:
             f"{ranked.step.mfu:.1%}",
             f"{ranked.memory.reserved_bytes / 2**30:,.1f}",
             f"{ranked.headroom_bytes / 2**30:,.1f}",
-            *([f"{ranked.days:,.4g}"] if ranked.days is not None else []),
+            *([number(ranked.days)] if ranked.days is not None else []),
             *([f"{ranked.cost:,.0f}"] if ranked.cost is not None else []),
         )
     return table

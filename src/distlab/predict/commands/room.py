@@ -14,7 +14,7 @@ from itertools import combinations, product
 from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 from distlab.errors import SettingError
-from distlab.predict.commands.show import gib
+from distlab.predict.commands.show import gib, gpus
 from distlab.predict.memory import RESERVE_BYTES
 
 if TYPE_CHECKING:
@@ -91,8 +91,7 @@ class WayOut(NamedTuple):
     def __str__(self) -> str:
         changes = " and ".join(f"{name} {value}" for name, value in self.changes.items())
         slower = "" if self.gpu_time is None else f", GPU time x {self.gpu_time:.3g}"
-        gpus = "1 GPU" if self.layout.gpus == 1 else f"{self.layout.gpus:,} GPUs"
-        return f"{changes} ({self.reserved_bytes / 2**30:,.1f} GiB on {gpus}{slower})"
+        return f"{changes} ({self.reserved_bytes / 2**30:,.1f} GiB on {gpus(self.layout.gpus)}{slower})"
 
     def as_json(self) -> dict[str, Any]:
         return {

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from distlab.errors import SettingError
 from distlab.predict.commands.options import Given
-from distlab.predict.commands.show import Row, seconds
+from distlab.predict.commands.show import Row, number, seconds
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -95,8 +95,8 @@ class Simulated:
         return [
             f"Simulated: {found.replicas} runs (seed {self.seed}) of {run.nodes} nodes, {world}, "
             f"{run.spares} spares, repairs of {run.repair_h:g} h{slow}.",
-            f"95% of the runs have a goodput from {good.low:.2%} to {good.high:.2%}, and {fails.low:,.4g} to "
-            f"{fails.high:,.4g} failures; the longest wait is {seconds(wait.mean)} on average.",
+            f"95% of the runs have a goodput from {good.low:.2%} to {good.high:.2%}, and {number(fails.low)} to "
+            f"{number(fails.high)} failures; the longest wait is {seconds(wait.mean)} on average.",
         ]
 
 
