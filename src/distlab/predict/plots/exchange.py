@@ -111,7 +111,7 @@ def over_ranks(
     asked = next(point for point in points if point.x == asked_gpus)
     switches = _switches(tuple(points), lambda low, high: high)
     title = f"{op} of {_bytes(payload_bytes)} over GPUs{where}"
-    about = predicted(_links(topology(asked_gpus)))
+    about = predicted(_links(topology(round(points[-1].x))))
     caption = _caption(algorithm, protocol)
     return Exchange(title, caption, "GPUs", tuple(points), switches, asked, about=about)
 

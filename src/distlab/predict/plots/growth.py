@@ -72,9 +72,10 @@ def growth(
         for n in sorted(counts | set(_divisors(layout.global_batch // layout.micro_batch)))
         if least <= n <= most and n % least == 0 and layout.global_batch % (n * layout.micro_batch) == 0
     ]
+    size = f" of {replica} GPUs" if replica > 1 else ", one GPU"
     caption = (
-        f"Weak: {each} samples on each replica of {replica} GPUs. Strong: {layout.global_batch} samples "
-        "over all. Efficiency against the fewest GPUs; circle: the layout that was asked for."
+        f"Weak: {each} samples on each replica{size}. Strong: {layout.global_batch:,} samples over all. "
+        "Efficiency against the fewest GPUs; circle: the layout that was asked for."
     )
 
     def sizes(layouts: Sequence[Layout], *, strongly: bool) -> tuple[Size, ...]:
