@@ -42,15 +42,10 @@ class Room:
     def __post_init__(self) -> None:
         if not self.reserve_bytes >= 0:
             raise SettingError(f"reserve_bytes is {self.reserve_bytes:g}; it must be 0 or more.")
-        if self.usable_bytes <= 0:
-            raise SettingError(
-                f"reserve_bytes is {self.reserve_bytes:g}, which leaves nothing of the {self.memory_bytes:g} bytes of "
-                f"{self.gpu}; reserve less, or take a larger GPU."
-            )
 
     @property
     def usable_bytes(self) -> float:
-        return self.memory_bytes - self.reserve_bytes
+        return max(0.0, self.memory_bytes - self.reserve_bytes)
 
     def fits(self, taken_bytes: float) -> bool:
         return taken_bytes <= self.usable_bytes
