@@ -6,6 +6,6 @@
     save(chart, Path("memory.svg"))                    # .svg, .png or .pdf
 
 `waterfall` has terms that add up, `timeline` a pipeline's schedule, `growth` scaling over GPUs, `placement` kernels
-under a roofline, `exchange` collectives, `intervals` goodput, `overlap` convolutional
-networks, `ranking` the best layouts. `drawing` imports matplotlib when it draws; `bars` and `curves` are the looks.
+under a roofline, `exchange` collectives, `intervals` goodput, `overlap` convolutional networks, `ranking` the best
+layouts. `drawing` imports matplotlib when it draws; how charts look is in `bars`, `curves` and `axes`.
 """
