@@ -77,7 +77,7 @@ print(
             "peak": accelerator("h100").peak("bf16").flop_per_s,
             "printed": [
                 printed("memory --model llama3-8b --data 8 --zero-stage 3 --gpu h100 --why"),
-                printed("step --model llama3-8b --data 8 --tokens 1e12"),
+                printed("step --model llama3-8b --data 8 --tokens 1e12 --price-per-gpu-hour 2"),
                 printed("collective --gpus 64 --payload-bytes 1GiB"),
                 printed("goodput --gpus 1024 --model llama3-8b"),
                 printed("presets"),

@@ -105,7 +105,14 @@ def list_price(given: Given) -> ListPrice | None:
         _node(given.names.get("cluster", "dgx_h100")).chip,
         given.values["cluster"].get("provider"),
     )
-    table = _prices()
+    try:
+        table = _prices()
+    except ModuleNotFoundError:  # in a browser without PyYAML
+        if provider is None:
+            return None
+        raise SettingError(
+            f"provider is {provider!r}, and its prices cannot be read without PyYAML; give price_per_gpu_hour."
+        ) from None
     row = table.of(provider).of_accelerator(chip)
     if row is None:
         if provider is None:
@@ -125,7 +132,10 @@ def priced(given: Given) -> tuple[dict[str, Any] | None, str]:
     price = list_price(given)
     if price is None:
         chip = _node(given.names.get("cluster", "dgx_h100")).chip
-        return None, f"No cost: the registry has no price of {chip.title}; give --price-per-gpu-hour."
+        return (
+            None,
+            f"No cost: the registry has no price of {chip.title} that can be read here; give --price-per-gpu-hour.",
+        )
     row = price.row
     told = {"provider": row.provider, "source": row.source, "date": row.date, "confidence": row.confidence}
     return {"per_gpu_hour": row.per_hour, "currency": price.currency, **told}, str(price)
