@@ -19,7 +19,7 @@ CHAPTER = "/hub/book/mod-107/05-multi-gpu-and-distributed.html"
 
 
 @pytest.mark.site
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(600)
 def test_from_sign_up_to_the_score(site: Site) -> None:
     with Browser(site) as browser:
         learner = browser.person(LEARNER)
