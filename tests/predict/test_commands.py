@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import math
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from distlab.cli import COMMANDS, main
+from distlab.cli import COMMANDS
 from distlab.errors import SettingError
 from distlab.predict import failures, goodput, network
 from distlab.predict.cluster import DGX_H100, SELENE
@@ -26,6 +24,7 @@ from distlab.predict.states import MemorySettings
 from distlab.predict.step_time import predict_step
 from distlab.predict.training_memory import training_memory
 from distlab.predict.transformer import Layout, Transformer
+from tests.predict.command_rig import answer, run
 
 NAMES = sorted(
     name
@@ -41,19 +40,6 @@ EXAMPLES = {
     "predict layout": "--model gpt-22b --gpus 64 --global-batch 64",
     "predict goodput": "--gpus 16384 --model llama3-405b",
 }
-
-
-def run(line: str, *more: str) -> int:
-    with pytest.raises(SystemExit) as ended:
-        main([*line.split(), *more])
-    return int(ended.value.code or 0)
-
-
-def answer(line: str, capsys: pytest.CaptureFixture[str], *more: str) -> dict[str, Any]:
-    assert run(line + " --json", *more) == 0
-    found: dict[str, Any] = json.loads(capsys.readouterr().out)
-    assert found["tier"] == "predicted"
-    return found
 
 
 def error(line: str, capsys: pytest.CaptureFixture[str], *more: str) -> str:

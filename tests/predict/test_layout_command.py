@@ -3,34 +3,19 @@
 from __future__ import annotations
 
 import io
-import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from distlab.cli import main
 from distlab.predict.cluster import DGX_H100, SELENE
 from distlab.predict.commands.layout import QUIET_S, Progress
 from distlab.predict.commands.layout_tables import short
 from distlab.predict.models import MODELS
 from distlab.predict.search import Query, search, why_with
 from distlab.predict.states import MemorySettings
+from tests.predict.command_rig import answer, run
 
 LINE = "predict layout --model gpt-22b --gpus 16 --global-batch 16"
-
-
-def run(line: str, *more: str) -> int:
-    with pytest.raises(SystemExit) as ended:
-        main([*line.split(), *more])
-    return int(ended.value.code or 0)
-
-
-def answer(line: str, capsys: pytest.CaptureFixture[str], *more: str) -> dict[str, Any]:
-    assert run(line + " --json", *more) == 0
-    found: dict[str, Any] = json.loads(capsys.readouterr().out)
-    assert found["tier"] == "predicted"
-    return found
 
 
 def test_the_answer_is_the_searchs(capsys: pytest.CaptureFixture[str]) -> None:

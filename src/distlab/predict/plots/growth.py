@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from distlab.predict.plots.chart import Chart, in_short, predicted
 from distlab.predict.scaling import strong_scaling_efficiency, weak_scaling_efficiency
+from distlab.predict.search.space import divisors
 from distlab.predict.step_time import predict_step
 
 if TYPE_CHECKING:
@@ -98,5 +99,4 @@ def _divisors(number: int) -> list[int]:
     """All of a number up to a million; of a larger one the powers of two among them."""
     if number > 10**6:
         return [2**i for i in range(number.bit_length()) if number % 2**i == 0]
-    small = [n for n in range(1, int(number**0.5) + 1) if number % n == 0]
-    return sorted({*small, *(number // n for n in small)})
+    return list(divisors(number))
