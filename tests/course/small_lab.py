@@ -23,7 +23,7 @@ kernelspec:
 """
 
 LAB = (
-    HEADER
+    HEADER.replace("kernelspec:", "distlab: {names: [double, triple]}\nkernelspec:")
     + f"""# A small lab
 
 ```{{code-cell}} ipython3

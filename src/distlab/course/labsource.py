@@ -1,5 +1,10 @@
 """Read and check the single source of a lab: `solutions/<lab-id>/lab.md`, a jupytext text notebook.
 
+The header names what of the learner's notebook the tests may use, and whether its tests measure time:
+
+    jupyter:
+      distlab: {names: [double, triple], timed: false}
+
 What a cell is stands in its `nbgrader` metadata; what learners must not see stands between markers:
 
     ### BEGIN SOLUTION        ### BEGIN HIDDEN TESTS
@@ -32,6 +37,7 @@ GRADE_ID = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,59}")
 FLAGS = ("grade", "solution", "task", "locked")
 NBGRADER_KEYS = {*FLAGS, "grade_id", "points", "schema_version"}
 CELL_KEYS = {"nbgrader", "tags"}
+HEADER_KEYS = {"names", "timed"}
 SCHEMA_VERSION = 3
 
 
@@ -64,6 +70,7 @@ def read_lab(path: Path) -> NotebookNode:
         notebook: NotebookNode = jupytext.reads(text, fmt="md")
     except Exception as error:  # jupytext, YAML, JSON and nbformat each raise their own
         raise LabError(f"{path}: not a jupytext Markdown notebook: {_first_line(error)}") from error
+    header = _check_header(path, notebook.metadata.get("distlab", {}))
     places = _places(path, text, notebook.cells)
     seen: dict[str, Place] = {}
     for cell, place in zip(notebook.cells, places, strict=True):
@@ -75,8 +82,13 @@ def read_lab(path: Path) -> NotebookNode:
             seen[grade_id] = place
     if not any(cell.metadata.get("nbgrader", {}).get("grade") for cell in notebook.cells):
         raise LabError(f"{path}: no cell is graded (nbgrader metadata with grade: true and points)")
-    _normalise(notebook)
+    _normalise(notebook, header)
     return notebook
+
+
+def declared_names(source: NotebookNode) -> list[str]:
+    """The names of the learner's notebook that the lab lets its tests use."""
+    return list(source.metadata.get("distlab", {}).get("names", ()))
 
 
 def is_hidden(source: str) -> bool:
@@ -99,6 +111,22 @@ def hidden_lines(source: str) -> list[str]:
 def hidden_messages(source: str) -> set[str]:
     """The messages that a hidden test can fail with: the plain strings of its asserts and AssertionErrors."""
     return {message for _, message in _assertions(ast.parse(source)) if message}
+
+
+def _check_header(path: Path, header: Any) -> dict[str, Any]:
+    """What the lab declares of itself under `distlab:`."""
+    if not isinstance(header, dict):
+        raise LabError(f"{path}: the header's distlab must be a mapping, not {header!r}")
+    for key in header:
+        if key not in HEADER_KEYS:
+            known = ", ".join(sorted(HEADER_KEYS))
+            raise LabError(f"{path}: unknown key {key!r} under distlab in the header; known: {known}")
+    names, timed = header.get("names", []), header.get("timed", False)
+    if not isinstance(names, list) or not all(isinstance(n, str) and n.isidentifier() for n in names):
+        raise LabError(f"{path}: distlab names in the header must be a list of Python names, not {names!r}")
+    if not isinstance(timed, bool):
+        raise LabError(f"{path}: distlab timed in the header must be true or false, not {timed!r}")
+    return {"names": list(names), "timed": timed}
 
 
 def _check_cell(cell: NotebookNode, place: Place) -> None:
@@ -250,9 +278,10 @@ def _places(path: Path, text: str, cells: list[NotebookNode]) -> list[Place]:
     return places
 
 
-def _normalise(notebook: NotebookNode) -> None:
+def _normalise(notebook: NotebookNode, header: dict[str, Any]) -> None:
     """The same bytes at every reading: stable ids, one kernel, no traces of the text format."""
     notebook.metadata = NotebookNode(
+        distlab=header,
         kernelspec={"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"},
         language_info={"name": "python"},
     )

@@ -1,0 +1,106 @@
+"""The `Work` of a lab: its tests from the source, its answers from a notebook.
+
+    lab_work(root, "mod-107-lab-3")                                   the model answer
+    lab_work(root, "mod-107-lab-3", parse_notebook(path.read_bytes()))   a submission
+
+Who keeps outputs, too, takes the two steps apart: `restored` gives the notebook's cells in the assignment's
+form, `work_of` makes the work of them; the work's cells are those cells' code, in order.
+"""
+
+# mypy: disable-error-code="no-untyped-call"
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from nbformat.notebooknode import NotebookNode
+from nbgrader.preprocessors import ClearSolutions  # type: ignore[import-untyped]
+
+from distlab.course.grade.submission import restore
+from distlab.course.grade.work import Cell, Kind, Limits, Work
+from distlab.course.labsource import declared_names, is_hidden, read_lab
+
+MEASURE = "measure"
+"""The tag of a cell that only measures: no test depends on it."""
+
+
+def lab_work(
+    root: Path,
+    lab_id: str,
+    notebook: NotebookNode | None = None,
+    *,
+    files: Mapping[str, str] | None = None,
+    seed: int = 0,
+    limits: Limits | None = None,
+    display: bool = True,
+) -> Work:
+    """What `notebook` (as `submission.parse_notebook` reads it) is graded as; without one, the model answer.
+
+    Raises `LabError` where the lab's source is not as it should be.
+    """
+    source = read_lab(root / "solutions" / lab_id / "lab.md")
+    cells = source.cells if notebook is None else restored(source, notebook)
+    return work_of(lab_id, source, cells, files=files, seed=seed, limits=limits, display=display)
+
+
+def restored(source: NotebookNode, notebook: NotebookNode) -> list[NotebookNode]:
+    """All cells of a submission in the assignment's own form: by grade id, none missing, none twice.
+
+    `source` is the lab's (`read_lab`, or nbgrader's `source/` notebook). Where an answer is missing, the
+    untouched starter stands in its place.
+    """
+    assignment = copy.deepcopy(source)
+    assignment, _ = ClearSolutions().preprocess(assignment, {})
+    known = [cell for cell in assignment.cells if "nbgrader" in cell.metadata]
+    return restore(copy.deepcopy(notebook.cells), known)
+
+
+def repairs(source: NotebookNode, notebook: NotebookNode) -> dict[str, str]:
+    """What `restored` had to repair: grade id to "missing" or "duplicated", in the source's order."""
+    found = Counter(_meta(cell).get("grade_id") for cell in notebook.cells)
+    known = (_meta(cell).get("grade_id") for cell in source.cells)
+    return {
+        grade_id: "duplicated" if found[grade_id] else "missing"
+        for grade_id in known
+        if grade_id and found[grade_id] != 1
+    }
+
+
+def work_of(
+    lab_id: str,
+    source: NotebookNode,
+    cells: Iterable[NotebookNode],
+    *,
+    files: Mapping[str, str] | None = None,
+    seed: int = 0,
+    limits: Limits | None = None,
+    display: bool = True,
+) -> Work:
+    """The work that the code among `cells` is; their metadata must be the assignment's, as from `restored`."""
+    return Work(
+        lab=lab_id,
+        cells=tuple(graded_cell(cell) for cell in cells if cell.cell_type == "code"),
+        names=tuple(declared_names(source)),
+        files=dict(files or {}),
+        seed=seed,
+        limits=limits or Limits(),
+        timed=bool(source.metadata.get("distlab", {}).get("timed", False)),
+        display=display,
+    )
+
+
+def graded_cell(cell: NotebookNode) -> Cell:
+    """A code cell as the grader takes it. A written answer in code has points by hand, and is no test."""
+    meta = _meta(cell)
+    if not meta.get("grade") or meta.get("solution"):
+        return Cell(cell.source, meta.get("grade_id", ""), measure=MEASURE in cell.metadata.get("tags", ()))
+    kind = Kind.HIDDEN if is_hidden(cell.source) else Kind.VISIBLE
+    return Cell(cell.source, meta["grade_id"], kind, float(meta["points"]))
+
+
+def _meta(cell: NotebookNode) -> dict[str, Any]:
+    meta: dict[str, Any] = cell.metadata.get("nbgrader", {})
+    return meta
