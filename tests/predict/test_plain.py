@@ -21,6 +21,8 @@ def test_a_table_is_as_wide_as_it_must_be(capsys: pytest.CaptureFixture[str]) ->
     assert {len(line) for line in lines} == {len("│ a longer term │ 3.0125 s │")}
     assert "│ forward       │  12.5 ms │" in lines
     assert lines[-2] == "│ total         │ 3.0125 s │"
+    print_table("Time", COLUMNS, ROWS)
+    assert capsys.readouterr().out.splitlines()[1:-1] == lines[:-3]
 
 
 def test_words_are_broken_where_the_terminal_is_narrow_and_figures_are_not(

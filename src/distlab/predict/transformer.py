@@ -163,17 +163,12 @@ class Layout:
     """Over the data-parallel ranks: what they share of optimizer states (1), gradients (2), parameters (3)."""
 
     def __post_init__(self) -> None:
-        for name in (
-            "data",
-            "tensor",
-            "pipeline",
-            "context",
-            "expert",
-            "interleave",
-            "micro_batch",
-            "global_batch",
-        ):
-            _at_least_one(name, getattr(self, name))
+        for name in _COUNTS:
+            value = getattr(self, name)
+            if (
+                type(value) is not int or value < 1
+            ):  # a search comes by a million times: no call where all is well
+                _at_least_one(name, value)
         if self.zero_stage not in range(4):
             raise SettingError(f"zero_stage is {self.zero_stage}; it is 0, 1, 2 or 3.")
         if self.global_batch % (self.data * self.micro_batch):
@@ -218,6 +213,9 @@ class Layout:
                 f"tensor is {self.tensor}, which does not divide sequence, {model.sequence}; sequence_parallel "
                 "needs it."
             )
+
+
+_COUNTS = ("data", "tensor", "pipeline", "context", "expert", "interleave", "micro_batch", "global_batch")
 
 
 def _at_least_one(name: str, value: object) -> None:

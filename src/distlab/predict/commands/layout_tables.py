@@ -7,13 +7,12 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from distlab.errors import printable
+from distlab.predict.commands.plain import Column, print_lines, print_table
 from distlab.predict.commands.show import TIER, Row, gib, gpus, number, seconds, show
 from distlab.predict.commands.training import size_of
 from distlab.predict.transformer import Layout
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from distlab.predict.search import Found, Why
 
 Beside = Sequence[tuple[str, Any, "Why"]]
@@ -23,24 +22,23 @@ Beside = Sequence[tuple[str, Any, "Why"]]
 def show_found(
     found: Found, beside: Beside, asked: str | None, explained: Why | None, more: Sequence[str] = ()
 ) -> None:
-    from distlab.bench.printing import print_report
-
     query, best = found.query, found.best[0]
-    print_report([_ranking_table(found)], [])
+    _show_ranking(found)
     rows = [
         Row(term.name, seconds(term.seconds), term.seconds / best.step.step_s, term.why)
         for term in best.step.terms
         if term.seconds
     ]
     show(f"A step of the best: {short(best.layout)}", "time", rows, seconds(best.step.step_s), [])
-    tables = [_beside_table(found, beside), _rejected_table(found)]
-    print_report(tables, [printable(line) for line in (*_lines(found), *more)])
+    _show_beside(found, beside)
+    _show_rejected(found)
+    print_lines(printable(line) for line in (*_lines(found), *more))
     if explained is not None:
         compared = "" if explained.layout is None else f" (Compared: {short(explained.layout)}.)"
-        print_report([_difference_table(explained)] if explained.differences else [], [])
-        print_report([], [printable(f"Why not {asked}: {explained.text}{compared}")])
-    if query.cluster.extrapolated:
-        print_report([], [f"Extrapolated: {what}." for what in query.cluster.extrapolated])
+        if explained.differences:
+            _show_differences(explained)
+        print_lines([printable(f"Why not {asked}: {explained.text}{compared}")])
+    print_lines(f"Extrapolated: {what}." for what in query.cluster.extrapolated)
 
 
 def _lines(found: Found) -> Iterator[str]:
@@ -60,18 +58,10 @@ def _lines(found: Found) -> Iterator[str]:
     )
 
 
-def _rejected_table(found: Found) -> Table:
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(title=Text("How many lost, and why"), title_justify="left")
-    table.add_column("how many", justify="right")
-    for name in ("of", "lost by", "why"):
-        table.add_column(name)
-    for row in found.rejected:
-        if row.count:
-            table.add_row(f"{row.count:,}", row.of, KINDS[row.kind], Text(row.reason))
-    return table
+def _show_rejected(found: Found) -> None:
+    columns = [Column("how many", right=True), Column("of"), Column("lost by"), Column("why")]
+    rows = [[f"{row.count:,}", row.of, KINDS[row.kind], row.reason] for row in found.rejected if row.count]
+    print_table("How many lost, and why", columns, rows)
 
 
 KINDS = {"rule": "a rule", "memory": "memory", "days": "days", "behind": "behind others"}
@@ -96,69 +86,54 @@ def _schedule(cut: Layout) -> str:
     return f"{cut.schedule} x {cut.interleave}" if cut.interleave > 1 else cut.schedule
 
 
-def _ranking_table(found: Found) -> Table:
-    from rich.table import Table
-    from rich.text import Text
-
+def _show_ranking(found: Found) -> None:
     query = found.query
     where = f"{gpus(query.gpus)} of {query.cluster.name}"
     title = f"Best layouts of {query.model.name}, {size_of(query.model)}, on {where} ({TIER})"
-    table = Table(title=Text(printable(title)), title_justify="left")
     axes = [
         name
         for name in ("tensor", "pipeline", "context", "data", "expert")
         if any(getattr(ranked.layout, name) > 1 for ranked in found.best)
     ]
-    priced = any(ranked.cost is not None for ranked in found.best)
-    days = any(ranked.days is not None for ranked in found.best)
-    for name in ("", *axes, "micro-batch"):
-        table.add_column(name, justify="right")
-    for name in ("schedule", "recompute", "ZeRO", "sequence parallel"):
-        table.add_column(name)
-    for name in (
-        "step",
-        "MFU",
-        "GiB",
-        "GiB free",
-        *(["days"] if days else []),
-        *(["cost"] if priced else []),
-    ):
-        table.add_column(name, justify="right")
-    for place, ranked in enumerate(found.best, 1):
-        cut = ranked.layout
-        table.add_row(
+    figures = ["step", "MFU", "GiB", "GiB free"]
+    figures += ["days"] if any(ranked.days is not None for ranked in found.best) else []
+    figures += ["cost"] if any(ranked.cost is not None for ranked in found.best) else []
+    columns = [
+        *(Column(name, right=True) for name in ("", *axes, "micro-batch")),
+        *(Column(name) for name in ("schedule", "recompute", "ZeRO", "sequence parallel")),
+        *(Column(name, right=True) for name in figures),
+    ]
+    rows = [
+        [
             str(place),
-            *(str(getattr(cut, name)) for name in axes),
-            str(cut.micro_batch),
-            _schedule(cut),
-            cut.recompute,
-            str(cut.zero_stage),
-            "yes" if cut.sequence_parallel else "no",
+            *(str(getattr(ranked.layout, name)) for name in axes),
+            str(ranked.layout.micro_batch),
+            _schedule(ranked.layout),
+            ranked.layout.recompute,
+            str(ranked.layout.zero_stage),
+            "yes" if ranked.layout.sequence_parallel else "no",
             seconds(ranked.step.step_s),
             f"{ranked.step.mfu:.1%}",
             f"{ranked.memory.reserved_bytes / 2**30:,.1f}",
             f"{ranked.headroom_bytes / 2**30:,.1f}",
             *([number(ranked.days)] if ranked.days is not None else []),
             *([f"{ranked.cost:,.0f}"] if ranked.cost is not None else []),
-        )
-    return table
+        ]
+        for place, ranked in enumerate(found.best, 1)
+    ]
+    print_table(printable(title), columns, rows)
 
 
-def _beside_table(found: Found, beside: Beside) -> Table:
-    from rich.table import Table
-    from rich.text import Text
-
-    title = Text("The best with another value of one field, and why it lost")
-    table = Table(title=title, title_justify="left")
-    for name in ("field", "lost by", "why", "what else then differs"):
-        table.add_column(name)
+def _show_beside(found: Found, beside: Beside) -> None:
+    rows = []
     for name, value, why in sorted(beside, key=lambda row: (row[2].kind != "behind", row[2].behind)):
         changed = f"{name} {value}"
         if name == "sequence_parallel":
             changed = "sequence parallel" if value else "not sequence parallel"
         else_ = "" if why.kind != "behind" else _changes(found.best[0].layout, why.layout, name)
-        table.add_row(changed, KINDS.get(why.kind, why.kind), Text(printable(why.text)), else_)
-    return table
+        rows.append([changed, KINDS.get(why.kind, why.kind), printable(why.text), else_])
+    columns = [Column(name) for name in ("field", "lost by", "why", "what else then differs")]
+    print_table("The best with another value of one field, and why it lost", columns, rows)
 
 
 def _changes(best: Layout, other: Layout | None, but: str) -> str:
@@ -169,14 +144,8 @@ def _changes(best: Layout, other: Layout | None, but: str) -> str:
     return ", ".join(f"{name} {its[name]}" for name in its if its[name] != mine[name] and name != but)
 
 
-def _difference_table(why: Why) -> Table:
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(title=Text("Of its step, against the best's"), title_justify="left")
-    table.add_column("term")
-    table.add_column("longer by", justify="right")
-    for gap in why.differences:
-        sign = "-" if gap.seconds < 0 else ""
-        table.add_row(gap.term, sign + seconds(abs(gap.seconds)))
-    return table
+def _show_differences(why: Why) -> None:
+    rows = [
+        [gap.term, ("-" if gap.seconds < 0 else "") + seconds(abs(gap.seconds))] for gap in why.differences
+    ]
+    print_table("Of its step, against the best's", [Column("term"), Column("longer by", right=True)], rows)

@@ -22,7 +22,7 @@ class Column(NamedTuple):
 
 
 def print_table(
-    title: str, columns: Sequence[Column], rows: Sequence[Sequence[str]], footer: Sequence[str]
+    title: str, columns: Sequence[Column], rows: Sequence[Sequence[str]], footer: Sequence[str] = ()
 ) -> None:
     """As wide as it must be. Words are broken over lines where a terminal is narrower; figures never are."""
     print("\n".join([title, *_table(columns, rows, footer, _terminal_columns())]))
@@ -31,7 +31,7 @@ def print_table(
 def _table(
     columns: Sequence[Column], rows: Sequence[Sequence[str]], footer: Sequence[str], most: int | None = None
 ) -> Iterator[str]:
-    cells = [[column.name for column in columns], *rows, footer]
+    cells = [[column.name for column in columns], *rows, *([footer] if footer else [])]
     widths = [max(len(row[at]) for row in cells) for at in range(len(columns))]
     words = [at for at, column in enumerate(columns) if not column.right]
     while most and words and sum(widths) + 3 * len(widths) + 1 > most:
@@ -68,8 +68,9 @@ def _table(
     yield from (line(part, "┃") for part in lines(cells[0]))
     yield rule("┡", "╇", "┩", "━")
     yield from (line(part, "│") for row in rows for part in lines(row))
-    yield rule("├", "┼", "┤", "─")
-    yield from (line(part, "│") for part in lines(footer))
+    if footer:
+        yield rule("├", "┼", "┤", "─")
+        yield from (line(part, "│") for part in lines(footer))
     yield rule("└", "┴", "┘", "─")
 
 

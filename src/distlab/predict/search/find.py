@@ -211,12 +211,12 @@ class _Run:
                         self.rejected["rule", rule] += count
                     if not cell.size:
                         continue
-                    stage = cell.zero_stage
+                    stage, first = cell.zero_stage, self._first(cell)
                     if stage not in hopeless:
-                        hopeless[stage] = self._hopeless(self._first(cell))
+                        hopeless[stage] = self._hopeless(first)
                     reason, value = hopeless[stage], 0.0
                     if reason is None:
-                        value, reason = self._least(cell, self._first(cell))
+                        value, reason = self._least(cell, first)
                     if reason is None:
                         yield value, cell
                     else:
