@@ -18,8 +18,8 @@ from distlab.predict.states import MemorySettings, rank_states
 from distlab.predict.training_memory import training_memory
 from distlab.predict.transformer import Layout, Transformer
 from distlab.predict.validation import Kind, MemoryRun, Scored
-from distlab.predict.validation_peers import OURS, beside, described, side_by_side
-from distlab.predict.validation_shipped import score_shipped
+from distlab.predict.validation.peers import OURS, beside, described, side_by_side
+from distlab.predict.validation.shipped import score_shipped
 
 LLM, DEEPSPEED, ACCELERATE, TRACKER = PEERS
 
@@ -170,7 +170,7 @@ def test_the_command_sets_peers_beside_the_models(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "kept.csv").write_text("model,selective,full\n22B,49.42,7.64\n")
-    monkeypatch.setattr("distlab.predict.validation_report.ask", lambda cells: peers.ask(cells, [LLM]))
+    monkeypatch.setattr("distlab.predict.validation.report.ask", lambda cells: peers.ask(cells, [LLM]))
     with pytest.raises(SystemExit):
         main(["scorecard", "--peers", "--cases", str(tmp_path)])
     out = capsys.readouterr().out
@@ -205,7 +205,7 @@ def test_tables_have_each_peer_on_the_cells_that_it_applies_to() -> None:
 
 def test_no_peer_is_imported_before_it_is_asked() -> None:
     code = (
-        "import sys, distlab.predict.peers, distlab.predict.validation_report as r; r.main(json=True);"
+        "import sys, distlab.predict.peers, distlab.predict.validation.report as r; r.main(json=True);"
         "print({'torch', 'deepspeed', 'accelerate', 'llm_analysis', 'fire'} & set(sys.modules), file=sys.stderr)"
     )
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -11,7 +11,7 @@ from distlab.predict.cluster import cluster
 from distlab.predict.hardware import NODES
 from distlab.predict.network import SYSTEMS, machine, system
 from distlab.predict.network.systems import NAMES, RECORDED, unmeasured
-from distlab.predict.validation_formats import system_for
+from distlab.predict.validation.formats import system_for
 
 
 def distlab(command: str) -> int:

@@ -21,13 +21,13 @@ from distlab.predict.network import SYSTEMS, collective_s, system
 from distlab.predict.step_time import Software, predict_step
 from distlab.predict.transformer import Layout, Transformer
 from distlab.predict.validation import Scored
-from distlab.predict.validation_columns import FORMATS
-from distlab.predict.validation_families import ANY, FAMILIES, NO_TARGET, WHY_MISSED, Target
-from distlab.predict.validation_files import SENTENCES_MOST, score_folder
-from distlab.predict.validation_formats import system_for, topology_for
-from distlab.predict.validation_report import chosen, reasons, verdict, without_cases
-from distlab.predict.validation_shipped import score_shipped
-from distlab.predict.validation_targets import Group, groups, percentile_95
+from distlab.predict.validation.columns import FORMATS
+from distlab.predict.validation.families import ANY, FAMILIES, NO_TARGET, WHY_MISSED, Target
+from distlab.predict.validation.files import SENTENCES_MOST, score_folder
+from distlab.predict.validation.formats import system_for, topology_for
+from distlab.predict.validation.report import chosen, reasons, verdict, without_cases
+from distlab.predict.validation.shipped import score_shipped
+from distlab.predict.validation.targets import Group, groups, percentile_95
 
 ALL_REDUCE = "# remark\nsystem,gpus,gpus_per_node,payload_bytes,time_ms\n"
 ITERATION = (
@@ -641,6 +641,6 @@ def test_the_larger_cases() -> None:
 
 
 def test_neither_torch_nor_numpy_is_needed() -> None:
-    code = "import sys, distlab.predict.validation_report; print({'torch', 'numpy'} & set(sys.modules))"
+    code = "import sys, distlab.predict.validation.report; print({'torch', 'numpy'} & set(sys.modules))"
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ended.stdout == "set()\n"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from distlab.predict.validation import Scored
-from distlab.predict.validation_tables import (
+from distlab.predict.validation.tables import (
     CASES_SHOWN,
     Line,
     Table,
@@ -15,7 +15,7 @@ from distlab.predict.validation_tables import (
     size,
     summary,
 )
-from distlab.predict.validation_targets import groups
+from distlab.predict.validation.targets import groups
 
 TABLE = Table(("a_b", "n"), 1, (Line(("x_y|*z", "1")), Line(("far", "2"), missed=True, new=True)), "t")
 

@@ -32,7 +32,7 @@ KINDS = (("held out", BLUE, "o"), ("in a fit", GREEN, "s"), ("up to 1 MiB", INK,
 
 
 def _kind(cell: Scored) -> int:
-    from distlab.predict.validation_targets import is_small
+    from distlab.predict.validation.targets import is_small
 
     return 2 if is_small(cell) else int(cell.fitted)
 
@@ -123,9 +123,9 @@ def peers(answers: Sequence[Answer]) -> Figure:
 
     Collectives up to 1 MiB are left out. An error below 0.1% is drawn there. ValueError where nobody answered.
     """
-    from distlab.predict.validation_families import KIND_NAMES
-    from distlab.predict.validation_peers import OURS
-    from distlab.predict.validation_targets import is_small
+    from distlab.predict.validation.families import KIND_NAMES
+    from distlab.predict.validation.peers import OURS
+    from distlab.predict.validation.targets import is_small
 
     rows: dict[str, dict[str, list[float]]] = {}
     ours: dict[str, dict[str, float]] = {}

@@ -26,7 +26,7 @@ from distlab.predict.training_memory import training_memory
 from distlab.predict.transformer import Layout, Transformer
 
 HEAVY = {"numpy", "torch", "pydantic", "tyro", "yaml", "rich", "matplotlib"}
-AT_A_TERMINAL = {"distlab.predict.validation_report"}
+AT_A_TERMINAL = {"distlab.predict.validation.report"}
 for module in pkgutil.walk_packages(distlab.predict.__path__, "distlab.predict."):
     if module.name not in AT_A_TERMINAL:
         importlib.import_module(module.name)

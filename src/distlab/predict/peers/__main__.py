@@ -14,7 +14,7 @@ from pathlib import Path
 
 from distlab.files import write_whole
 from distlab.predict.peers import RECORDED, as_record, ask
-from distlab.predict.validation_shipped import score_shipped
+from distlab.predict.validation.shipped import score_shipped
 
 if __name__ == "__main__":
     answers, missing = ask(score_shipped())

@@ -2,7 +2,7 @@
 
     for cell in score_shipped(): print(cell.family, cell.case, cell.signed_error)
 
-What is known of each family (source, hardware, split) stands in `validation_families.FAMILIES`.
+What is known of each family (source, hardware, split) stands in `validation.families.FAMILIES`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from distlab.predict.network import Algorithm, collective_s, system
 from distlab.predict.own import own_cases, recorded_gpu_cases
 from distlab.predict.units import GB
 from distlab.predict.validation import Scored
-from distlab.predict.validation_formats import (
+from distlab.predict.validation.formats import (
     ACTIVATION_CELLS,
     FIGURE_7,
     score_activations,

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from distlab.errors import printable
 from distlab.predict.units import MIB
 from distlab.predict.validation import Scored
-from distlab.predict.validation_families import (
+from distlab.predict.validation.families import (
     ACROSS_MEAN,
     ANY,
     FAMILIES,

@@ -1,4 +1,4 @@
-"""CSV rows of measured cases, scored; their columns are `validation_columns`, or `distlab scorecard --formats`.
+"""CSV rows of measured cases, scored; their columns are `validation.columns`, or `distlab scorecard --formats`.
 
 A weak-scaling row of tensor and pipeline sizes of which run_table_1.sh says nothing has micro-batches of 1 and one
 chunk, unless it says otherwise. Models of activations are those of the folder's iteration_s files, or of
@@ -28,7 +28,7 @@ from distlab.predict.states import MemorySettings
 from distlab.predict.step_time import Software
 from distlab.predict.transformer import Layout, Recompute, Transformer
 from distlab.predict.validation import MemoryRun, Row, Scored, count, positive, shown, size_bytes
-from distlab.predict.validation_columns import FORMATS
+from distlab.predict.validation.columns import FORMATS
 
 # Collectives.
 

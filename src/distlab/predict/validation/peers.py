@@ -12,9 +12,9 @@ from collections.abc import Sequence
 
 from distlab.predict.peers import PEERS, Answer
 from distlab.predict.validation import Scored
-from distlab.predict.validation_families import KIND_NAMES
-from distlab.predict.validation_tables import Line, Table, number, percent
-from distlab.predict.validation_targets import is_small
+from distlab.predict.validation.families import KIND_NAMES
+from distlab.predict.validation.tables import Line, Table, number, percent
+from distlab.predict.validation.targets import is_small
 
 OURS = "distlab"
 

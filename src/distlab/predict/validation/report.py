@@ -24,12 +24,12 @@ from tyro.conf import UseAppendAction, arg
 from distlab.errors import SettingError, printable
 from distlab.predict.peers import Answer, ask
 from distlab.predict.validation import Scored, shown
-from distlab.predict.validation_families import FAMILIES, NO_TARGET
-from distlab.predict.validation_files import Problems, score_folder
-from distlab.predict.validation_peers import beside, described, side_by_side
-from distlab.predict.validation_shipped import score_shipped
-from distlab.predict.validation_tables import Table, details, formats_table, summary
-from distlab.predict.validation_targets import Group, groups
+from distlab.predict.validation.families import FAMILIES, NO_TARGET
+from distlab.predict.validation.files import Problems, score_folder
+from distlab.predict.validation.peers import beside, described, side_by_side
+from distlab.predict.validation.shipped import score_shipped
+from distlab.predict.validation.tables import Table, details, formats_table, summary
+from distlab.predict.validation.targets import Group, groups
 
 
 def main(

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 from distlab.errors import printable
 from distlab.predict.units import KIB, MIB
 from distlab.predict.validation import Scored
-from distlab.predict.validation_columns import FORMATS, Column, Format
-from distlab.predict.validation_targets import Group, percentile_95
+from distlab.predict.validation.columns import FORMATS, Column, Format
+from distlab.predict.validation.targets import Group, percentile_95
 
 if TYPE_CHECKING:
     from rich.table import Table as RichTable

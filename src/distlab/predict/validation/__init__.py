@@ -1,11 +1,11 @@
 """The models held against measured cases: one `Scored` for each measured cell.
 
-    scored = score_shipped()                            # in `validation_shipped`: the cases inside the package
-    scored, problems = score_folder(Path("cases"))      # in `validation_files`: any CSV files
+    scored = score_shipped()                            # in `validation.shipped`: the cases inside the package
+    scored, problems = score_folder(Path("cases"))      # in `validation.files`: any CSV files
     scored[0].predicted, scored[0].measured, scored[0].signed_error
 
-Formats of files: `validation_columns`, `validation_formats`. Targets, and what is known of each family:
-`validation_families`. Other people's estimators on the same cases: `validation_peers`.
+Formats of files: `validation.columns`, `validation.formats`. Targets, and what is known of each family:
+`validation.families`. Other people's estimators on the same cases: `validation.peers`.
 """
 
 from __future__ import annotations

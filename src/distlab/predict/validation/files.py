@@ -2,7 +2,7 @@
 
     scored, problems = score_folder(Path("cases"))
 
-Formats: `distlab.predict.validation_columns`.
+Formats: `distlab.predict.validation.columns`.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from distlab.files import read_limited
 from distlab.predict import megatron
 from distlab.predict.transformer import Transformer
 from distlab.predict.validation import Row, Scored, shown
-from distlab.predict.validation_columns import FORMATS, formats_of, ignored
-from distlab.predict.validation_formats import check_counts, scorer
+from distlab.predict.validation.columns import FORMATS, formats_of, ignored
+from distlab.predict.validation.formats import check_counts, scorer
 
 FILE_MOST_BYTES = 64 * 2**20
 SENTENCES_MOST = 10

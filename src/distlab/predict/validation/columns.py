@@ -3,7 +3,7 @@
     distlab scorecard --formats
     FORMATS["time_ms"].missing({"system", "gpus"})      # ["gpus_per_node", "payload_bytes"]
 
-`validation_files` checks a file's first line against these. Lines that begin with # are remarks.
+`validation.files` checks a file's first line against these. Lines that begin with # are remarks.
 """
 
 from __future__ import annotations
