@@ -86,7 +86,10 @@ def _kinds() -> dict[str, Way]:
     return {
         "step": (lambda layout: predict_step(case.model, layout, SELENE, case.software), _layouts()),
         "memory": (lambda layout: training_memory(case.model, layout), _layouts()),
-        "collective": (lambda size: network.collective_s("all_reduce", size, machines), count(1e6, 1e5)),
+        "collective": (
+            lambda size: network.predict_collective("all_reduce", size, machines),
+            count(1e6, 1e5),
+        ),
         "goodput": (
             lambda job: goodput.goodput(job, saving),
             (goodput.Recovery(s, 60, 300) for s in count(1e4)),

@@ -113,7 +113,7 @@ def test_collective_is_the_models(capsys: pytest.CaptureFixture[str]) -> None:
     found = answer(
         "predict collective --op all_gather --payload-bytes 1.5MB --gpus 16 --cluster dgx_h100", capsys
     )
-    want = network.collective_s("all_gather", 1.5e6, network.system("dgx_h100", 16, 8))
+    want = network.predict_collective("all_gather", 1.5e6, network.system("dgx_h100", 16, 8))
     assert (found["total_s"], found["algorithm"], found["protocol"]) == (
         want.total_s,
         want.algorithm,

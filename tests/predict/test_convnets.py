@@ -38,7 +38,7 @@ from distlab.predict.convnet_step import (
 )
 from distlab.predict.convnets import CONVNETS, Convnet, Layer, _Builder, convnet
 from distlab.predict.memory import RESERVE_BYTES
-from distlab.predict.network import Fabric, NodeLink, Topology, collective_s
+from distlab.predict.network import Fabric, NodeLink, Topology, predict_collective
 from distlab.predict.plots.overlap import overlap
 
 # torchvision 0.29.1, `_meta` of the weights: parameters, and 10^9 multiply-adds of one image.
@@ -262,7 +262,7 @@ def test_the_step_never_beats_its_bounds() -> None:
     """Compute, and all gradients in one all-reduce after the first is ready."""
     for name in CONVNETS:
         net, step = convnet(name), convnet_step(convnet(name), 64, 128, HOROVOD_TCP)
-        whole_s = collective_s("all_reduce", net.gradient_bytes(), HOROVOD_TCP.topology(128, 4)).total_s
+        whole_s = predict_collective("all_reduce", net.gradient_bytes(), HOROVOD_TCP.topology(128, 4)).total_s
         assert step.step_s >= step.one_gpu_s
         assert step.step_s >= whole_s
 

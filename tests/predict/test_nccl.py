@@ -31,8 +31,8 @@ from distlab.predict.network import (
     InSwitch,
     NodeLink,
     Topology,
-    collective_s,
     exposed_s,
+    predict_collective,
     system,
 )
 from distlab.predict.network.algorithms import route
@@ -119,7 +119,7 @@ def test_every_case_of_the_folder() -> None:
         for row in csv.DictReader(line for line in lines if not line.startswith("#")):
             name, n, g = row["system"], int(row["gpus"]), int(row["gpus_per_node"])
             size, measured_s = float(row["payload_bytes"]), float(row["time_ms"]) / 1e3
-            error = collective_s("all_reduce", size, system(name, n, g)).total_s / measured_s - 1
+            error = predict_collective("all_reduce", size, system(name, n, g)).total_s / measured_s - 1
             assert math.isfinite(error)
             where = "one node" if n == g else "two nodes"
             new = "" if (name, n, g, size) in known else ", not in the package"
@@ -200,7 +200,7 @@ def test_published_bus_bandwidths_that_no_fit_saw(
     published_GBps: float,  # noqa: N803
     within: float,
 ) -> None:
-    found = collective_s(op, 16 * GIB, system(name, gpus, 8), algorithm)
+    found = predict_collective(op, 16 * GIB, system(name, gpus, 8), algorithm)
     assert bus_bandwidth_Bps(op, 16 * GIB, found.total_s, gpus) == pytest.approx(
         published_GBps * GB, rel=within
     )
@@ -208,7 +208,7 @@ def test_published_bus_bandwidths_that_no_fit_saw(
 
 def test_four_nodes_of_b200_as_published() -> None:
     """4 GiB: 22.05 ms measured; by hand a ring over all NICs 20.8 ms, a hierarchy from 16.1 (bekman_ml_engineering)."""
-    found = collective_s("all_reduce", 4 * GIB, system("dgx_b200", 32, 8))
+    found = predict_collective("all_reduce", 4 * GIB, system("dgx_b200", 32, 8))
     assert found.algorithm == "ring"
     assert found.total_s == pytest.approx(22.05e-3, rel=0.04)
     ideal = replace(system("dgx_b200", 32, 8).fabric or AZURE_A100_FABRIC, efficiency=1.0)
@@ -225,21 +225,21 @@ def test_in_switch_reduction_wins_from_five_gpus() -> None:
     """
     for gpus, gain in zip(range(4, 9), (1.00, 1.14, 1.19, 1.26, 1.29), strict=True):
         topology = system("h200", gpus, gpus)
-        ring_s = collective_s("all_reduce", 16 * GIB, topology, "ring").total_s
-        assert ring_s / collective_s("all_reduce", 16 * GIB, topology).total_s == pytest.approx(
+        ring_s = predict_collective("all_reduce", 16 * GIB, topology, "ring").total_s
+        assert ring_s / predict_collective("all_reduce", 16 * GIB, topology).total_s == pytest.approx(
             gain, rel=0.14
         )
 
 
 def test_protocols_switch_from_latency_to_bandwidth() -> None:
     topology = system("dgx_a100", 8, 8)
-    chosen = [collective_s("all_reduce", 2.0**k, topology) for k in range(8, 35)]
+    chosen = [predict_collective("all_reduce", 2.0**k, topology) for k in range(8, 35)]
     order = [p.protocol for p in chosen]
     assert order == sorted(order, key=["LL", "LL128", "Simple"].index)
     assert set(order) == {"LL", "LL128", "Simple"}
     assert (chosen[0].bound, chosen[-1].bound) == ("latency", "bandwidth")
     best = [
-        min(collective_s("all_reduce", p.payload_bytes, topology, None, q).total_s for q in set(order))
+        min(predict_collective("all_reduce", p.payload_bytes, topology, None, q).total_s for q in set(order))
         for p in chosen
     ]
     assert [p.total_s for p in chosen] == pytest.approx(best)
@@ -249,7 +249,7 @@ def test_low_latency_protocol_is_kept_where_it_was_seen_to_be() -> None:
     """On the recorded two nodes of A100 the rate doubles at 512 KiB per rank: LL sends twice the bytes."""
     topology = system("a100_dgx", 16, 8)
     below, above = (
-        collective_s("all_reduce", size, topology) for size in (16 * 512 * KIB - 1, 16 * 512 * KIB)
+        predict_collective("all_reduce", size, topology) for size in (16 * 512 * KIB - 1, 16 * 512 * KIB)
     )
     assert (below.protocol, above.protocol) == ("LL", "Simple")
     assert below.terms[4].seconds == pytest.approx(below.terms[3].seconds, rel=1e-6)
@@ -258,14 +258,14 @@ def test_low_latency_protocol_is_kept_where_it_was_seen_to_be() -> None:
 def test_by_hand_terms_add_up() -> None:
     # 8 ranks, 14 hops of 1 us; no chunk cost; (1.75 + 1/16) GB over 181.25 GB/s is 10 ms; the launch 5 us.
     topology = Topology(8, 8, NodeLink("x", 181.25 * GB, 1 * US, 0, ("Simple",)), launch_s=5 * US)
-    found = collective_s("all_reduce", 1 * GB, topology)
+    found = predict_collective("all_reduce", 1 * GB, topology)
     assert {t.name: t.seconds for t in found.terms} == pytest.approx(
         {"launch": 5 * US, "latency": 14 * US, "pipeline": 0, "wire": 10e-3, "protocol": 0}
     )
     assert found.total_s == pytest.approx(10.019e-3)
     # A tree over 4 nodes of 2: 2 (1 + 2) hops, 2 payloads over the node's NIC of 25 GB/s.
     fabric = Fabric("f", 25 * GB, 1, 2, 10 * US)
-    tree = collective_s(
+    tree = predict_collective(
         "all_reduce", 1 * GB, replace(topology, gpus=8, gpus_per_node=2, fabric=fabric), "tree", "Simple"
     )
     assert tree.total_s == pytest.approx(5 * US + 2 * US + 4 * 10 * US + 2 / 25)
@@ -310,7 +310,7 @@ def test_a_group_uses_the_nics_beside_its_gpus() -> None:
 
 
 def test_bridges_join_pairs_alone() -> None:
-    pair, four = (collective_s("all_reduce", GIB, system("a100_pairwise_nvlink", n, n)) for n in (2, 4))
+    pair, four = (predict_collective("all_reduce", GIB, system("a100_pairwise_nvlink", n, n)) for n in (2, 4))
     assert four.total_s > 5 * pair.total_s
     assert "PCIe 4" in four.terms[3].why
 
@@ -340,7 +340,9 @@ payloads = st.floats(0, 1e11)
 @given(operations, topologies, payloads, payloads)
 def test_more_payload_takes_no_less_time(op: Op, topology: Topology, a: float, b: float) -> None:
     low, high = sorted((a, b))
-    assert collective_s(op, low, topology).total_s <= collective_s(op, high, topology).total_s * (1 + 1e-12)
+    assert predict_collective(op, low, topology).total_s <= predict_collective(op, high, topology).total_s * (
+        1 + 1e-12
+    )
 
 
 @given(operations, topologies, payloads, st.floats(1, 100))
@@ -350,22 +352,22 @@ def test_a_faster_network_takes_no_more_time(op: Op, topology: Topology, payload
     fabric = replace(
         topology.fabric, nic_Bps=topology.fabric.nic_Bps * more, hop_s=topology.fabric.hop_s / more
     )
-    faster = collective_s(op, payload, replace(topology, inside=inside, fabric=fabric))
-    assert faster.total_s <= collective_s(op, payload, topology).total_s * (1 + 1e-12)
+    faster = predict_collective(op, payload, replace(topology, inside=inside, fabric=fabric))
+    assert faster.total_s <= predict_collective(op, payload, topology).total_s * (1 + 1e-12)
 
 
 @given(operations, topologies, payloads)
 def test_one_rank_sends_nothing(op: Op, topology: Topology, payload: float) -> None:
-    assert collective_s(op, payload, topology.group(1, 1)).total_s == 0
+    assert predict_collective(op, payload, topology.group(1, 1)).total_s == 0
 
 
 @given(operations, topologies, payloads)
 def test_terms_are_not_negative_and_the_best_choice_is_the_best(
     op: Op, topology: Topology, payload: float
 ) -> None:
-    found = collective_s(op, payload, topology)
+    found = predict_collective(op, payload, topology)
     assert found.total_s == 0 or all(term.seconds >= 0 for term in found.terms)
-    assert found.total_s <= collective_s(op, payload, topology, "ring").total_s * (1 + 1e-12)
+    assert found.total_s <= predict_collective(op, payload, topology, "ring").total_s * (1 + 1e-12)
     assert exposed_s(found, 0) == found.total_s
     assert exposed_s(found, 2 * found.total_s) == 0
 
@@ -377,7 +379,7 @@ def test_without_latency_a_ring_moves_what_the_bus_factor_says(
     """Bytes over the limiting wire: the bus factor's, and at most half a chunk more; none less than were received."""
     inside = replace(topology.inside, hop_s=0, chunk_s=0, protocols=("Simple",))
     one_node = Topology(topology.gpus, topology.gpus, inside)
-    moved = collective_s(op, payload, one_node, "ring").total_s * inside.bandwidth_Bps
+    moved = predict_collective(op, payload, one_node, "ring").total_s * inside.bandwidth_Bps
     factor = bus_bandwidth_factor(op, topology.gpus)
     assert (
         factor * payload * (1 - 1e-12) <= moved <= (factor + 1 / (2 * topology.gpus)) * payload * (1 + 1e-12)
@@ -386,7 +388,7 @@ def test_without_latency_a_ring_moves_what_the_bus_factor_says(
 
 @given(operations, topologies)
 def test_an_empty_payload_costs_launch_and_latency_alone(op: Op, topology: Topology) -> None:
-    found = collective_s(op, 0, topology)
+    found = predict_collective(op, 0, topology)
     assert found.total_s == pytest.approx(sum(term.seconds for term in found.terms[:2]))
 
 
@@ -394,8 +396,10 @@ def test_an_empty_payload_costs_launch_and_latency_alone(op: Op, topology: Topol
 def test_an_all_reduce_takes_at_most_a_reduce_scatter_and_an_all_gather(
     topology: Topology, payload: float
 ) -> None:
-    halves = [collective_s(op, payload, topology, "ring").total_s for op in ("reduce_scatter", "all_gather")]
-    assert collective_s("all_reduce", payload, topology).total_s <= sum(halves) * (1 + 1e-9)
+    halves = [
+        predict_collective(op, payload, topology, "ring").total_s for op in ("reduce_scatter", "all_gather")
+    ]
+    assert predict_collective("all_reduce", payload, topology).total_s <= sum(halves) * (1 + 1e-9)
 
 
 def test_a_ring_takes_the_steps_of_the_plain_model() -> None:
@@ -409,17 +413,17 @@ def test_a_ring_takes_the_steps_of_the_plain_model() -> None:
 def test_nonsense_is_refused_and_named() -> None:
     topology = system("h100_dgx", 8, 8)
     with pytest.raises(ValueError, match="payload_bytes is -1"):
-        collective_s("all_reduce", -1, topology)
+        predict_collective("all_reduce", -1, topology)
     with pytest.raises(ValueError, match="payload_bytes is nan"):
-        collective_s("all_reduce", math.nan, topology)
+        predict_collective("all_reduce", math.nan, topology)
     with pytest.raises(ValueError, match="op is 'gather'"):
-        collective_s("gather", 1, topology)  # type: ignore[arg-type]
+        predict_collective("gather", 1, topology)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="algorithm is 'tree'"):
-        collective_s("all_gather", 1, topology, "tree")
+        predict_collective("all_gather", 1, topology, "tree")
     with pytest.raises(ValueError, match="unknown algorithm 'star'"):
-        collective_s("all_gather", 1, topology, "star")  # type: ignore[arg-type]
+        predict_collective("all_gather", 1, topology, "star")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="protocol is 'LL'"):
-        collective_s("all_reduce", 1, topology, "in_switch", "LL")
+        predict_collective("all_reduce", 1, topology, "in_switch", "LL")
     with pytest.raises(ValueError, match="multiple of gpus_per_node"):
         system("h100_dgx", 12, 8)
     with pytest.raises(ValueError, match="gpus_per_node is 16"):
@@ -435,14 +439,14 @@ def test_nonsense_is_refused_and_named() -> None:
 def test_every_system_and_operation_has_an_answer() -> None:
     for name in SYSTEMS:
         for op in OPS:
-            assert 0 < collective_s(op, MIB, system(name, 4, 4)).total_s < 1
+            assert 0 < predict_collective(op, MIB, system(name, 4, 4)).total_s < 1
 
 
 def bench_file(path: Path, topology: Topology, sizes: Sequence[float], **row: object) -> Path:
     rows = [
         {
             "operation": "all_reduce", "payload_bytes": int(size), "world_size": topology.gpus, "place": place,
-            "samples_s": [f * collective_s("all_reduce", size, topology).total_s for f in (0.9, 1.0, 5.0)], **row,
+            "samples_s": [f * predict_collective("all_reduce", size, topology).total_s for f in (0.9, 1.0, 5.0)], **row,
         }
         for size in sizes for place in ("out_of_place", "in_place")
     ]  # fmt: skip
@@ -500,5 +504,5 @@ def test_neither_torch_nor_numpy_is_needed() -> None:
 )
 def test_what_the_registry_says_was_reached_is_reached(name: str, gpus: int, busbw_GBps: float) -> None:  # noqa: N803
     payload = 16 * GIB
-    time_s = collective_s("all_reduce", payload, system(name, gpus, 8), algorithm="ring").total_s
+    time_s = predict_collective("all_reduce", payload, system(name, gpus, 8), algorithm="ring").total_s
     assert bus_bandwidth_Bps("all_reduce", payload, time_s, gpus) == pytest.approx(busbw_GBps * GB, rel=0.02)

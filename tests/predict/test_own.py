@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from distlab.errors import SettingError
-from distlab.predict.network import NodeLink, Topology, collective_s
+from distlab.predict.network import NodeLink, Topology, predict_collective
 from distlab.predict.network.calibrate import Host, fit_host, slowdown
 from distlab.predict.network.fitting import Sample
 from distlab.predict.own import (
@@ -167,7 +167,7 @@ def test_processes_share_the_cores() -> None:
     with pytest.raises(ValueError, match="cores 0"):
         slowdown(1, 0)
     topology = HOST.topology.group(4, 4)
-    assert HOST.seconds("all_reduce", MIB, 4) == 2 * collective_s("all_reduce", MIB, topology).total_s
+    assert HOST.seconds("all_reduce", MIB, 4) == 2 * predict_collective("all_reduce", MIB, topology).total_s
     samples = [
         Sample(n, n, float(size), HOST.seconds("all_reduce", size, n)) for n in (2, 4) for size in SIZES
     ]

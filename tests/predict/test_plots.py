@@ -124,7 +124,7 @@ def test_a_curve_over_payloads_is_the_network_model_s() -> None:
     machines = network.system("a100_dgx", 8, 8)
     chart = over_payload("all_gather", machines, 3e6)
     for point in (chart.asked, *chart.points[::12]):
-        found = network.collective_s("all_gather", point.x, machines)
+        found = network.predict_collective("all_gather", point.x, machines)
         assert point.seconds == found.total_s
         rate = point.x / point.seconds * bus_bandwidth_factor("all_gather", 8)
         assert point.bus_bandwidth_Bps == pytest.approx(rate)
@@ -133,7 +133,7 @@ def test_a_curve_over_payloads_is_the_network_model_s() -> None:
     assert chart.switches
     for switch in chart.switches:
         before, after = (
-            network.collective_s("all_gather", x, machines) for x in (switch.x * 0.998, switch.x)
+            network.predict_collective("all_gather", x, machines) for x in (switch.x * 0.998, switch.x)
         )
         assert (before.algorithm, before.protocol) != (after.algorithm, after.protocol)
         assert switch.label.startswith(after.algorithm.replace("_", "-"))

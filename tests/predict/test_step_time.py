@@ -23,8 +23,7 @@ from distlab.predict.collectives import Op
 from distlab.predict.hardware import NODES, accelerator, node
 from distlab.predict.kernels import Kernels, layer_time, optimizer_s, product_s
 from distlab.predict.megatron import FITTED, Case
-from distlab.predict.network import Fabric, NodeLink, System, system
-from distlab.predict.network import collective_s as nccl_s
+from distlab.predict.network import Fabric, NodeLink, System, predict_collective, system
 from distlab.predict.scaling import pipeline_efficiency
 from distlab.predict.states import MemorySettings, rank_states
 from distlab.predict.step_parts import replicas_of
@@ -444,7 +443,7 @@ def test_no_product_beats_the_peak(m: int, n: int, k: int) -> None:
 def test_a_step_and_predict_collective_agree(op: Op, payload: float, ranks: int) -> None:
     """Neighbours have the whole node; with as many cards as GPUs its share is that of a group alone."""
     for machine, name in ((SELENE, "dgx_a100"), (DGX_H100, "dgx_h100")):
-        want = nccl_s(op, payload, system(name, ranks, min(ranks, 8))).total_s
+        want = predict_collective(op, payload, system(name, ranks, min(ranks, 8))).total_s
         assert collective_s(op, payload, ranks, 1, machine) == pytest.approx(want, rel=1e-12)
 
 

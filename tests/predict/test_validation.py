@@ -17,7 +17,7 @@ from distlab.cli import main
 from distlab.errors import SettingError
 from distlab.predict import megatron
 from distlab.predict.cluster import cluster
-from distlab.predict.network import SYSTEMS, collective_s, system
+from distlab.predict.network import SYSTEMS, predict_collective, system
 from distlab.predict.step_time import Software, predict_step
 from distlab.predict.transformer import Layout, Transformer
 from distlab.predict.validation import Scored
@@ -269,11 +269,11 @@ def test_collectives_may_name_operation_way_and_sizes_with_units(tmp_path: Path)
     scored, problems = score_folder(tmp_path)
     topology = system("dgx_h100", 8, 8)
     expected = [
-        collective_s("all_reduce", 2**30, topology),
-        collective_s("all_reduce", 2**30, topology),
-        collective_s("all_gather", 2**30, topology),
-        collective_s("all_to_all", 2**30, topology),
-        collective_s("all_reduce", 2**30, topology, "ring", "Simple"),
+        predict_collective("all_reduce", 2**30, topology),
+        predict_collective("all_reduce", 2**30, topology),
+        predict_collective("all_gather", 2**30, topology),
+        predict_collective("all_to_all", 2**30, topology),
+        predict_collective("all_reduce", 2**30, topology, "ring", "Simple"),
     ]
     assert [cell.predicted for cell in scored] == [1e3 * one.total_s for one in expected]
     assert len({cell.case for cell in scored}) == 4

@@ -79,7 +79,7 @@ class Cluster:
 
 
 def collective_s(op: Op, payload_bytes: float, ranks: int, stride: int, cluster: Cluster) -> float:
-    """Seconds of a collective over `ranks` GPUs, `stride` apart: `network.collective_s` on the group's topology.
+    """Seconds of a collective over `ranks` GPUs, `stride` apart: `network.predict_collective` on the group's topology.
 
     The one place that knows the network's model for a training step.
     """

@@ -16,7 +16,7 @@ from distlab.predict.convnets import convnet
 from distlab.predict.failures import job_mtbf_h, llama3_components
 from distlab.predict.goodput import Checkpoint, Recovery, goodput, optimal_interval_s
 from distlab.predict.hardware import accelerator
-from distlab.predict.network import collective_s, system
+from distlab.predict.network import predict_collective, system
 from distlab.predict.plots.exchange import over_payload
 from distlab.predict.plots.step import step_chart
 from distlab.predict.search import Query, search
@@ -37,7 +37,7 @@ layout = Layout(tensor=8, pipeline=8, data=2, global_batch=64, recompute="select
 memory = training_memory(gpt, layout)
 step = predict_step(gpt, layout, DGX_H100)
 machines = system("dgx_h100", 16, 8)
-collective = collective_s("all_reduce", 64 * 2**20, machines)
+collective = predict_collective("all_reduce", 64 * 2**20, machines)
 components = llama3_components(16_384)
 job = Recovery(3600 * job_mtbf_h(components), detection_s=60, restart_s=600)
 saving = Checkpoint(600, blocking_s=30)

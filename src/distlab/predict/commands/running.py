@@ -60,7 +60,9 @@ def collective(args: list[str]) -> int:
         raise SettingError(f"overlap_s is {asked.overlap_s}; it must be 0 or more.")
     per_node = asked.gpus_per_node or min(asked.gpus, _per_node(cluster, names))
     machines = network.system(cluster, asked.gpus, per_node)
-    found = network.collective_s(asked.op, asked.payload_bytes, machines, asked.algorithm, asked.protocol)
+    found = network.predict_collective(
+        asked.op, asked.payload_bytes, machines, asked.algorithm, asked.protocol
+    )
     about = network.machine(cluster).about or "a node of the registry, by the fits of its links"
     extrapolated = unmeasured(cluster, asked.gpus, per_node)
     rate = asked.payload_bytes / found.total_s if found.total_s else 0.0  # bytes per second

@@ -1,8 +1,8 @@
 """Collectives on a network of nodes: what NCCL does, and how long that takes, term by term.
 
-    from distlab.predict.network import collective_s, system
+    from distlab.predict.network import predict_collective, system
 
-    prediction = collective_s("all_reduce", 64 * MIB, system("h100_dgx", gpus=8, gpus_per_node=8))
+    prediction = predict_collective("all_reduce", 64 * MIB, system("h100_dgx", gpus=8, gpus_per_node=8))
     prediction.total_s, prediction.algorithm, prediction.protocol
     for term in prediction.terms: print(term.name, term.seconds, term.why)
 
@@ -13,7 +13,7 @@ holds machines with their sources and fits, `calibrate` fits a machine of your o
 from __future__ import annotations
 
 from distlab.predict.network.algorithms import Algorithm
-from distlab.predict.network.model import CollectivePrediction, Way, collective_s, exposed_s, ways_of
+from distlab.predict.network.model import CollectivePrediction, Way, exposed_s, predict_collective, ways_of
 from distlab.predict.network.systems import SYSTEMS, System, fitted_inside, machine, system, system_of
 from distlab.predict.network.topology import PROTOCOLS, Fabric, InSwitch, NodeLink, Protocol, Topology
 
@@ -29,10 +29,10 @@ __all__ = [
     "System",
     "Topology",
     "Way",
-    "collective_s",
     "exposed_s",
     "fitted_inside",
     "machine",
+    "predict_collective",
     "system",
     "system_of",
     "ways_of",

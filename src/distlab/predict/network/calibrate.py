@@ -20,7 +20,7 @@ from distlab.errors import SettingError, printable
 from distlab.predict.collectives import Op
 from distlab.predict.network.algorithms import kernel_factor
 from distlab.predict.network.fitting import Sample, fit, mean_error
-from distlab.predict.network.model import collective_s
+from distlab.predict.network.model import predict_collective
 from distlab.predict.network.topology import PROTOCOLS, NodeLink, Protocol, Topology
 
 RANKS_MOST = 100_000
@@ -139,7 +139,7 @@ class Host:
 
     def seconds(self, op: Op, payload_bytes: float, ranks: int) -> float:
         """Of a collective; `payload_bytes` as in `collectives`."""
-        alone_s = collective_s(op, payload_bytes, self.topology.group(ranks, ranks)).total_s
+        alone_s = predict_collective(op, payload_bytes, self.topology.group(ranks, ranks)).total_s
         return slowdown(ranks, self.cores) * alone_s
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from distlab.errors import SettingError
 from distlab.predict.collectives import Op
-from distlab.predict.network.model import collective_s
+from distlab.predict.network.model import predict_collective
 from distlab.predict.network.topology import Topology
 
 
@@ -38,7 +38,7 @@ def signed_errors(samples: Sequence[Sample], topology: Topology) -> list[float]:
         raise SettingError("there are no samples to compare with.")
     groups = {(s.gpus, s.gpus_per_node): topology.group(s.gpus, s.gpus_per_node) for s in samples}
     return [
-        collective_s(s.op, s.payload_bytes, groups[s.gpus, s.gpus_per_node]).total_s / s.time_s - 1
+        predict_collective(s.op, s.payload_bytes, groups[s.gpus, s.gpus_per_node]).total_s / s.time_s - 1
         for s in samples
     ]
 

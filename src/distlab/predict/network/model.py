@@ -49,7 +49,7 @@ class CollectivePrediction:
         return "bandwidth" if 2 * wire_s >= self.total_s > 0 else "latency"
 
 
-def collective_s(
+def predict_collective(
     op: Op,
     payload_bytes: float,
     topology: Topology,
@@ -107,7 +107,7 @@ def ways_of(
 ) -> tuple[Way, ...]:
     """All that is tried between two GPUs or more. Cached: it does not depend on the payload.
 
-    Raises SettingError as `collective_s` does; no ways where no algorithm has that protocol.
+    Raises SettingError as `predict_collective` does; no ways where no algorithm has that protocol.
     """
     return tuple(
         Way(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from distlab.errors import SettingError
 from distlab.predict.collectives import bus_bandwidth_factor
-from distlab.predict.network import collective_s
+from distlab.predict.network import predict_collective
 from distlab.predict.plots.chart import Chart, Mark, grid, predicted, time_text
 
 if TYPE_CHECKING:
@@ -60,12 +60,12 @@ def over_payload(
     protocol: Protocol | None = None,
     where: str = "",
 ) -> Exchange:
-    """From 1 KiB to 16 GiB, or as far as `asked_bytes`. ValueError as from `network.collective_s`, and for one GPU."""
+    """From 1 KiB to 16 GiB, or as far as `asked_bytes`. ValueError as from `predict_collective`, and for one GPU."""
     if topology.gpus == 1:
         raise SettingError("gpus is 1; one sends nothing: give 2 or more for a curve over payloads.")
 
     def at(size_bytes: float) -> Point:
-        found = collective_s(op, size_bytes, topology, algorithm, protocol)
+        found = predict_collective(op, size_bytes, topology, algorithm, protocol)
         return _point(size_bytes, found, topology.gpus)
 
     asked = at(asked_bytes)
@@ -102,7 +102,7 @@ def over_ranks(
     points = []
     for gpus in sorted(counts):
         try:
-            found = collective_s(op, payload_bytes, topology(gpus), algorithm, protocol)
+            found = predict_collective(op, payload_bytes, topology(gpus), algorithm, protocol)
         except ValueError:
             if gpus == asked_gpus:
                 raise

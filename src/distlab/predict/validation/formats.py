@@ -22,7 +22,15 @@ from distlab.predict.activations import relative_activations
 from distlab.predict.collectives import Op
 from distlab.predict.hardware import node
 from distlab.predict.models import MODELS
-from distlab.predict.network import PROTOCOLS, SYSTEMS, Algorithm, Protocol, Topology, collective_s, system
+from distlab.predict.network import (
+    PROTOCOLS,
+    SYSTEMS,
+    Algorithm,
+    Protocol,
+    Topology,
+    predict_collective,
+    system,
+)
 from distlab.predict.network.systems import RECORDED, cards, held_out
 from distlab.predict.states import MemorySettings
 from distlab.predict.step_time import Software
@@ -101,7 +109,7 @@ def score_collective(row: Row, family: str) -> Scored:
     if gpus == 1:
         raise SettingError("gpus is 1; a collective over one GPU sends nothing.")
     topology = topology_for(name, gpus, per_node)
-    predicted_ms = 1e3 * collective_s(op, payload, topology, algorithm, protocol).total_s
+    predicted_ms = 1e3 * predict_collective(op, payload, topology, algorithm, protocol).total_s
     case = f"{printable(name)} {gpus} GPUs, {per_node} per node, {payload:.12g} bytes"
     fitted = op == "all_reduce" and (name, gpus, per_node, payload) in _fitted_collectives()
     if words := [word for word in (op, algorithm, protocol) if word not in (None, "all_reduce")]:

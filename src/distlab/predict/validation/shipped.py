@@ -17,7 +17,7 @@ from distlab.predict.cluster import Cluster
 from distlab.predict.collectives import Op, bus_bandwidth_factor
 from distlab.predict.convnet_cases import cnn_cases
 from distlab.predict.goodput import Checkpoint, Recovery, goodput, optimal_interval_s
-from distlab.predict.network import Algorithm, collective_s, system
+from distlab.predict.network import Algorithm, predict_collective, system
 from distlab.predict.own import own_cases, recorded_gpu_cases
 from distlab.predict.units import GB
 from distlab.predict.validation import Scored
@@ -61,7 +61,7 @@ def _published_bandwidths() -> Iterator[Scored]:
     for row in recorded.published_bandwidths():
         op, algorithm = cast(Op, row.op), cast("Algorithm | None", row.algorithm)
         topology = system(row.system, row.gpus, row.gpus_per_node)
-        time_s = collective_s(op, row.payload_bytes, topology, algorithm).total_s
+        time_s = predict_collective(op, row.payload_bytes, topology, algorithm).total_s
         predicted = row.payload_bytes / time_s * bus_bandwidth_factor(op, row.gpus) / GB
         case = f"{row.system} {row.gpus} GPUs, {row.gpus_per_node} per node, {row.op}"
         case += f" as a {row.algorithm}" if row.algorithm else ""
