@@ -2,9 +2,9 @@
 
 Three kinds, the first that works here: cgroup v1 written directly (root, v1 controllers mounted), a
 systemd scope (v2 with systemd, as root or as a user with delegated controllers), cgroup v2 written
-directly (root without systemd). Each offers the same five verbs: `create`, `enter` (a command line that
-puts itself into the group, then becomes the given program), `kill`, `remove`, `usage`. A group survives
-the process that made it: `Group.to_dict` and `load` carry it across.
+directly (root without systemd). Each offers the same six verbs: `create`, `enter` (a command line that
+puts itself into the group, then becomes the given program), `add` (a process that runs already), `kill`,
+`remove`, `usage`. A group survives the process that made it: `Group.to_dict` and `load` carry it across.
 """
 
 from __future__ import annotations
@@ -43,11 +43,17 @@ class Limits:
 
 @dataclass(frozen=True)
 class Usage:
-    """What a group uses now (`memory_bytes` includes its tmpfs files), and its highest memory so far."""
+    """What a group uses now (`memory_bytes` includes its tmpfs files), and its highest memory so far.
+
+    `memory_kills` counts processes that were killed at the limit on memory, `processes_refused` those that
+    could not start at the limit on processes.
+    """
 
     memory_bytes: int
     memory_peak_bytes: int
     processes: int
+    memory_kills: int
+    processes_refused: int
 
 
 class LimitsUnavailable(RuntimeError):  # noqa: N818 - a state of the machine, told to people
@@ -68,6 +74,10 @@ class Group(ABC):
     @abstractmethod
     def enter(self, argv: Sequence[str]) -> list[str]:
         """The command line that runs `argv` inside the group, in the same process."""
+
+    @abstractmethod
+    def add(self, pid: int) -> None:
+        """Move a running process, which has started none, into the group; OSError where that fails."""
 
     @abstractmethod
     def processes(self) -> list[int]:
@@ -130,6 +140,18 @@ def _processes(folders: Sequence[Path]) -> list[int]:
         with contextlib.suppress(OSError):  # the group is gone
             found.update(int(pid) for pid in (folder / "cgroup.procs").read_text().split())
     return sorted(found)
+
+
+def _add(folders: Sequence[Path], pid: int) -> None:
+    for folder in folders:
+        (folder / "cgroup.procs").write_text(str(pid))
+
+
+def _count(events: Path, name: str) -> int:
+    """The counter `name` in a file of lines `name value`; 0 where this kernel does not keep it."""
+    with contextlib.suppress(FileNotFoundError):
+        return int(dict(line.split() for line in events.read_text().splitlines()).get(name, 0))
+    return 0
 
 
 def _kill(folders: Sequence[Path], pids_folder: Path) -> None:
@@ -208,6 +230,9 @@ class V1Group(Group):
         procs = " ".join(f"{folder}/cgroup.procs" for folder in self._folders())
         return ["/bin/sh", "-c", ENTER, "enter", procs, *argv]
 
+    def add(self, pid: int) -> None:
+        _add(self._folders(), pid)
+
     def processes(self) -> list[int]:
         return _processes(self._folders())
 
@@ -223,6 +248,8 @@ class V1Group(Group):
             memory_bytes=int((memory / "memory.usage_in_bytes").read_text()),
             memory_peak_bytes=int((memory / "memory.max_usage_in_bytes").read_text()),
             processes=int((pids / "pids.current").read_text()),
+            memory_kills=_count(memory / "memory.oom_control", "oom_kill"),
+            processes_refused=_count(pids / "pids.events", "max"),
         )
 
 
@@ -263,6 +290,9 @@ class V2Group(Group):
     def enter(self, argv: Sequence[str]) -> list[str]:
         return ["/bin/sh", "-c", ENTER, "enter", f"{self.path}/cgroup.procs", *argv]
 
+    def add(self, pid: int) -> None:
+        _add([Path(self.path)], pid)
+
     def processes(self) -> list[int]:
         return _processes([Path(self.path)])
 
@@ -278,6 +308,8 @@ class V2Group(Group):
             memory_bytes=int((folder / "memory.current").read_text()),
             memory_peak_bytes=int((folder / "memory.peak").read_text()),
             processes=int((folder / "pids.current").read_text()),
+            memory_kills=_count(folder / "memory.events", "oom_kill"),
+            processes_refused=_count(folder / "pids.events", "max"),
         )
 
 
@@ -321,13 +353,38 @@ class SystemdGroup(Group):
         scope = ["systemd-run", self._manager(), "--scope", "--quiet", "--collect", f"--unit={self.unit}"]
         return [*scope, *settings, "--", *argv]
 
+    def add(self, pid: int) -> None:
+        """The scope comes to be with the process in it; systemd-run can only start one."""
+        properties = [
+            ("PIDs", "au", "1", str(pid)),
+            ("MemoryMax", "t", str(self.memory_bytes)),
+            ("MemorySwapMax", "t", "0"),
+            ("CPUQuotaPerSecUSec", "t", str(round(self.cpus * 1_000_000))),
+            ("CPUWeight", "t", str(CPU_WEIGHT)),
+            ("TasksMax", "t", str(self.tasks)),
+            ("CollectMode", "s", "inactive-or-failed"),
+        ]
+        manager = "org.freedesktop.systemd1"
+        call = ["busctl", self._manager(), "call", manager, "/org/freedesktop/systemd1", f"{manager}.Manager"]
+        call += ["StartTransientUnit", "ssa(sv)a(sa(sv))", self.unit, "fail", str(len(properties))]
+        call += [word for setting in properties for word in setting]
+        done = subprocess.run([*call, "0"], capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise OSError(f"systemd made no scope for process {pid}: {done.stderr.strip()}")
+        # The call is answered before the scope has its process.
+        _poll_until(lambda: pid in self.processes(), f"moving process {pid} into {self.unit}")
+
+    def _control_group(self) -> Path | None:
+        path = self._systemctl("show", "--property=ControlGroup", "--value", self.unit).strip()
+        return _v2_mount() / path.lstrip("/") if path else None
+
     def _systemctl(self, *arguments: str) -> str:
         command = ["systemctl", self._manager(), *arguments]
         return subprocess.run(command, capture_output=True, text=True, check=False).stdout
 
     def processes(self) -> list[int]:
-        path = self._systemctl("show", "--property=ControlGroup", "--value", self.unit).strip()
-        return _processes([_v2_mount() / path.lstrip("/")]) if path else []
+        folder = self._control_group()
+        return _processes([folder]) if folder else []
 
     def kill(self) -> None:
         self._systemctl("kill", "--signal=KILL", self.unit)
@@ -347,7 +404,14 @@ class SystemdGroup(Group):
             text = values.get(name, "")
             return int(text) if text.isdigit() else 0
 
-        return Usage(number("MemoryCurrent"), number("MemoryPeak"), number("TasksCurrent"))
+        folder = self._control_group() or Path("/nowhere")
+        return Usage(
+            memory_bytes=number("MemoryCurrent"),
+            memory_peak_bytes=number("MemoryPeak"),
+            processes=number("TasksCurrent"),
+            memory_kills=_count(folder / "memory.events", "oom_kill"),
+            processes_refused=_count(folder / "pids.events", "max"),
+        )
 
 
 def _v2_mount() -> Path:

@@ -90,7 +90,8 @@ class Sandbox:
     """One program and its world. Paths are absolute; `env` is the whole environment.
 
     `user` and `uid` are what the program sees itself as. `inherited_fds` stay open under their own numbers;
-    every other descriptor of the parent's is closed.
+    every other descriptor of the parent's is closed. With `capabilities`, which only root can give, the program
+    stays root with those and without the filter: for a trusted program that makes sandboxes itself.
     """
 
     argv: tuple[str, ...]
@@ -103,6 +104,7 @@ class Sandbox:
     tmp_bytes: int = 1024 * MIB
     shm_bytes: int = 1024 * MIB
     inherited_fds: tuple[int, ...] = ()
+    capabilities: tuple[str, ...] = ()
 
     def popen(
         self, enter: Callable[[Sequence[str]], list[str]] = list, **arguments: Any
@@ -116,7 +118,8 @@ class Sandbox:
         ours, theirs = socket.socketpair()
         fds = [*data.values(), filter_fd := seccomp.program_fd(), begin_fd := theirs.detach()]
         try:
-            options = [*self._options(data), "--seccomp", str(filter_fd)]
+            options = self._options(data)
+            options += [] if self.capabilities else ["--seccomp", str(filter_fd)]
             fds.append(options_fd := _memory_file("options", b"\0".join(map(os.fsencode, options))))
             command = [_program("bwrap"), "--args", str(options_fd), "--", *self._begin(begin_fd)]
             process = subprocess.Popen(enter(command), pass_fds=(*fds, *self.inherited_fds), **arguments)
@@ -135,7 +138,7 @@ class Sandbox:
         ]  # fmt: skip
         if os.geteuid() == 0:
             # Only what setpriv needs to become the user; it drops these too.
-            for capability in ("CAP_SETUID", "CAP_SETGID", "CAP_SETPCAP"):
+            for capability in self.capabilities or ("CAP_SETUID", "CAP_SETGID", "CAP_SETPCAP"):
                 options += ["--cap-add", capability]
             options = ["--cap-drop", "ALL", *options]
         else:
@@ -160,7 +163,7 @@ class Sandbox:
     def _begin(self, fd: int) -> list[str]:
         """From bubblewrap's rights to the program's."""
         program = ["/bin/bash", "-c", BEGIN, "begin", str(fd), self.cwd, *self.argv]
-        if os.geteuid() != 0:
+        if os.geteuid() != 0 or self.capabilities:
             return program
         ids = [f"--reuid={self.uid}", f"--regid={self.uid}", "--clear-groups"]
         none = ["--no-new-privs", "--bounding-set=-all", "--inh-caps=-all", "--ambient-caps=-all"]

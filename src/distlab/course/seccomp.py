@@ -2,8 +2,9 @@
 
 A deny-list, on purpose short: what opens kernel surface that no lab needs, or reaches what namespaces do
 not separate (the keyrings, the sockets between a virtual machine and its host). New user namespaces are
-refused here, because bubblewrap can forbid them only where it made one itself. libseccomp belongs to the
-base of Debian and Ubuntu (apt depends on it).
+refused here, because bubblewrap can forbid them only where it made one itself. Where code is graded, calls
+that only an escape would make end the process (SIGSYS). libseccomp belongs to the base of Debian and Ubuntu
+(apt depends on it).
 """
 
 from __future__ import annotations
@@ -17,10 +18,13 @@ LIBRARY = "libseccomp.so.2"
 
 ALLOW = 0x7FFF0000
 ERRNO = 0x00050000
+KILL_PROCESS = 0x80000000
 EQUAL = 4
 GREATER = 6
 MASKED_EQUAL = 7
 CLONE_NEWUSER = 0x10000000
+NAMESPACES = (0x00020000, 0x02000000, 0x04000000, 0x08000000, CLONE_NEWUSER, 0x20000000, 0x40000000)
+"""The flags of mount, cgroup, uts, ipc, user, pid and network namespaces."""
 
 FAMILIES = (socket.AF_UNIX, socket.AF_INET, socket.AF_INET6, socket.AF_NETLINK)
 """The only sockets there are: AF_VSOCK leads past the network namespace, to the machine's hypervisor and to
@@ -29,13 +33,18 @@ whatever on the machine listens for it, and the rest is kernel surface."""
 REFUSED = (
     # Keyrings are one per user id, and sandboxes of a normal user share it.
     "add_key", "keyctl", "request_key",
-    # Kernel surface with a history of escalations.
-    "bpf", "userfaultfd", "perf_event_open", "io_uring_setup", "io_uring_enter", "io_uring_register",
-    "kexec_load", "kexec_file_load", "init_module", "finit_module", "delete_module", "open_by_handle_at",
+    # Kernel surface with a history of escalations, that libraries try and do without.
+    "userfaultfd", "perf_event_open", "io_uring_setup", "io_uring_enter", "io_uring_register",
+)  # fmt: skip
+
+ESCAPES = (
+    "bpf", "kexec_load", "kexec_file_load", "init_module", "finit_module", "delete_module",
+    "open_by_handle_at",
     # Namespaces and mounts: nothing inside may rearrange them.
     "setns", "mount", "umount2", "pivot_root", "move_mount", "open_tree", "fsopen", "fsmount", "fsconfig",
     "mount_setattr",
 )  # fmt: skip
+"""What no library calls: refused to learners' servers, the end of a process that is graded."""
 
 
 class _Compare(ctypes.Structure):
@@ -49,9 +58,10 @@ class _Compare(ctypes.Structure):
     )
 
 
-def program_fd() -> int:
+def program_fd(grading: bool = False) -> int:
     """A new descriptor on the compiled filter, read from its start, for `bwrap --seccomp`.
 
+    For `grading`, attempts to escape or to trace another process are the end of the process (SIGSYS).
     Raises OSError where libseccomp is missing or refuses a rule.
     """
     library = ctypes.CDLL(LIBRARY)
@@ -66,18 +76,28 @@ def program_fd() -> int:
     if not context:
         raise OSError("libseccomp could not start a filter")
 
-    def refuse(name: str, error: int, *conditions: _Compare) -> None:
+    def answer(action: int, name: str, *conditions: _Compare) -> None:
         number = library.seccomp_syscall_resolve_name(name.encode())
         array = (_Compare * len(conditions))(*conditions)
-        code = library.seccomp_rule_add_array(context, ERRNO | error, number, len(conditions), array)
+        code = library.seccomp_rule_add_array(context, action, number, len(conditions), array)
         if code:
             raise OSError(-code, f"libseccomp refused the rule for {name}")
 
+    def refuse(name: str, error: int, *conditions: _Compare) -> None:
+        answer(ERRNO | error, name, *conditions)
+
+    escape = KILL_PROCESS if grading else ERRNO | errno.EPERM
     try:
         for name in REFUSED:
             refuse(name, errno.EPERM)
+        for name in ESCAPES:
+            answer(escape, name)
         for name in ("clone", "unshare"):
-            refuse(name, errno.EPERM, _Compare(0, MASKED_EQUAL, CLONE_NEWUSER, CLONE_NEWUSER))
+            for flag in NAMESPACES if grading else (CLONE_NEWUSER,):
+                answer(escape, name, _Compare(0, MASKED_EQUAL, flag, flag))
+        if grading:
+            # Every request but PTRACE_TRACEME (0) is about another process.
+            answer(escape, "ptrace", _Compare(0, GREATER, 0))
         for family in set(range(max(FAMILIES))).difference(FAMILIES):
             refuse("socket", errno.EAFNOSUPPORT, _Compare(0, EQUAL, family))
         refuse("socket", errno.EAFNOSUPPORT, _Compare(0, GREATER, max(FAMILIES)))

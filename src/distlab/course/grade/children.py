@@ -1,0 +1,399 @@
+"""Sandboxes by the dozen: each child is forked from a warm server, walled in, limited, and gone without a trace.
+
+    with Children() as children:
+        ours, theirs = socket.socketpair()
+        with children.start("session", limits, fds=[theirs]) as child:
+            channel = Channel(ours)
+            channel.send({"op": "run", "source": "print(1)"})
+            answer = channel.receive(deadline)
+        child.ending()  # Ending(status=None, signal=9, ...): leaving `with` killed it
+
+`start` returns when the child runs its role's function on its channels. It returned, raised or was killed:
+`ending(timeout_s)` says which, and whether a limit was the reason. One `Children` serves any number of threads.
+
+As root, a child has its own uid, control group, pid, mount, network, ipc and uts namespaces, /proc, /tmp,
+/dev/shm and loopback; the server that it is forked from (`warm.py`) holds nothing that a learner may not see.
+A normal user cannot give children uids: there each is started cold, about four seconds, in a bubblewrap
+sandbox of its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import itertools
+import json
+import os
+import select
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+from distlab.course import cgroup
+from distlab.course.grade import warm
+from distlab.course.grade.work import Limits
+from distlab.course.sandbox import Mount, Sandbox, base_env, python_mounts
+
+ROLES = {
+    "session": "distlab.course.grade.session:serve",
+    "testing": "distlab.course.grade.testing:serve",
+}
+PREPARE = "distlab.course.grade.session:prepare"
+
+CAPABILITIES = ("CAP_SYS_ADMIN", "CAP_NET_ADMIN", "CAP_SETUID", "CAP_SETGID", "CAP_SETPCAP")
+"""What the fork server needs to build walls; children have none of it."""
+
+STARTERS_ENV = ("PATH", "XDG_RUNTIME_DIR", "DBUS_SESSION_BUS_ADDRESS")
+"""What the programs that make a sandbox need of the environment (systemd-run finds its manager by it)."""
+
+TAIL_BYTES = 4096
+KILL_TIMEOUT_S = 30.0
+_CREDENTIALS = struct.Struct("iII")
+
+
+class SandboxFailed(Exception):  # noqa: N818 - a state of the machine
+    """A sandbox did not start: a matter of this machine, not of the submission."""
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a child ended. One of `status` (its exit status) and `signal` (what killed it) is None.
+
+    `memory`: a process of it was killed at the limit on memory. `output`: it printed more than it may.
+    `processes`: some could not start at the limit on processes. `lost`: what it was forked from ended, which
+    is the machine's fault. `tail` is the end of what it printed to its standard streams: the learner's text.
+    """
+
+    status: int | None
+    signal: int | None
+    memory: bool
+    output: bool
+    processes: bool
+    lost: bool
+    memory_peak_bytes: int
+    tail: bytes
+
+    @property
+    def violation(self) -> bool:
+        """It made a system call that only an escape would make."""
+        return self.signal == signal.SIGSYS
+
+
+class Child:
+    """One running sandbox; `pid` is its init's on this machine, `uid` who its processes are."""
+
+    def __init__(self, role: str, limits: Limits, group: cgroup.Group) -> None:
+        self.role, self.limits = role, limits
+        self.pid = self.uid = 0
+        self._group = group
+        self._pid_fd = -1
+        self._control, self.their_control = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._control.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+        self._output, self.their_output = os.pipe()
+        os.set_blocking(self._output, False)
+        self._process: subprocess.Popen[bytes] | None = None  # started cold
+        self._status: int | None = None
+        self._usage: cgroup.Usage | None = None
+        self._killed = False
+        self._printed_bytes = 0
+        self._tail = b""
+        self._ended = threading.Event()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.kill()
+
+    def kill(self) -> Ending:
+        """End it and everything that it started; returns when nothing of it is left. May be called twice."""
+        self._killed = True
+        self._send_kill()
+        return self.ending(KILL_TIMEOUT_S)
+
+    def ending(self, timeout_s: float | None = None) -> Ending:
+        """Wait until it ended and nothing of it is left; raises TimeoutError after `timeout_s` seconds."""
+        if not self._ended.wait(timeout_s):
+            raise TimeoutError(f"the {self.role} sandbox still runs after {timeout_s:g} s")
+        usage, status = self._usage, self._status
+        ended_by = (
+            signal.SIGKILL if status is None else os.WTERMSIG(status) if os.WIFSIGNALED(status) else None
+        )
+        memory = bool(usage and usage.memory_kills)
+        output = self._printed_bytes > self.limits.output_bytes
+        return Ending(
+            status=os.WEXITSTATUS(status) if status is not None and ended_by is None else None,
+            signal=ended_by,
+            memory=memory,
+            output=output,
+            processes=bool(usage and usage.processes_refused),
+            lost=status is None and not (self._killed or memory or output),
+            memory_peak_bytes=usage.memory_peak_bytes if usage else 0,
+            tail=self._tail,
+        )
+
+    @property
+    def running(self) -> bool:
+        """Whether anything of it is left."""
+        return not self._ended.is_set()
+
+    def _begin(self, deadline: float) -> None:
+        """Meet its init, move it into the control group, and see it start."""
+        self._control.settimeout(max(0.001, deadline - time.monotonic()))
+        _, ancillary, _, _ = self._control.recvmsg(
+            warm.MAX_MESSAGE_BYTES, socket.CMSG_SPACE(_CREDENTIALS.size)
+        )
+        if not ancillary:
+            raise ConnectionResetError("it ended before it began")
+        self.pid = _CREDENTIALS.unpack(ancillary[0][2])[0]
+        # It waits for the answer, so that the number is still its own.
+        self._pid_fd = os.pidfd_open(self.pid)
+        if self._process is None:
+            self._group.add(self.pid)
+        self.uid = warm.NOBODYS_UID + self.pid if os.geteuid() == 0 else os.geteuid()
+        self._control.send(json.dumps({"uid": self.uid}).encode())
+        answer = self._control.recv(warm.MAX_MESSAGE_BYTES)
+        if not answer:
+            raise ConnectionResetError("it ended before it began")
+        if "started" not in (told := json.loads(answer)):
+            raise SandboxFailed(
+                f"the {self.role} sandbox did not start: {told.get('failed', 'no reason given')}"
+            )
+        self._control.setblocking(False)
+
+    def _watch(self) -> None:
+        """Until all of it is gone: count what it prints, hear how it ended, and end what is left then."""
+        poll = select.poll()
+        for fd in (self._output, self._control.fileno(), self._pid_fd):
+            poll.register(fd, select.POLLIN)
+        while True:
+            ready = {fd for fd, _ in poll.poll()}
+            if self._output in ready and not self._drain():
+                poll.unregister(self._output)
+            if self._control.fileno() in ready and not self._hear():
+                poll.unregister(self._control)
+            if self._pid_fd in ready:
+                break
+        self._hear()
+        self._drain()
+        self._close()
+
+    def _drain(self) -> bool:
+        """Count what it printed; False at the end, and where it printed too much."""
+        while True:
+            try:
+                data = os.read(self._output, 1 << 16)
+            except BlockingIOError:
+                return True
+            if not data:
+                return False
+            self._printed_bytes += len(data)
+            self._tail = (self._tail + data)[-TAIL_BYTES:]
+            if self._printed_bytes > self.limits.output_bytes:
+                self._send_kill()
+                return False
+
+    def _hear(self) -> bool:
+        """How it ended, from its init; False where that is gone."""
+        try:
+            answer = self._control.recv(warm.MAX_MESSAGE_BYTES)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        if not answer:
+            return False
+        self._status = json.loads(answer).get("status")
+        self._read_usage()  # a systemd scope forgets when its last process ends
+        self._send_kill()
+        return True
+
+    def _read_usage(self) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            self._usage = self._usage or self._group.usage()
+
+    def _send_kill(self) -> None:
+        """The end of process 1 is the end of its whole namespace: nothing can be started any more."""
+        with contextlib.suppress(OSError):
+            signal.pidfd_send_signal(self._pid_fd, signal.SIGKILL)
+        if self._process is not None:
+            self._process.kill()
+
+    def _close(self) -> None:
+        self._read_usage()
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+        self._group.remove()
+        self._control.close()
+        for fd in (self._output, self._pid_fd):
+            if fd >= 0:
+                os.close(fd)
+        self._pid_fd = -1
+        self._ended.set()
+
+
+@dataclass
+class _Server:
+    """A program of `warm.py` in its sandbox, ready for requests."""
+
+    process: subprocess.Popen[bytes]
+    requests: socket.socket
+    errors: int
+
+    def ask(self, child: Child, fds: Sequence[socket.socket]) -> None:
+        """Have `child` made; OSError where the server is gone."""
+        message = json.dumps({"role": child.role, "limits": dataclasses.asdict(child.limits)}).encode()
+        given = [child.their_control.fileno(), child.their_output, *(fd.fileno() for fd in fds)]
+        socket.send_fds(self.requests, [message], given)
+
+    @property
+    def alive(self) -> bool:
+        return self.process.poll() is None
+
+    def stop(self) -> None:
+        self.requests.close()
+        self.process.kill()
+        self.process.wait()
+        os.close(self.errors)
+
+    def last_line(self) -> str:
+        """Of what it had to say."""
+        lines = os.pread(self.errors, 1 << 16, 0).decode(errors="replace").strip().splitlines()
+        return lines[-1] if lines else "it said nothing"
+
+
+class Children:
+    """Where children come from. `roles` maps each role to the function that its children run on their channels.
+
+    `mounts` and `env` are added to what every child sees; `warm=False` starts each child cold.
+    """
+
+    def __init__(
+        self,
+        roles: Mapping[str, str] = ROLES,
+        prepare: str = PREPARE,
+        mounts: tuple[Mount, ...] = (),
+        env: Mapping[str, str] | None = None,
+        warm: bool | None = None,
+    ) -> None:
+        self._setup = json.dumps({"roles": dict(roles), "prepare": prepare})
+        self._mounts, self._env = mounts, dict(env or {})
+        self.warm = os.geteuid() == 0 if warm is None else warm
+        self._server: _Server | None = None
+        self._lock = threading.Lock()
+        # A sandbox dies with the thread that started it; this one lives as long as this object.
+        self._starter = ThreadPoolExecutor(1, thread_name_prefix="children")
+        self._living: set[Child] = set()
+        self._names = itertools.count()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for child in list(self._living):
+            child.kill()
+        with self._lock:
+            if self._server:
+                self._server.stop()
+                self._server = None
+        self._starter.shutdown()
+
+    def start(self, role: str, limits: Limits, *, fds: Sequence[socket.socket] = ()) -> Child:
+        """A new child that runs `role` on `fds`, connected stream sockets, in their order; it owns them then.
+
+        Raises `SandboxFailed` where this machine cannot make it, or not within `limits.start_s` seconds.
+        """
+        assert len(fds) <= warm.MAX_CHANNELS
+        deadline = time.monotonic() + limits.start_s
+        try:
+            try:
+                return self._start(role, limits, fds, deadline)
+            except ConnectionError:  # the server ended meanwhile: with a new one, once more
+                return self._start(role, limits, fds, deadline)
+        except (OSError, cgroup.LimitsUnavailable) as error:
+            raise SandboxFailed(f"the {role} sandbox did not start: {error}") from error
+        finally:
+            for fd in fds:
+                fd.close()
+
+    def _start(self, role: str, limits: Limits, fds: Sequence[socket.socket], deadline: float) -> Child:
+        wanted = cgroup.Limits(limits.memory_bytes, limits.cpus, limits.processes)
+        child = Child(
+            role, limits, cgroup.create(f"grade-{os.getpid()}-{id(self):x}-{next(self._names)}", wanted)
+        )
+        try:
+            try:
+                if self.warm:
+                    with self._lock:
+                        server = self._warm_server(deadline)
+                        server.ask(child, fds)
+                else:
+                    raise NotImplementedError
+            finally:
+                child.their_control.close()
+                os.close(child.their_output)
+            child._begin(deadline)
+        except BaseException:
+            child._send_kill()
+            child._close()
+            raise
+        self._living.add(child)
+        threading.Thread(target=self._watch, args=(child,), daemon=True).start()
+        return child
+
+    def _watch(self, child: Child) -> None:
+        child._watch()
+        self._living.discard(child)
+
+    def _warm_server(self, deadline: float) -> _Server:
+        if self._server and not self._server.alive:
+            self._server.stop()
+            self._server = None
+        if self._server is None:
+            self._server = self._starter.submit(self._new_server, deadline).result()
+        return self._server
+
+    def _new_server(self, deadline: float) -> _Server:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        argv = (sys.executable, "-P", "-m", "distlab.course.grade.warm", str(theirs.fileno()), self._setup)
+        # Labs declare a smaller scale for grading and take it where this says so.
+        env = {**base_env("grader", "/tmp"), "DISTLAB_SCALE": "grading", "PYTHONHASHSEED": "0", **self._env}
+        errors = os.memfd_create("errors")
+        with theirs:
+            process = Sandbox(
+                argv=argv,
+                user="root",
+                uid=0,
+                env=env,
+                mounts=(*python_mounts(), *self._mounts),
+                hostname="grader",
+                inherited_fds=(theirs.fileno(),),
+                capabilities=CAPABILITIES,
+            ).popen(
+                # bubblewrap keeps its environment; the service's holds its token of the Hub.
+                env={name: os.environ[name] for name in STARTERS_ENV if name in os.environ},
+                stdin=subprocess.DEVNULL,
+                stdout=errors,
+                stderr=errors,
+            )
+        server = _Server(process, ours, errors)
+        try:
+            ours.settimeout(max(0.001, deadline - time.monotonic()))
+            if ours.recv(16) != b"ready":
+                raise SandboxFailed(f"the fork server did not start: {server.last_line()}")
+        except BaseException:
+            server.stop()
+            raise
+        return server

@@ -1,0 +1,274 @@
+"""The fork server: imports once what every sandbox needs, then forks a walled-in child for each request.
+
+python -P -m distlab.course.grade.warm FD SETUP
+
+It runs inside a bubblewrap sandbox of its own, with the rights to make namespaces and with nothing of the course;
+`children.py` starts it and talks to it over the socket FD. SETUP is JSON: `roles` maps a role to the function
+(`module:name`) that its children run, `prepare` names one that is called once before the first child.
+
+A request is one message: JSON `{"role": ..., "limits": {...}}` and descriptors: the control socket, the pipe for
+what is printed, then the role's channels. Each child is two processes:
+
+- *init*, process 1 of new namespaces. It tells the host who it is, builds the walls while the host moves it into
+  its control group, starts the other, gives up every right, and reports how the other ended;
+- the *child* proper, a user of its own, without rights, filtered. It says "started" and runs the role's function.
+
+With `--walled` the sandbox around this program has the walls already (a normal user's, made by bubblewrap):
+it serves one request, as that child's init. On the control socket init sends `hello`, `{"status": N}` (as of
+waitpid), the child `started`; either may send `{"failed": why}`; the host sends `{"uid": N}`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import importlib
+import json
+import math
+import os
+import resource
+import signal
+import socket
+import sys
+import traceback
+import types
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+from distlab.course import seccomp
+from distlab.course.grade import namespaces
+from distlab.course.grade.wire import Channel
+from distlab.course.grade.work import Limits
+
+IMPORTS = ("numpy", "torch", "torch.distributed", "IPython.core.interactiveshell", "distlab")
+MAX_MESSAGE_BYTES = 1 << 16
+MAX_CHANNELS = 4
+
+NOBODYS_UID = 1_890_000_000
+"""The uid of every init; a child's is this plus its process id on the host, which is at most 2**22.
+
+No account has these numbers, and no learner's server: see `distlab.course.homes.FIRST_UID`.
+"""
+
+OPEN_FILES = 4096
+OOM_SCORE = "900"
+"""A machine, or a control group, without memory kills the learner's process before its init or anything else."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What one child is to be, with its descriptors."""
+
+    run: Callable[..., object]
+    limits: Limits
+    control: socket.socket
+    output: int
+    channels: tuple[int, ...]
+    walled: bool
+    filter: bytes
+
+
+def main() -> None:
+    requests = socket.socket(fileno=int(sys.argv[1]))
+    setup, walled = json.loads(sys.argv[2]), "--walled" in sys.argv[3:]
+    # What learners' code knows as __main__ is not this program.
+    sys.modules["__main__"] = types.ModuleType("__main__")
+    for name in IMPORTS:
+        importlib.import_module(name)
+    roles = {role: _function(name) for role, name in setup["roles"].items()}
+    _function(setup["prepare"])()
+    _settle()
+    with open(seccomp.program_fd(grading=True), "rb") as file:
+        program = file.read()
+    own_pids = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
+    requests.send(b"ready")
+    while True:
+        message, fds, _, _ = socket.recv_fds(requests, MAX_MESSAGE_BYTES, 2 + MAX_CHANNELS)
+        if not message:
+            return
+        asked = json.loads(message)
+        request = Request(
+            run=roles[asked["role"]],
+            limits=Limits(**asked["limits"]),
+            control=socket.socket(fileno=fds[0]),
+            output=fds[1],
+            channels=tuple(fds[2:]),
+            walled=walled,
+            filter=program,
+        )
+        if walled or not _fork_into_new_pids(own_pids):
+            requests.detach()
+            _be_init(request)
+        request.control.close()
+        for fd in fds[1:]:
+            os.close(fd)
+
+
+def _function(name: str) -> Callable[..., object]:
+    """What `module:function` names."""
+    module, _, attribute = name.partition(":")
+    found: Callable[..., object] = getattr(importlib.import_module(module), attribute)
+    return found
+
+
+def _settle() -> None:
+    """Leave a state that is safe and cheap to fork: one thread, no garbage, no children to wait for."""
+    # OpenBLAS starts threads when it is imported, and ends them itself before a fork; each child has its own.
+    if (pid := os.fork()) == 0:
+        os._exit(0)
+    os.waitpid(pid, 0)
+    threads = os.listdir("/proc/self/task")
+    if len(threads) != 1:
+        names = [Path(f"/proc/self/task/{thread}/comm").read_text().strip() for thread in threads]
+        raise RuntimeError(
+            f"the fork server must have one thread, and has {len(threads)}: {', '.join(names)}"
+        )
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel forgets ended inits by itself
+    gc.collect()
+    gc.freeze()
+
+
+def _fork_into_new_pids(own_pids: int) -> int:
+    """Fork a process 1; 0 in it, its id in this process."""
+    namespaces.unshare(namespaces.NEW_PIDS)
+    try:
+        pid = os.fork()
+    except OSError:
+        namespaces.enter(own_pids, namespaces.NEW_PIDS)
+        raise
+    if pid:
+        namespaces.enter(own_pids, namespaces.NEW_PIDS)
+    return pid
+
+
+def _be_init(request: Request) -> NoReturn:
+    """The life of one child's init."""
+    control = request.control
+    try:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        namespaces.close_all_but([0, 1, 2, control.fileno(), request.output, *request.channels])
+        control.send(b'{"hello": 1}')
+        if not request.walled:
+            _build_walls(request.limits)
+        answer = control.recv(MAX_MESSAGE_BYTES)  # now in its control group
+        if not answer:
+            os._exit(1)
+        uid = json.loads(answer)["uid"]
+        if not request.walled:
+            namespaces.unshare(namespaces.NEW_CGROUP)
+            _name_user(uid)
+        namespaces.no_new_rights()
+        child = os.fork()
+        if child == 0:
+            _be_child(request, uid)
+        for fd in (request.output, *request.channels):
+            os.close(fd)
+        if not request.walled:
+            namespaces.become(NOBODYS_UID)
+        namespaces.set_dumpable(False)
+        namespaces.die_with_parent(signal.SIGKILL)
+        namespaces.apply_filter(request.filter)
+        while True:
+            pid, status = os.wait()
+            if pid == child:
+                _send(control, {"status": status})
+                control.recv(1)  # the host ends this process, and all with it, when it has read its counters
+                os._exit(0)
+    except BaseException as error:
+        _send(control, {"failed": f"{type(error).__name__}: {error}"})
+        os._exit(1)
+
+
+def _build_walls(limits: Limits) -> None:
+    """New namespaces around this process, with file systems and a loopback of their own."""
+    kinds = namespaces.NEW_MOUNTS | namespaces.NEW_NETWORK | namespaces.NEW_IPC | namespaces.NEW_HOST_NAME
+    namespaces.unshare(kinds)
+    no_programs = namespaces.NO_SUID | namespaces.NO_DEVICES
+    namespaces.mount("none", "/", flags=namespaces.PRIVATE | namespaces.RECURSIVE)
+    # Of the other users' processes, as its init, a child sees nothing.
+    namespaces.mount("proc", "/proc", "proc", no_programs | namespaces.NO_EXEC, "hidepid=invisible")
+    for folder in ("/tmp", "/dev/shm"):
+        namespaces.mount("tmpfs", folder, "tmpfs", no_programs, f"mode=1777,size={limits.tmp_bytes}")
+    terminals = "newinstance,ptmxmode=0666,mode=620"
+    namespaces.mount("devpts", "/dev/pts", "devpts", namespaces.NO_SUID | namespaces.NO_EXEC, terminals)
+    namespaces.loopback_up()
+
+
+def _name_user(uid: int) -> None:
+    """Give `uid` its line in /etc/passwd, in this mount namespace."""
+    made = "/tmp/.passwd"
+    with open(made, "w") as file:
+        file.write(f"grader:x:{uid}:{uid}::/tmp:/bin/bash\n")
+    os.chmod(made, 0o644)
+    # bubblewrap's own file there has no name any more, and nothing can be mounted on such a one.
+    namespaces.unmount("/etc/passwd")
+    namespaces.mount(made, "/etc/passwd", flags=namespaces.BIND)
+    flags = namespaces.REMOUNT | namespaces.BIND | namespaces.READ_ONLY
+    namespaces.mount("none", "/etc/passwd", flags=flags | namespaces.NO_SUID | namespaces.NO_DEVICES)
+    os.unlink(made)
+
+
+def _be_child(request: Request, uid: int) -> NoReturn:
+    """Give up every right, then run the role's function: from here on the learner's code may be here."""
+    control = request.control
+    try:
+        os.setsid()
+        if not request.walled:
+            namespaces.become(uid)
+        namespaces.set_dumpable(True)  # else it would not own its own /proc/self
+        with open("/proc/self/oom_score_adj", "w") as file:
+            file.write(OOM_SCORE)
+        _limit(request.limits)
+        null = os.open("/dev/null", os.O_RDONLY)
+        fds = [null, request.output, request.output, *request.channels, control.detach()]
+        namespaces.number_descriptors(fds)
+        control = socket.socket(fileno=len(fds) - 1)
+        os.chdir("/tmp")
+        namespaces.apply_filter(request.filter)
+        channels = [Channel(socket.socket(fileno=3 + i)) for i in range(len(request.channels))]
+        control.send(b'{"started": 1}')
+        control.close()
+    except BaseException as error:
+        _send(control, {"failed": f"{type(error).__name__}: {error}"})
+        os._exit(1)
+    _run(request.run, channels)
+
+
+def _limit(limits: Limits) -> None:
+    cpu_s = math.ceil(limits.cpu_s)
+    for kind, soft, hard in (
+        (resource.RLIMIT_CORE, 0, 0),
+        (resource.RLIMIT_CPU, cpu_s, cpu_s + 5),
+        (resource.RLIMIT_FSIZE, limits.file_bytes, limits.file_bytes),
+        (resource.RLIMIT_NOFILE, OPEN_FILES, OPEN_FILES),
+    ):
+        most = resource.getrlimit(kind)[1]
+        wanted = (soft, hard) if most == resource.RLIM_INFINITY else (min(soft, most), min(hard, most))
+        resource.setrlimit(kind, wanted)
+
+
+def _run(function: Callable[..., object], channels: list[Any]) -> NoReturn:
+    status = 1
+    try:
+        function(*channels)
+        status = 0
+    except SystemExit as end:
+        status = end.code if isinstance(end.code, int) else int(end.code is not None)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        with contextlib.suppress(BaseException):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(status & 0xFF)
+
+
+def _send(control: socket.socket, message: dict[str, Any]) -> None:
+    with contextlib.suppress(OSError):
+        control.send(json.dumps(message).encode())
+
+
+if __name__ == "__main__":
+    main()
