@@ -18,7 +18,8 @@ from distlab.predict.convnet_cases import (
     CASES,
     HOROVOD_ROCE,
     HOROVOD_TCP,
-    P100_TF,
+    P100,
+    TENSORFLOW,
     Case,
     best,
     cnn_cases,
@@ -130,10 +131,10 @@ def test_published_cases_fit_into_their_gpus() -> None:
     """As they did. ResNet-152 with 64 images leaves less than the usual reserve: TensorFlow 1 kept less beside."""
     tight = set()
     for case in CASES:
-        gpu, gradients = case.cluster.processor, case.cluster.exchange.gradient_bytes
-        taken = convnet_bytes(convnet(case.model), case.batch, gpu.value_bytes, gradients)
-        assert taken < gpu.memory_bytes
-        if taken > gpu.memory_bytes - RESERVE_BYTES:
+        memory_bytes, gradients = case.cluster.device.memory_bytes, case.cluster.exchange.gradient_bytes
+        taken = convnet_bytes(convnet(case.model), case.batch, case.cluster.library.value_bytes, gradients)
+        assert taken < memory_bytes
+        if taken > memory_bytes - RESERVE_BYTES:
             tight.add((case.model, case.batch))
     assert tight == {("resnet152", 64)}
 
@@ -178,7 +179,7 @@ def _sent(gradients: list[Gradient], cluster: ConvnetCluster) -> list[tuple[tupl
 
 def test_gradients_go_when_the_wire_is_free_in_the_reverse_order_of_the_layers() -> None:
     gradients = _gradients(100_000, 100_000, 200_000, 300_000)
-    cluster = ConvnetCluster("by hand", P100_TF, 2, _two, replace(HOROVOD, cycle_s=0.0))
+    cluster = ConvnetCluster("by hand", P100, TENSORFLOW, 2, _two, replace(HOROVOD, cycle_s=0.0))
     # 1.2 MB take 1.5 s: from 1 s to 2.5. l2 is ready at 2 s and waits: 0.8 MB, 1 s. l1 and l0 take
     # half a second each, and are ready at 3 s and 4 s.
     found = _sent(gradients, cluster)
@@ -193,14 +194,14 @@ def test_gradients_go_when_the_wire_is_free_in_the_reverse_order_of_the_layers()
 
 def test_horovod_looks_at_the_ticks_of_its_clock() -> None:
     gradients = _gradients(1, 1)
-    cluster = ConvnetCluster("by hand", P100_TF, 2, _two, replace(HOROVOD, cycle_s=0.7))
+    cluster = ConvnetCluster("by hand", P100, TENSORFLOW, 2, _two, replace(HOROVOD, cycle_s=0.7))
     assert [start for _, start, _ in _sent(gradients, cluster)] == pytest.approx([1.4, 2.1])
 
 
 def test_ddp_fills_its_buckets_in_order_and_sends_them_full() -> None:
     gradients = _gradients(100_000, 100_000, 200_000, 300_000)
     exchange = replace(DDP, first_bytes=1.0e6, fusion_bytes=1.1e6)
-    found = _sent(gradients, ConvnetCluster("by hand", P100_TF, 2, _two, exchange))
+    found = _sent(gradients, ConvnetCluster("by hand", P100, TENSORFLOW, 2, _two, exchange))
     assert [layers for layers, _, _ in found] == [("l3",), ("l2", "l1"), ("l0",)]
     assert [start for _, start, _ in found] == pytest.approx([1.0, 3.0, 4.5])
 
@@ -216,7 +217,7 @@ def test_every_gradient_is_sent_once_and_none_before_it_is_there(name: str, exch
     assert sent == [layer.name for layer in reversed(net.layers) if layer.parameters]
     ready, now_s = {}, 0.0
     for layer, (_, backward_s) in zip(
-        reversed(net.layers), reversed(layer_times(net, 64, cluster.processor)), strict=True
+        reversed(net.layers), reversed(layer_times(net, 64, cluster.device, cluster.library)), strict=True
     ):
         now_s += backward_s * (1 + cluster.spread * slowest_of(64))
         ready[layer.name] = now_s
@@ -323,14 +324,12 @@ def test_fitted_parameters_are_those_of_their_cases() -> None:
     def product(case: Case, value: float) -> Case:
         return replace(
             case,
-            cluster=replace(
-                case.cluster, processor=replace(case.cluster.processor, product_efficiency=value)
-            ),
+            cluster=replace(case.cluster, device=replace(case.cluster.device, gemm_efficiency=value)),
         )
 
     def each(case: Case, value: float) -> Case:
         return replace(
-            case, cluster=replace(case.cluster, processor=replace(case.cluster.processor, layer_s=value))
+            case, cluster=replace(case.cluster, library=replace(case.cluster.library, layer_s=value))
         )
 
     def spread(case: Case, value: float) -> Case:
@@ -341,8 +340,8 @@ def test_fitted_parameters_are_those_of_their_cases() -> None:
         return replace(case, cluster=replace(case.cluster, topology=network))
 
     one = [case for case in fitted if case.unit == "images_per_s"]
-    assert best((i / 100 for i in range(77, 86)), one, product) == P100_TF.product_efficiency
-    assert best((i * 2e-5 for i in range(27, 36)), one, each) == pytest.approx(P100_TF.layer_s)
+    assert best((i / 100 for i in range(77, 86)), one, product) == P100.gemm_efficiency
+    assert best((i * 2e-5 for i in range(27, 36)), one, each) == pytest.approx(TENSORFLOW.layer_s)
     over_roce = [case for case in fitted if case.cluster is HOROVOD_ROCE]
     assert best((i / 1000 for i in range(38, 50)), over_roce, spread) == convnet_cases.SPREAD
     over_tcp = [case for case in fitted if case.cluster is HOROVOD_TCP]

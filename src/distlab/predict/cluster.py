@@ -24,9 +24,9 @@ from typing import Literal
 
 from distlab.errors import SettingError
 from distlab.predict.collectives import Op
+from distlab.predict.device import Device
 from distlab.predict.hardware.accelerators import ACCELERATORS, Accelerator, accelerator
 from distlab.predict.hardware.nodes import Node, node
-from distlab.predict.kernels import Device
 from distlab.predict.network import System, Topology, Way, system_of, ways_of
 from distlab.predict.network.systems import between_unmeasured, inside_unmeasured
 

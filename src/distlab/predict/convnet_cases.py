@@ -5,7 +5,7 @@
 
 Four parameters are fits, and global:
 
-  P100_TF             product_efficiency and layer_s: images per second of one P100 in a DGX-1, four networks, batches
+  P100, TENSORFLOW    gemm_efficiency and layer_s: images per second of one P100 in a DGX-1, four networks, batches
                       of 32 and 64: least squares of the relative error
   SPREAD              scaling of Inception V3 and ResNet-101 on 16 GPUs over RoCE
   TCP_EFFICIENCY      scaling of all three networks on the same 16 GPUs over TCP
@@ -26,8 +26,10 @@ from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from typing import TYPE_CHECKING, Literal
 
-from distlab.predict.convnet_step import DDP, ConvnetCluster, Processor, convnet_step
+from distlab.predict.cluster import device_of
+from distlab.predict.convnet_step import DDP, ConvnetCluster, Library, convnet_step
 from distlab.predict.convnets import Convnet, convnet
+from distlab.predict.device import Device
 from distlab.predict.hardware import NODES, accelerator, node
 from distlab.predict.hardware.figures import Confidence
 from distlab.predict.network import Fabric, NodeLink, Topology, system
@@ -39,21 +41,26 @@ if TYPE_CHECKING:
 
 _P100 = accelerator("p100")
 
-P100_TF = Processor(
+P100 = Device(
     _P100.title,
     _P100.peak("fp32").flop_per_s,
-    _P100.memory_bandwidth.value.bytes_per_s,
-    product_efficiency=0.81,
+    gemm_efficiency=0.81,
+    memory_Bps=_P100.memory_bandwidth.value.bytes_per_s,
+    stream_efficiency=0.75,
     element_efficiency=0.75,
-    layer_s=6.2e-4,
+    multiprocessors=56,
     memory_bytes=_P100.usable.value.bytes,
 )
-"""TensorFlow 1, cuDNN 5 to 7, in 32 bits. product_efficiency and layer_s are a fit. 0.75 of the memory's rate is what
-plain streams reach on a P100 (BabelStream, about 550 of 732 GB/s: R); the fit hardly depends on it."""
+"""gemm_efficiency is a fit. 0.75 of the memory's rate is what plain streams reach on a P100 (BabelStream, about 550 of
+732 GB/s: R), and stands for element-wise kernels, too; the fit hardly depends on it. 56 multiprocessors: NVIDIA's white
+paper on it (2016, R)."""
 
-P100_PCIE_TF = replace(
-    P100_TF, name="NVIDIA P100 PCIe, 16 GB", peak_flops=_P100.peaks["fp32"].others[0].value.flop_per_s
+P100_PCIE = replace(
+    P100, name="NVIDIA P100 PCIe, 16 GB", peak_flops=_P100.peaks["fp32"].others[0].value.flop_per_s
 )
+
+TENSORFLOW = Library(layer_s=6.2e-4)
+"""TensorFlow 1, cuDNN 5 to 7, in 32 bits. layer_s is a fit."""
 
 SPREAD = 0.044
 """Standard deviation of a step's compute over ranks. Fit; it carries what else costs with the second GPU."""
@@ -95,7 +102,8 @@ def _inside(name: str) -> NodeLink:
 
 HOROVOD_ROCE = ConvnetCluster(
     "servers of 4 Pascal GPUs, 25 Gb/s RoCE",
-    P100_PCIE_TF,
+    P100_PCIE,
+    TENSORFLOW,
     4,
     _Ethernet("pcie3_x16", 4, 25, FABRIC_EFFICIENCY),
     spread=SPREAD,
@@ -111,7 +119,7 @@ HOROVOD_TCP = replace(
 
 BIG_BASIN = replace(
     HOROVOD_ROCE,
-    processor=P100_TF,
+    device=P100,
     name="Big Basin: 8 P100, 50 Gb/s Ethernet",
     gpus_per_node=8,
     topology=_Ethernet("nvlink1", 8, 50, TCP_EFFICIENCY),
@@ -139,19 +147,18 @@ def _of_node(name: str) -> ConvnetCluster:
     chip = box.chip
     half = next((chip.peaks[dtype] for dtype in ("bf16", "fp16") if dtype in chip.peaks), None)
     peak = chip.peak("fp32") if half is None else half.value
-    processor = replace(
-        P100_TF,
-        name=chip.title,
+    device = replace(
+        device_of(chip),
         peak_flops=peak.flop_per_s,
+        gemm_efficiency=P100.gemm_efficiency,
         memory_Bps=chip.memory_bandwidth.value.bytes_per_s,
-        layer_s=0.0,
-        value_bytes=4 if half is None else 2,
-        winograd=half is None,
-        memory_bytes=chip.usable.value.bytes,
+        stream_efficiency=P100.stream_efficiency,
+        element_efficiency=P100.element_efficiency,
     )
     return ConvnetCluster(
         box.title,
-        processor,
+        device,
+        Library(0.0, value_bytes=4 if half is None else 2, winograd=half is None),
         box.accelerators,
         lambda gpus, each: system(name, gpus, each),
         DDP,
@@ -239,7 +246,7 @@ def _cases() -> Iterable[Case]:
         )
     for box, rate in _ONE_OF_NODE.items():
         cluster = convnet_cluster(box)
-        name = f"resnet50 on one {cluster.processor.name}, 16 bits"
+        name = f"resnet50 on one {cluster.device.name}, 16 bits"
         yield Case(name, "resnet50", 256, 1, cluster, "images_per_s", rate, _NVIDIA, "V")
     for model, rates in _SIXTEEN.items():
         for cluster, way, rate in zip((HOROVOD_ROCE, HOROVOD_TCP), ("RoCE", "TCP"), rates, strict=True):

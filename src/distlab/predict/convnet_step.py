@@ -29,6 +29,7 @@ from typing import NamedTuple
 
 from distlab.errors import SettingError
 from distlab.predict.convnets import Convnet, Layer
+from distlab.predict.device import Device
 from distlab.predict.network import Topology, ways_of
 from distlab.predict.registry import value
 from distlab.predict.scaling import Span, Term
@@ -51,24 +52,14 @@ MOMENTUM_PASSES = 5
 
 
 @dataclass(frozen=True)
-class Processor:
-    """A GPU and its library, as a convolutional network meets them."""
+class Library:
+    """What computes the layers on a GPU: a framework with its kernels."""
 
-    name: str
-    peak_flops: float
-    """FLOP per second of the products, datasheet."""
-    memory_Bps: float  # noqa: N815 - the unit is part of the name
-    """Datasheet."""
-    product_efficiency: float
-    element_efficiency: float
-    """Shares of both that are reached."""
     layer_s: float = 0.0
     """What a layer with a product costs beside, forward and backward together: launches, and the framework's own."""
     value_bytes: int = 4
     """Of an activation."""
     winograd: bool = True
-    memory_bytes: float = math.inf
-    """That programs can have."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +91,8 @@ class ConvnetCluster:
     """Equal GPUs and the network between them."""
 
     name: str
-    processor: Processor
+    device: Device
+    library: Library
     gpus_per_node: int
     topology: Callable[[int, int], Topology]
     """Of (GPUs, GPUs of each node)."""
@@ -228,10 +220,10 @@ def convnet_step(
             raise SettingError(f"{name} is {count}; it is a whole number from 1 to 1,000,000.")
     if gpus % per_node:
         raise SettingError(f"gpus is {gpus}; it must be a multiple of gpus_per_node, {per_node}.")
-    gpu = cluster.processor
-    forward_s, gradients = _work(net, batch, gpu)
+    device = cluster.device
+    forward_s, gradients = _work(net, batch, device, cluster.library)
     backward_s = gradients[-1].ready_s
-    optimizer_s = MOMENTUM_PASSES * 4 * net.parameters / (gpu.memory_Bps * gpu.element_efficiency)
+    optimizer_s = MOMENTUM_PASSES * 4 * net.parameters / device.stream_Bps
     slower = cluster.spread * slowest_of(gpus)
     sent = _sent(gradients, 1 + slower, cluster, gpus, per_node)
     backward_end_s = backward_s * (1 + slower)
@@ -259,14 +251,11 @@ class _Cost(NamedTuple):
     """What does not depend on images."""
 
 
-def layer_times(net: Convnet, batch: int, gpu: Processor) -> list[tuple[float, float]]:
+def layer_times(net: Convnet, batch: int, device: Device, library: Library) -> list[tuple[float, float]]:
     """Seconds forward and backward of each layer, in the order of the forward pass."""
-    images, rate = (
-        float(batch),
-        gpu.memory_Bps * gpu.element_efficiency / gpu.value_bytes,
-    )  # values per second
+    images, rate = float(batch), device.element_Bps / library.value_bytes  # values per second
     times = []
-    for cost in _costs(net, gpu):
+    for cost in _costs(net, device, library):
         flops, flop_per_s, values, parameters, again, forward, backward, forward_s, backward_s = cost
         product_s = max(images * flops / flop_per_s, (images * values + parameters) / rate)
         seconds = product_s + images * forward / rate + forward_s
@@ -275,11 +264,11 @@ def layer_times(net: Convnet, batch: int, gpu: Processor) -> list[tuple[float, f
 
 
 @lru_cache(maxsize=256)
-def _costs(net: Convnet, gpu: Processor) -> tuple[_Cost, ...]:
-    return tuple([_Cost(*map(float, _cost(layer, gpu))) for layer in net.layers])
+def _costs(net: Convnet, device: Device, library: Library) -> tuple[_Cost, ...]:
+    return tuple([_Cost(*map(float, _cost(layer, device, library))) for layer in net.layers])
 
 
-def _cost(layer: Layer, gpu: Processor) -> _Cost:
+def _cost(layer: Layer, device: Device, library: Library) -> _Cost:
     inputs, outputs = layer.inputs, layer.outputs
     if layer.kind == "pool":
         return _Cost(0, 1, 0, 0, 0, inputs + outputs, 2 * (inputs + outputs), 0, 0)
@@ -287,29 +276,29 @@ def _cost(layer: Layer, gpu: Processor) -> _Cost:
         forward, backward = (3 + 2, 3) if layer.adds else (2, 2)
         added_up = 3 * (layer.branches - 1) * layer.shared
         return _Cost(0, 1, 0, 0, 0, forward * outputs, backward * outputs + added_up, 0, 0)
-    saves = WINOGRAD_SAVES if layer.fast and gpu.winograd else 1.0
+    saves = WINOGRAD_SAVES if layer.fast and library.winograd else 1.0
     filled = layer.channels / (TILE_CHANNELS * math.ceil(layer.channels / TILE_CHANNELS))
     forward, backward = PASSES[layer.after]
     return _Cost(
         2 * layer.products,
-        saves * filled * gpu.peak_flops * gpu.product_efficiency,
+        saves * filled * device.peak_flops * device.gemm_efficiency,
         inputs + outputs,
         layer.parameters,
         1 if layer.first else 2,
         forward * outputs,
         backward * outputs,
-        gpu.layer_s / 3,
-        gpu.layer_s * 2 / 3,
+        library.layer_s / 3,
+        library.layer_s * 2 / 3,
     )
 
 
 @lru_cache(maxsize=256)
-def _work(net: Convnet, batch: int, gpu: Processor) -> tuple[float, tuple[Gradient, ...]]:
+def _work(net: Convnet, batch: int, device: Device, library: Library) -> tuple[float, tuple[Gradient, ...]]:
     """Seconds of the forward pass, and the gradients in the order in which the backward pass makes them.
 
     The last is ready at its end: each network begins with a layer that has parameters.
     """
-    times = layer_times(net, batch, gpu)
+    times = layer_times(net, batch, device, library)
     gradients, now_s = [], 0.0
     for layer, (_, backward_s) in zip(reversed(net.layers), reversed(times), strict=True):
         now_s += backward_s

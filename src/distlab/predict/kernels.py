@@ -18,6 +18,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from distlab.predict.device import Device
 from distlab.predict.transformer import Layout, Transformer
 
 HALF = 2
@@ -25,38 +26,6 @@ HALF = 2
 
 TILES = ((256, 128), (128, 256), (128, 128))
 """Shapes of output tiles that large 16-bit products choose among (NVIDIA, Matrix Multiplication Background)."""
-
-
-@dataclass(frozen=True)
-class Device:
-    """A GPU as training meets it."""
-
-    name: str
-    peak_flops: float
-    """Dense 16-bit FLOP per second, datasheet: what MFU divides by."""
-    gemm_efficiency: float
-    """What a large product reaches of it, in a step and not alone in a benchmark."""
-    memory_Bps: float  # noqa: N815 - the unit is part of the name
-    """Datasheet."""
-    stream_efficiency: float
-    """What plain streams over large arrays reach of it: the optimizer."""
-    element_efficiency: float
-    """What element-wise kernels of a layer reach of it: norms, softmax, dropout, additions."""
-    multiprocessors: int
-    memory_bytes: float = math.inf
-    """What programs can have of it."""
-
-    @property
-    def product_flops(self) -> float:
-        return self.peak_flops * self.gemm_efficiency
-
-    @property
-    def stream_Bps(self) -> float:  # noqa: N802
-        return self.memory_Bps * self.stream_efficiency
-
-    @property
-    def element_Bps(self) -> float:  # noqa: N802
-        return self.memory_Bps * self.element_efficiency
 
 
 @dataclass(frozen=True)

@@ -26,8 +26,9 @@ from typing import Literal, NamedTuple, cast, get_args
 
 from distlab.errors import SettingError
 from distlab.predict.cluster import device_of
+from distlab.predict.device import Device
 from distlab.predict.hardware.accelerators import Dtype, accelerator
-from distlab.predict.kernels import Device, Kernels, layer_time, output_time, product_s
+from distlab.predict.kernels import Kernels, layer_time, output_time, product_s
 from distlab.predict.own import DATA, rows
 from distlab.predict.states import MemorySettings
 from distlab.predict.training_memory import training_memory

@@ -64,10 +64,11 @@ def cnn(args: list[str]) -> int:
     cluster = _cluster(given, asked)
     found = convnet_step(net, asked.batch, asked.gpus, cluster, asked.gpus_per_node)
     scaling = [convnet_step(net, asked.batch, gpus, cluster) for gpus in _counts(asked.gpus, cluster)]
-    processor = cluster.processor
     reserve_bytes = RESERVE_BYTES if asked.reserve_bytes is None else asked.reserve_bytes
-    room = Room(processor.name, processor.memory_bytes, reserve_bytes)
-    taken_bytes = convnet_bytes(net, asked.batch, processor.value_bytes, cluster.exchange.gradient_bytes)
+    room = Room(cluster.device.name, cluster.device.memory_bytes, reserve_bytes)
+    taken_bytes = convnet_bytes(
+        net, asked.batch, cluster.library.value_bytes, cluster.exchange.gradient_bytes
+    )
     drawn = draw(given.figures, {"plot": lambda: _chart(given, net, cluster, found, scaling)})
     formulas = None
     if given.why:
@@ -100,7 +101,7 @@ def cnn(args: list[str]) -> int:
     ]
     title = (
         f"{net.name}, {number(net.parameters / 1e6)}M parameters, {asked.batch:,} images a GPU, {gpus(asked.gpus)}; "
-        f"{processor.name}; {8 * processor.value_bytes}-bit; {_network(cluster, found)}"
+        f"{cluster.device.name}; {8 * cluster.library.value_bytes}-bit; {_network(cluster, found)}"
     )
     lines += [*(formulas.lines() if formulas else []), *drawn]
     show(title, "time", rows, seconds(found.step_s), lines)
@@ -125,7 +126,7 @@ def _smaller(
     from distlab.predict.convnet_memory import convnet_bytes
 
     alone, none = (
-        convnet_bytes(net, batch, cluster.processor.value_bytes, cluster.exchange.gradient_bytes)
+        convnet_bytes(net, batch, cluster.library.value_bytes, cluster.exchange.gradient_bytes)
         for batch in (1, 0)
     )
     most = math.floor((room.usable_bytes - none) / (alone - none))
@@ -158,7 +159,7 @@ def _chart(
     from distlab.predict.plots.overlap import overlap
 
     measured = published_efficiency(net, given.names.get("cluster", "horovod_roce"), found.batch)
-    hardware = f"{cluster.processor.name}; {cluster.name}; {cluster.exchange.name}"
+    hardware = f"{cluster.device.name}; {cluster.name}; {cluster.exchange.name}"
     return overlap(net, found, scaling, measured, cluster.exchange.gradient_bytes, hardware)
 
 
@@ -231,7 +232,8 @@ def _as_json(
             ],
         },
         "cluster": cluster.name,
-        "processor": dataclasses.asdict(cluster.processor),
+        "device": dataclasses.asdict(cluster.device),
+        "library": dataclasses.asdict(cluster.library),
         "exchange": dataclasses.asdict(cluster.exchange),
         "spread": cluster.spread,
         "step_s": found.step_s,

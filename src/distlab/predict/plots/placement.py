@@ -19,7 +19,7 @@ from distlab.predict.kernels import HALF, OPTIMIZER_BYTES, Kernels, product_s
 from distlab.predict.plots.chart import Chart, predicted
 
 if TYPE_CHECKING:
-    from distlab.predict.kernels import Device
+    from distlab.predict.device import Device
     from distlab.predict.transformer import Layout, Transformer
 
 
