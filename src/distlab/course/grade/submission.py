@@ -60,7 +60,7 @@ class RestoreCells(NbGraderPreprocessor):  # type: ignore[misc]
     def preprocess(self, nb: NotebookNode, resources: dict[str, Any]) -> tuple[NotebookNode, dict[str, Any]]:
         names = resources["nbgrader"]
         with Gradebook(names["db_url"]) as gradebook:
-            nb.cells = restore(nb.cells, _assignment_cells(gradebook, names["notebook"], names["assignment"]))
+            nb.cells = restore(nb.cells, assignment_cells(gradebook, names["notebook"], names["assignment"]))
         return nb, resources
 
 
@@ -124,7 +124,7 @@ def _index_after(cells: list[NotebookNode], grade_id: str | None) -> int:
     return 0
 
 
-def _assignment_cells(gradebook: Gradebook, notebook_id: str, assignment_id: str) -> list[NotebookNode]:
+def assignment_cells(gradebook: Gradebook, notebook_id: str, assignment_id: str) -> list[NotebookNode]:
     """The assignment's cells with full nbgrader metadata, from the gradebook."""
     notebook = gradebook.find_notebook(notebook_id, assignment_id)
     points = {cell.name: cell.max_score for cell in (*notebook.grade_cells, *notebook.task_cells)}

@@ -1,0 +1,264 @@
+"""Grade what waits in the queue: workers that call the grader, and one writer for the gradebook.
+
+This is the coordinator: it runs neither tests nor learner code. A worker takes a lease, reads and restores the
+submission, has it graded, stages the autograded notebook and stores the result, which ends the lease. The
+writer then puts the staged folder in place and the marks into the gradebook, in groups: a gradebook's commit
+waits for the disk several times, whether it holds one submission or thirty. Every step can be taken again.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from distlab.course.grade.autograded import fill, keep_others, put_in_place, write_stage
+from distlab.course.grade.collected import Collected, Lab
+from distlab.course.grade.gradebook import LatePenalty, Marks
+from distlab.course.grade.queue import MAX_FAULTS, Asked, Job, Owner, Queue, State
+from distlab.course.grade.records import record_of, same_for_all
+from distlab.course.grade.work import Limits, Result, Verdict, Work
+from distlab.errors import WorkError
+
+GROUP = 32
+"""Submissions whose marks are written in one transaction."""
+
+POLL_S = 0.5
+"""How often a worker that must wait looks whether another process has ended something."""
+
+
+class Grader(Protocol):
+    """Grades one submission; called by several threads at once.
+
+    Raises `GraderUnavailable` where nothing was tried. Any other exception, and the verdict "not gradable",
+    are faults of the machine: the submission is tried again, a few times.
+    """
+
+    def __call__(self, work: Work) -> Result: ...
+
+
+class GraderUnavailable(WorkError):  # noqa: N818 - a state of the machine
+    """Nothing can be graded now: no submission is to blame, and none is counted as tried."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a batch is: submissions with a result, all that it has or had to do, and who was last."""
+
+    done: int
+    total: int
+    student: str
+
+
+def workers_by_default() -> int:
+    """One for each processor that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+class Batch:
+    """Grades the queue of a course directory until nothing is left, or `stop` is called."""
+
+    def __init__(
+        self,
+        course: Path,
+        queue: Queue,
+        grader: Grader,
+        *,
+        assignment: str | None = None,
+        workers: int = 1,
+        limits: Limits | None = None,
+        late_penalty: LatePenalty | None = None,
+        report: Callable[[Progress], None] = lambda progress: None,
+    ) -> None:
+        self.course, self.queue, self.grader = course, queue, grader
+        self.assignment, self.workers, self.limits = assignment, workers, limits
+        self.late_penalty, self.report = late_penalty, report
+        self._labs: dict[str, Lab] = {}
+        self._labs_lock = threading.Lock()
+        self._changed = threading.Condition()
+        self._stopping = False
+        self._ended = 0
+        self._last = ""
+        self._broken: BaseException | None = None
+
+    def lab(self, assignment: str) -> Lab:
+        """The assignment, read once."""
+        with self._labs_lock:
+            if assignment not in self._labs:
+                self._labs[assignment] = Lab(self.course, assignment, self.limits)
+            return self._labs[assignment]
+
+    def ask(
+        self,
+        assignment: str,
+        students: Iterable[str],
+        *,
+        by: str,
+        reason: str,
+        again: bool = False,
+        question: str = "",
+    ) -> list[str]:
+        """Queue the students' submissions as they are on the disk now; returns the keys of their jobs."""
+        lab = self.lab(assignment)
+        asked = [Asked(student, lab.digest(student), lab.sha256, lab.timed) for student in students]
+        return self.queue.ask(assignment, asked, by=by, reason=reason, again=again, question=question)
+
+    def run(self) -> None:
+        """Work until nothing is left. Raises `GraderUnavailable`, and whatever broke the batch itself.
+
+        Ctrl-C: what runs is finished and written, no more is taken. A second one ends at once.
+        """
+        owner = self.queue.owner()
+        with Marks(self.course, self.late_penalty) as marks:
+            self._sweep()
+            threads = [
+                threading.Thread(target=self._work, args=(owner,), name=f"grade-{n}", daemon=True)
+                for n in range(self.workers)
+            ]
+            for thread in threads:
+                thread.start()
+            try:
+                self._write_until_ended(marks, threads)
+            except KeyboardInterrupt:
+                self.stop()
+                self._write_until_ended(marks, threads)
+        owner.close()
+        if self._broken is not None:
+            raise self._broken
+
+    def stop(self) -> None:
+        """Take no more work; what runs is finished."""
+        with self._changed:
+            self._stopping = True
+            self._changed.notify_all()
+
+    # The writer
+
+    def _write_until_ended(self, marks: Marks, threads: list[threading.Thread]) -> None:
+        total = self._ended + self.queue.left(self.assignment)
+        reported = -1
+        while True:
+            alive = any(thread.is_alive() for thread in threads)
+            while self._write_group(marks):
+                pass
+            if self._ended != reported:
+                reported = self._ended
+                self.report(Progress(reported, max(total, reported), self._last))
+            if not alive:
+                return
+            with self._changed:
+                if self._ended == reported:
+                    self._changed.wait(POLL_S)
+
+    def _write_group(self, marks: Marks) -> bool:
+        """Write some results; False if there were none."""
+        if not self.queue.to_apply(1):
+            return False
+        with self.queue.writer():
+            jobs = self.queue.to_apply(GROUP)
+            for job in jobs:
+                if marks.keep(job):
+                    shutil.rmtree(self._stage(job), ignore_errors=True)
+                else:
+                    put_in_place(self._stage(job), self.course, job.student, job.assignment)
+            marks.apply(jobs)
+            self.queue.set_applied(jobs)
+        return bool(jobs)
+
+    def _stage(self, job: Job) -> Path:
+        return self.queue.folder / "stage" / f"{job.key}-{job.attempts}"
+
+    def _sweep(self) -> None:
+        """Remove what killed processes staged and nobody needs."""
+        with self.queue.writer():
+            jobs = {f"{job.key}-{job.attempts}": job for job in self.queue.jobs()}
+            for stage in (self.queue.folder / "stage").glob("*"):
+                job = jobs.get(stage.name)
+                if job is None or job.state in (State.QUEUED, State.CANCELLED):
+                    shutil.rmtree(stage, ignore_errors=True)
+
+    # The workers
+
+    def _work(self, owner: Owner) -> None:
+        try:
+            while not self._stopping and self._one(owner):
+                pass
+        except BaseException as error:
+            self._broken = self._broken or error
+            self._stopping = True
+        finally:
+            with self._changed:
+                self._changed.notify_all()
+
+    def _one(self, owner: Owner) -> bool:
+        """Grade one submission, or wait for one; False if there is nothing left to do."""
+        job = self.queue.lease(owner, self.assignment)
+        if job is None:
+            if self.queue.draining or not self.queue.left(self.assignment):
+                return False
+            with self._changed:
+                self._changed.wait(POLL_S)
+            return True
+        try:
+            self._grade(job, owner)
+        except BaseException:
+            self.queue.release(job, owner)
+            raise
+        with self._changed:
+            self._changed.notify_all()
+        return True
+
+    def _grade(self, job: Job, owner: Owner) -> None:
+        lab = self.lab(job.assignment)
+        try:
+            collected = lab.collect(job.student)
+        except FileNotFoundError as error:
+            self.queue.drop(job, owner, str(error))
+            return
+        if (collected.sha256, lab.sha256) != (job.submission, job.tests):
+            self.queue.drop(job, owner, "what was submitted, or the tests, changed while it waited")
+            asked = [Asked(job.student, collected.sha256, lab.sha256, lab.timed)]
+            self.queue.ask(
+                job.assignment, asked, by=job.asked_by, reason=job.reason, again=True, question=job.question
+            )
+            return
+        result, fault = self._result(collected)
+        try:
+            record = record_of(collected, result, lab.sha256)
+        except ValueError as error:
+            fault = f"The grader's answer is none: {error}."
+            result = same_for_all(collected.work, Verdict.NOT_GRADABLE, fault)
+            record = record_of(collected, result, lab.sha256)
+        if fault and job.faults + 1 < MAX_FAULTS:
+            self.queue.finish(job, owner, "", fault=fault)
+            return
+        notebook = fill(collected, result, record)
+        if job.question:
+            keep_others(notebook, job.question, self.course / "autograded" / job.student / job.assignment)
+        stage = self._stage(job)
+        write_stage(stage, job.assignment, notebook, collected.files)
+        if self.queue.finish(job, owner, record.to_json(), fault=fault):
+            self._ended, self._last = self._ended + 1, job.student
+        else:  # cancelled meanwhile, or taken over by another
+            shutil.rmtree(stage, ignore_errors=True)
+
+    def _result(self, collected: Collected) -> tuple[Result, str]:
+        """The grader's result, and what was the machine's fault, or nothing."""
+        if collected.refusal:
+            return same_for_all(collected.work, Verdict.VIOLATION, collected.refusal), ""
+        try:
+            result = self.grader(collected.work)
+        except GraderUnavailable:
+            raise
+        except Exception as error:
+            said = f"The grader failed: {type(error).__name__}: {error}"
+            return same_for_all(collected.work, Verdict.NOT_GRADABLE, said), said
+        cells = [cell for cell in result.cells if cell.verdict == Verdict.NOT_GRADABLE]
+        if result.verdict == Verdict.NOT_GRADABLE or cells:
+            message = result.message or next((cell.message for cell in cells), "")
+            return result, message or "The grader could not grade it."
+        return result, ""

@@ -1,0 +1,197 @@
+"""A collected submission, read from nbgrader's course directory and made into work for the grader.
+
+`submitted/<student>/<assignment>/` is text from strangers: links are not followed, sizes are bounded. What the
+cells are, their points and the text of locked ones come from the gradebook and from `source/`.
+"""
+
+# mypy: disable-error-code="no-untyped-call"
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import os
+import stat
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import nbformat
+from nbformat.notebooknode import NotebookNode
+from nbgrader.api import Gradebook, MissingEntry  # type: ignore[import-untyped]
+
+from distlab.course.exchange.store import OWN_FILES
+from distlab.course.grade.labwork import repairs, work_of
+from distlab.course.grade.submission import (
+    MAX_NOTEBOOK_BYTES,
+    assignment_cells,
+    parse_notebook,
+    restore,
+)
+from distlab.course.grade.work import Limits, Work
+from distlab.course.site import COURSE_ID
+from distlab.errors import SettingError
+
+MAX_FILES = 200
+MAX_FILES_BYTES = 16 * 2**20
+MAX_TIMESTAMP_BYTES = 100
+
+
+@dataclass(frozen=True)
+class Collected:
+    """One submission as it will be graded.
+
+    `sha256` is of everything that was submitted, `notebook_sha256` of the notebook's bytes. `cells` are all
+    cells of the restored notebook; the code among them is the work's, in order. `refusal` says why it is not
+    run at all, or is empty. `repaired`: grade id to "missing" or "duplicated". `files` are
+    all that lay beside the notebook, name to base64.
+    """
+
+    student: str
+    sha256: str
+    notebook_sha256: str
+    timestamp: str
+    notebook: NotebookNode
+    work: Work
+    repaired: Mapping[str, str]
+    files: Mapping[str, str]
+    refusal: str = ""
+
+
+class Lab:
+    """An assignment that was released: read once, then used for all its submissions."""
+
+    def __init__(self, course: Path, assignment: str, limits: Limits | None = None) -> None:
+        """Raises `SettingError` where the assignment was not released in this course directory."""
+        self.course, self.assignment = course, assignment
+        self.limits = limits or Limits()
+        folder = course / "source" / assignment
+        try:
+            self.source: NotebookNode = nbformat.read(folder / f"{assignment}.ipynb", 4)
+            with Gradebook(f"sqlite:///{course / 'gradebook.db'}", COURSE_ID) as gradebook:
+                self.cells = assignment_cells(gradebook, assignment, assignment)
+        except (OSError, MissingEntry) as error:
+            raise SettingError(
+                f"{assignment!r} is not released in {course}; `distlab course up` releases the labs, "
+                "`distlab course grading status` lists what was graded."
+            ) from error
+        tags = {cell.metadata.get("nbgrader", {}).get("grade_id"): cell for cell in self.source.cells}
+        for cell in self.cells:
+            original = tags.get(cell.metadata.nbgrader.grade_id)
+            if original is not None and "tags" in original.metadata:
+                cell.metadata["tags"] = list(original.metadata.tags)
+        self.files, refusal = read_files(folder)
+        if refusal:
+            raise SettingError(f"{folder}: {refusal}")
+        self.sha256 = self._digest()
+        # Everybody's tests draw the same numbers, and nobody can choose them by what is submitted.
+        self.seed = int(self.sha256[:8], 16)
+
+    @property
+    def timed(self) -> bool:
+        return bool(self.source.metadata.get("distlab", {}).get("timed", False))
+
+    def _digest(self) -> str:
+        """Of what decides marks: the assignment's cells, what its header declares, its files."""
+        header = self.source.metadata.get("distlab", {})
+        cells = [[cell.cell_type, cell.source, cell.metadata] for cell in self.cells]
+        return _sha256(json.dumps([header, cells, self.files], sort_keys=True).encode())
+
+    def students(self) -> list[str]:
+        """Who has submitted, in order."""
+        return sorted(path.parent.name for path in (self.course / "submitted").glob(f"*/{self.assignment}/"))
+
+    def folder(self, student: str) -> Path:
+        return self.course / "submitted" / student / self.assignment
+
+    def digest(self, student: str) -> str:
+        """`Collected.sha256`, without making the work."""
+        return self._read(student).sha256
+
+    def collect(self, student: str) -> Collected:
+        """A student's submission, restored. Raises `FileNotFoundError` where there is none."""
+        read = self._read(student)
+        notebook = parse_notebook(read.notebook)
+        repaired = repairs(self.source, notebook)
+        notebook.cells = restore(notebook.cells, self.cells)
+        # The course's own files win, as in nbgrader.
+        work = work_of(
+            self.assignment,
+            self.source,
+            notebook.cells,
+            files={} if read.refusal else {**_learners(read.files), **self.files},
+            seed=self.seed,
+            limits=self.limits,
+        )
+        return Collected(
+            student,
+            read.sha256,
+            _sha256(read.notebook),
+            read.timestamp,
+            notebook,
+            work,
+            repaired,
+            {**read.files, **self.files},
+            read.refusal,
+        )
+
+    def _read(self, student: str) -> _Read:
+        folder = self.folder(student)
+        if folder.is_symlink() or not folder.is_dir():
+            raise FileNotFoundError(
+                f"{student} has no submission of {self.assignment}: {folder} is no folder"
+            )
+        notebook = read_plain(folder / f"{self.assignment}.ipynb", MAX_NOTEBOOK_BYTES + 1)
+        files, refusal = read_files(folder)
+        timestamp = (
+            read_plain(folder / "timestamp.txt", MAX_TIMESTAMP_BYTES).decode("ascii", "replace").strip()
+        )
+        everything = json.dumps([_sha256(notebook), files, timestamp, refusal], sort_keys=True)
+        return _Read(notebook, files, timestamp, refusal, _sha256(everything.encode()))
+
+
+@dataclass(frozen=True)
+class _Read:
+    notebook: bytes
+    files: dict[str, str]
+    timestamp: str
+    refusal: str
+    sha256: str
+
+
+def _learners(files: dict[str, str]) -> dict[str, str]:
+    """Without what the exchange puts beside a submission."""
+    return {name: content for name, content in files.items() if name not in OWN_FILES}
+
+
+def read_plain(path: Path, most: int) -> bytes:
+    """Up to `most` bytes of a regular file; nothing where there is none, or something else."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return b""
+    with open(descriptor, "rb") as file:
+        return file.read(most) if stat.S_ISREG(os.fstat(descriptor).st_mode) else b""
+
+
+def read_files(folder: Path) -> tuple[dict[str, str], str]:
+    """The files beside the notebooks, name to base64; or why they cannot be taken along."""
+    files: dict[str, str] = {}
+    total = 0
+    for root, folders, names in os.walk(folder):
+        folders.sort()
+        for name in sorted(names):
+            path = Path(root) / name
+            if path.is_symlink() or not path.is_file() or path.suffix == ".ipynb":
+                continue
+            content = read_plain(path, MAX_FILES_BYTES - total + 1)
+            total += len(content)
+            if total > MAX_FILES_BYTES or len(files) >= MAX_FILES:
+                limit = f"{MAX_FILES} files and {MAX_FILES_BYTES // 2**20} MiB"
+                return {}, f"Not run: the submission has more than {limit} beside the notebook."
+            files[path.relative_to(folder).as_posix()] = base64.b64encode(content).decode()
+    return files, ""
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
