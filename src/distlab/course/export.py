@@ -3,8 +3,8 @@
 distlab course export-learner DIR
 
 Git's tracked files, less what holds answers: `solutions/`, the tests of the labs (`tests/labs/`), and of
-`assessments/` everything in a folder `keys/` or named `*.key.*`. What is left is searched for the text of
-the hidden tests: a copy that would hold a line of it is not made.
+`assessments/` the question banks and everything in a folder `keys/` or named `*.key.*`. What is left is
+searched for the text of the hidden tests: a copy that would hold a line of it is not made.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ KEPT_BACK = (
     "assessments/keys/*",
     "assessments/*/keys/*",
     "assessments/*.key.*",
+    "assessments/*.yaml",
 )
 """Patterns of paths that learners do not get; `*` crosses folders."""
 

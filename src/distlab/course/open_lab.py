@@ -19,7 +19,7 @@ from jupyter_server.utils import url_path_join
 from tornado import web
 
 from distlab.course.exchange.client import Client, ClientError
-from distlab.course.site import LAB_ID
+from distlab.course.site import ASSIGNMENT_ID
 
 PAGE = Template("""<!doctype html>
 <html lang="en">
@@ -63,7 +63,7 @@ class OpenLabHandler(JupyterHandler):
     @web.authenticated
     async def get(self) -> None:
         lab = self.get_query_argument("lab", "")
-        if not LAB_ID.fullmatch(lab):
+        if not ASSIGNMENT_ID.fullmatch(lab):
             self.explain(400, f"“{lab[:80]}” is no lab; a lab's id looks like mod-107-lab-3.", retry=False)
             return
         try:

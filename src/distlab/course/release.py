@@ -34,6 +34,10 @@ from distlab.course.exchange.bundle import RefusedError
 from distlab.course.exchange.store import publish
 from distlab.course.homes import give
 from distlab.course.labsource import LabError, read_lab
+from distlab.course.quiz import lint as quiz_lint
+from distlab.course.quiz.bank import BankError, bank_paths
+from distlab.course.quiz.lint import problems_of
+from distlab.course.quiz.own import generic_notebook, is_quiz, publish_bank
 from distlab.course.site import COURSE_ID, LAB_ID, Site
 
 
@@ -52,6 +56,15 @@ def lab_ids(root: Path) -> list[str]:
 
 def source_path(root: Path, lab_id: str) -> Path:
     return root / "solutions" / lab_id / "lab.md"
+
+
+def sources(root: Path) -> dict[str, Path]:
+    """The source of each lab, then of each quiz."""
+    found = {lab_id: source_path(root, lab_id) for lab_id in lab_ids(root)}
+    try:
+        return found | {path.stem: path for path in bank_paths(root)}
+    except BankError as error:
+        raise ReleaseError(str(error)) from error
 
 
 def learner_path(root: Path, lab_id: str) -> Path:
@@ -119,22 +132,22 @@ def check_labs(root: Path = Path("."), write: bool = False) -> int:
 
 
 def release_all(site: Site) -> list[str]:
-    """Release every lab whose source changed since it was last released; returns their ids.
+    """Release every lab and quiz whose source changed since it was last released; returns their ids.
 
-    Each lab goes into the course directory and its gradebook, then to the exchange. Raises `ReleaseError` for
-    the first lab that cannot be released; those before it are released, it and those after are as they were.
+    Each goes into the course directory and its gradebook, then to the exchange. Raises `ReleaseError` for the
+    first that cannot be released; those before it are released, it and those after are as they were.
     """
     site.course.mkdir(mode=0o700, parents=True, exist_ok=True)
     _refuse_links(site)
     released = _released(site)
     done = []
     try:
-        for lab_id in lab_ids(site.root):
-            digest = _digest(source_path(site.root, lab_id))
+        for lab_id, source in sources(site.root).items():
+            digest = _digest(source)
             notebook = site.course / "release" / lab_id / f"{lab_id}.ipynb"
             if released.get(lab_id) == digest and notebook.is_file():
                 continue
-            _release(site, lab_id)
+            _release(site, lab_id, source)
             released[lab_id] = digest
             listed = json.dumps(released, indent=1, sort_keys=True)
             write_atomic(site.course / "released.json", listed.encode(), 0o644)
@@ -156,14 +169,16 @@ def _refuse_links(site: Site) -> None:
                 raise ReleaseError(f"{path} is a link; it must be a file or folder of its own")
 
 
-def _release(site: Site, lab_id: str) -> None:
-    source = _read(site.root, lab_id)
+def _release(site: Site, lab_id: str, path: Path) -> None:
+    source = _read_quiz(path) if is_quiz(lab_id) else _read(site.root, lab_id)
     with tempfile.TemporaryDirectory(prefix=".release-", dir=site.course) as folder:
         stage = Path(folder)
         learner = _generate(stage, lab_id, source, db=site.course / "gradebook.db")
         try:
+            if is_quiz(lab_id):
+                publish_bank(site, path)
             publish(site, lab_id, learner.parent)
-        except RefusedError as error:
+        except (RefusedError, BankError) as error:
             raise ReleaseError(f"{lab_id}: the exchange refused it: {error}") from error
         for step in ("source", "release"):
             name = f"{step}/{lab_id}/{lab_id}.ipynb"
@@ -174,6 +189,17 @@ def _read(root: Path, lab_id: str) -> NotebookNode:
     try:
         return read_lab(source_path(root, lab_id))
     except LabError as error:
+        raise ReleaseError(str(error)) from error
+
+
+def _read_quiz(bank: Path) -> NotebookNode:
+    """The generic variant, if the bank is right."""
+    try:
+        problems = problems_of(bank)
+        if problems:
+            raise ReleaseError(f"{bank}: {problems[0]}; `distlab course check-quizzes` shows all")
+        return generic_notebook(bank)
+    except (BankError, LabError) as error:
         raise ReleaseError(str(error)) from error
 
 
@@ -255,6 +281,7 @@ def _released(site: Site) -> dict[str, str]:
 def _digest(source: Path) -> str:
     """Of everything that the released files depend on: the source, this code, nbgrader."""
     digest = hashlib.sha256(nbgrader.__version__.encode())
-    for path in (source, Path(__file__), Path(labsource.__file__)):
+    quiz = sorted(Path(quiz_lint.__file__).parent.glob("*.py")) if is_quiz(source.stem) else []
+    for path in (*quiz, source, Path(__file__), Path(labsource.__file__)):
         digest.update(hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()

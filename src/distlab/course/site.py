@@ -19,6 +19,8 @@ USERNAME = re.compile(r"[a-z][a-z0-9-]{0,29}(?<!-)")
 """A user name is also a host name label (`alice.localhost`) and a folder name."""
 
 LAB_ID = re.compile(r"mod-[0-9]+-lab-[0-9]+")
+QUIZ_ID = re.compile(r"mod-[0-9]+-quiz")
+ASSIGNMENT_ID = re.compile(rf"{LAB_ID.pattern}|{QUIZ_ID.pattern}")
 
 INSTRUCTORS = "instructors"
 """The Hub group whose members see the course directory and grade."""

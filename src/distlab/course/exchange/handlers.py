@@ -24,9 +24,10 @@ import asyncio
 import json
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ParamSpec, TypeVar
 
 from jupyterhub.services.auth import HubAuth, check_scopes  # type: ignore[import-untyped]
@@ -34,6 +35,7 @@ from tornado import web
 
 from distlab.course.exchange.bundle import MANIFEST_BYTES, Entry, Receiver, RefusedError, size
 from distlab.course.exchange.store import Stage, Store, disk_may_be_full, notebooks
+from distlab.course.quiz.own import Quizzes
 from distlab.course.site import LEARN, REACH_EXCHANGE, TEACH
 
 log = logging.getLogger(__name__)
@@ -47,8 +49,9 @@ R = TypeVar("R")
 class Exchange:
     """What the handlers share."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, quizzes: Quizzes) -> None:
         self.store = store
+        self.quizzes = quizzes
         self.auth = HubAuth(cache_max_age=TOKEN_CACHE_S)
         self.uploads = asyncio.Semaphore(store.limits.uploads)
         self.uploads_of: Counter[str] = Counter()
@@ -110,8 +113,8 @@ class Handler(web.RequestHandler):
         self.set_header("Content-Type", "application/json")
         self.finish(json.dumps(value, ensure_ascii=False))
 
-    async def send_bundle(self, folder: Path) -> None:
-        with await self.on_disk(self.store.content, folder) as bundle:
+    async def send_bundle(self, folder: Path, instead: Mapping[str, bytes] = MappingProxyType({})) -> None:
+        with await self.on_disk(self.store.content, folder, instead) as bundle:
             self.set_header("Content-Type", "application/octet-stream")
             self.set_header("Content-Length", str(len(bundle)))
             for chunk in bundle:
@@ -274,11 +277,13 @@ class TeachersUploadHandler(UploadHandler):
 
 
 class AssignmentHandler(TeachersUploadHandler):
-    """One assignment."""
+    """One assignment; of a quiz, everyone gets their own."""
 
     async def get(self, assignment: str) -> None:
         self.need(LEARN, TEACH)
-        await self.send_bundle(await self.on_disk(self.store.assignment, assignment))
+        folder = await self.on_disk(self.store.assignment, assignment)
+        own = await self.on_disk(self.exchange.quizzes.own_files, assignment, self.user, folder)
+        await self.send_bundle(folder, own)
 
     async def put(self, assignment: str) -> None:
         replace = self.get_query_argument("replace", "") == "1"

@@ -20,7 +20,7 @@ from nbgrader.utils import ignore_patterns, parse_utc  # type: ignore[import-unt
 
 from distlab.course.exchange.bundle import find_files
 from distlab.course.exchange.client import Client, ClientError
-from distlab.course.site import COURSE_ID, LAB_ID
+from distlab.course.site import ASSIGNMENT_ID, COURSE_ID
 
 
 def configure(c: Any) -> None:
@@ -64,7 +64,7 @@ class Exchange(abc.Exchange):  # type: ignore[misc]
 
     def assignment_id(self) -> str:
         assignment: str = self.coursedir.assignment_id
-        if not LAB_ID.fullmatch(assignment):
+        if not ASSIGNMENT_ID.fullmatch(assignment):
             self.fail(f'"{assignment}" is no lab; a lab\'s id looks like mod-107-lab-3.')
         return assignment
 

@@ -24,6 +24,7 @@ from tornado.netutil import bind_unix_socket
 from distlab.course.exchange.bundle import MANIFEST_BYTES, UploadLimits
 from distlab.course.exchange.handlers import Exchange, make_app
 from distlab.course.exchange.store import Store
+from distlab.course.quiz.own import BANKS, Quizzes
 from distlab.course.service import die_with_parent
 from distlab.course.site import Site
 
@@ -44,6 +45,8 @@ class ServiceConfig:
     """Unix socket to listen on; a stale one is replaced."""
     tcp: str = ""
     """ADDRESS:PORT to listen on as well (Kubernetes); empty: none."""
+    secret: Path = field(default_factory=lambda: Site.from_env().secrets / "course-secret")
+    """File of the secret that learners' quizzes are drawn from; made at first use."""
     limits: UploadLimits = field(default_factory=UploadLimits)
 
 
@@ -53,7 +56,7 @@ async def serve(config: ServiceConfig) -> None:
     if stale := store.clear_stale():
         log.warning("Removed %d unfinished upload(s) of an earlier run", stale)
     server = HTTPServer(
-        make_app(Exchange(store)),
+        make_app(Exchange(store, Quizzes(store.root / BANKS, config.secret.absolute()))),
         max_body_size=DRAINED_UPLOADS * (config.limits.upload_bytes + MANIFEST_BYTES),
         body_timeout=config.limits.upload_s,
         idle_connection_timeout=config.limits.upload_s,

@@ -27,10 +27,11 @@ import secrets
 import shutil
 import tempfile
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import MappingProxyType
 
 from distlab.course.atomic import sync
 from distlab.course.exchange.bundle import (
@@ -44,7 +45,7 @@ from distlab.course.exchange.bundle import (
     size,
     sync_folder,
 )
-from distlab.course.site import LAB_ID, USERNAME, Site
+from distlab.course.site import ASSIGNMENT_ID, USERNAME, Site
 
 log = logging.getLogger(__name__)
 
@@ -160,7 +161,7 @@ class Store:
 
     def released(self) -> list[str]:
         """The ids of the released assignments."""
-        return sorted(path.name for path in self.outbound.iterdir() if LAB_ID.fullmatch(path.name))
+        return sorted(path.name for path in self.outbound.iterdir() if ASSIGNMENT_ID.fullmatch(path.name))
 
     def assignment(self, assignment: str) -> Path:
         """The folder of the released version (which never changes; a new release is a new folder)."""
@@ -286,10 +287,14 @@ class Store:
                     return self.inbound / name
         raise RefusedError(f'{user} has no submission of "{assignment}" at {ascii(timestamp)[:60]}.', 404)
 
-    def content(self, folder: Path) -> Bundle:
-        """A stored folder's own files, ready to send."""
+    def content(self, folder: Path, instead: Mapping[str, bytes] = MappingProxyType({})) -> Bundle:
+        """A stored folder's own files, ready to send; what `instead` holds takes the place of files so named."""
         files, _ = find_files(folder, lambda directory, _: OWN_FILES if directory == str(folder) else ())
-        return Bundle(files, NO_LIMITS)
+        with tempfile.TemporaryDirectory(dir=self.staging) as made:
+            for number, (path, content) in enumerate(instead.items()):
+                Path(made, str(number)).write_bytes(content)
+                files = [(name, Path(made, str(number)) if name == path else at) for name, at in files]
+            return Bundle(files, NO_LIMITS)
 
     # Feedback
 
@@ -348,7 +353,7 @@ def check_content(entries: Sequence[Entry], limits: UploadLimits) -> None:
 
 
 def check_assignment(assignment: str) -> None:
-    if not LAB_ID.fullmatch(assignment):
+    if not ASSIGNMENT_ID.fullmatch(assignment):
         raise RefusedError(f"{ascii(assignment)[:80]} is no lab; a lab's id looks like mod-107-lab-3.", 404)
 
 

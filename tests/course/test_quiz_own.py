@@ -1,0 +1,258 @@
+"""Everyone's own questions: what a learner gets, what they are graded by, and that the first never holds the second."""
+
+# mypy: disable-error-code="no-untyped-call"
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pytest
+from nbformat.notebooknode import NotebookNode
+from nbgrader.utils import compute_checksum  # type: ignore[import-untyped]
+
+from distlab.course.exchange.store import Store
+from distlab.course.grade.labwork import restored, work_of
+from distlab.course.grade.submission import parse_notebook
+from distlab.course.grade.work import Kind, Work
+from distlab.course.labsource import hidden_lines
+from distlab.course.quiz.bank import BankError
+from distlab.course.quiz.draw import Variant, course_secret, seed_of
+from distlab.course.quiz.own import GENERIC, Quizzes
+from distlab.course.release import ReleaseError, release_all
+from distlab.course.site import Site
+from tests.course.small_quiz import BANK, QUIZ_ID, write_bank
+
+USERS = [f"learner-{number}" for number in range(50)]
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
+    """A site on which the small quiz is released."""
+    root = tmp_path_factory.mktemp("site")
+    write_bank(root)
+    site = Site(root)
+    site.secrets.mkdir(parents=True)
+    (site.secrets / "course-secret").write_text("5e" * 32)  # the same draws at every run
+    assert release_all(site) == [QUIZ_ID]
+    assert release_all(site) == []
+    return site
+
+
+@pytest.fixture(scope="module")
+def quizzes(site: Site) -> Quizzes:
+    return Quizzes.of(site)
+
+
+def learners_copy(site: Site, user: str) -> bytes:
+    folder = Store(site.exchange).assignment(QUIZ_ID)
+    return Quizzes.of(site).own_files(QUIZ_ID, user, folder)[f"{QUIZ_ID}.ipynb"]
+
+
+def cells_of(notebook: bytes) -> dict[str, Any]:
+    cells = json.loads(notebook)["cells"]
+    return {
+        cell["metadata"]["nbgrader"]["grade_id"]: cell for cell in cells if cell["metadata"].get("nbgrader")
+    }
+
+
+def submission_of(site: Site, user: str, answers: dict[str, str]) -> NotebookNode:
+    """What `user` was given, with these cells as answers."""
+    notebook = json.loads(learners_copy(site, user))
+    for cell in notebook["cells"]:
+        grade_id = cell["metadata"].get("nbgrader", {}).get("grade_id")
+        cell["source"] = answers.get(grade_id, cell["source"])
+    return parse_notebook(json.dumps(notebook).encode())
+
+
+def model_answers(quizzes: Quizzes, user: str) -> dict[str, str]:
+    cells = quizzes.source(QUIZ_ID, user).cells
+    named = {cell.metadata.nbgrader.grade_id: cell for cell in cells if "nbgrader" in cell.metadata}
+    return {grade_id: cell.source for grade_id, cell in named.items() if cell.metadata.nbgrader.solution}
+
+
+def points(work: Work) -> dict[str, float]:
+    """What the work earns by its tests, with the learner's code and each test in namespaces of their own."""
+    learner: dict[str, Any] = {}
+    earned = {}
+    for cell in work.cells:
+        if cell.kind == Kind.CODE:
+            try:
+                exec(cell.source, learner)
+            except NotImplementedError:
+                continue
+        else:
+            given = {name: learner[name] for name in work.names if name in learner}
+            try:
+                exec(cell.source, given)
+                earned[cell.grade_id] = cell.points
+            except (AssertionError, NameError, NotImplementedError):
+                earned[cell.grade_id] = 0
+    return earned
+
+
+def graded(quizzes: Quizzes, user: str, submission: NotebookNode) -> dict[str, float]:
+    """As the coordinator does it: the source of `user`, the answers of the submission."""
+    source = quizzes.source(QUIZ_ID, user)
+    return points(work_of(QUIZ_ID, source, restored(source, submission)))
+
+
+def test_the_gradebook_and_the_released_notebook_are_the_generic_variant(
+    site: Site, quizzes: Quizzes
+) -> None:
+    released = (site.course / "release" / QUIZ_ID / f"{QUIZ_ID}.ipynb").read_bytes()
+    source = (site.course / "source" / QUIZ_ID / f"{QUIZ_ID}.ipynb").read_bytes()
+    generic = quizzes.quiz_cells(QUIZ_ID, GENERIC)
+    for grade_id, text in generic.items():
+        assert "".join(cells_of(source)[grade_id]["source"]) == text
+    assert "HIDDEN TESTS" in source.decode()
+    assert "HIDDEN TESTS" not in released.decode()
+
+
+def test_everyone_has_numbers_of_their_own(site: Site) -> None:
+    copies = {user: learners_copy(site, user) for user in USERS}
+    assert len(set(copies.values())) == len(USERS)
+    assert copies["learner-7"] == learners_copy(site, "learner-7")
+    texts = {"".join(cells_of(copy)["q01-text"]["source"]) for copy in copies.values()}
+    assert len(texts) > 25
+    # Nothing else differs: what tests the form is the same for all.
+    rest = [{k: v for k, v in cells_of(copy).items() if not k.endswith("-text")} for copy in copies.values()]
+    assert all(each == rest[0] for each in rest)
+
+
+def test_no_learner_gets_a_key_a_hidden_test_or_the_seed(site: Site, quizzes: Quizzes) -> None:
+    secret = course_secret(quizzes.secret)
+    for user in USERS:
+        copy = learners_copy(site, user).decode()
+        plain = copy.replace('\\"', '"')
+        for variant in quizzes.variants(QUIZ_ID, user):
+            for form in forms_of(variant):
+                assert form not in plain
+        for user_or_generic in (user, GENERIC):
+            for source in quizzes.quiz_cells(QUIZ_ID, user_or_generic).values():
+                assert not [line for line in hidden_lines(source) if line in plain]
+        for told in (secret, seed_of(secret, user, QUIZ_ID), seed_of(b"", GENERIC, QUIZ_ID)):
+            assert told.hex() not in plain
+        for name in ("Twice the bytes", "nothing is shared out", "Not the expected answer", "BEGIN"):
+            assert name not in plain
+
+
+def forms_of(variant: Variant) -> Iterator[str]:
+    """How a key would be written where it had leaked."""
+    name = variant.question.answer
+    if variant.question.kind == "code":
+        for case in variant.cases:
+            yield repr(case.key)
+    elif isinstance(variant.key, float):
+        yield from (repr(variant.key), *map(repr, variant.interval), f"{name} = {variant.key:.3g}")
+    else:
+        yield from (f"{name} = {variant.key!r}", f'{name} = "{variant.key}"', f"{name} == {variant.key!r}")
+
+
+def test_a_checksum_is_of_what_the_learner_sees(site: Site) -> None:
+    """One of the hidden test's text would let a learner try keys against it."""
+    for cell in parse_all(learners_copy(site, "alice")):
+        if "checksum" in cell.metadata.get("nbgrader", {}):
+            assert compute_checksum(cell) == cell.metadata.nbgrader.checksum
+
+
+def parse_all(notebook: bytes) -> list[NotebookNode]:
+    cells: list[NotebookNode] = nbformat.reads(notebook.decode(), as_version=4).cells
+    return cells
+
+
+def test_the_own_answers_earn_all_and_the_untouched_notebook_nothing(site: Site, quizzes: Quizzes) -> None:
+    for user in USERS[:5]:
+        answers = model_answers(quizzes, user)
+        assert sum(graded(quizzes, user, submission_of(site, user, answers)).values()) == 100
+        assert sum(graded(quizzes, user, submission_of(site, user, {})).values()) == 0
+
+
+def test_another_learners_answers_do_not_fit(site: Site, quizzes: Quizzes) -> None:
+    copied = model_answers(quizzes, "alice")
+    passed = [graded(quizzes, user, submission_of(site, user, copied))["q01-key"] > 0 for user in USERS]
+    assert sum(passed) < 5
+
+
+def test_wrong_answers_fail_and_only_those(site: Site, quizzes: Quizzes) -> None:
+    answers = model_answers(quizzes, "alice")
+    (first, *_) = quizzes.variants(QUIZ_ID, "alice")
+    low, high = first.interval
+    for text, right in {
+        **{f"answer_q01 = {number!r}": True for number in (low, high, first.key)},
+        f"answer_q01 = {first.wrong[0][0]}": False,
+        "answer_q01 = None": False,
+        "answer_q01 = float('nan')": False,
+        "answer_q01 = 10**400": False,
+        "answer_q01 = True": False,
+        f"answer_q01 = '{first.key}'": False,
+        "answer_q01 = [1]": False,
+    }.items():
+        earned = graded(quizzes, "alice", submission_of(site, "alice", {**answers, "q01": text}))
+        assert (earned["q01-key"] == 30) is right, text
+        assert sum(earned.values()) == (100 if right else 70)
+
+
+def test_what_a_submission_says_of_its_questions_is_ignored(site: Site, quizzes: Quizzes) -> None:
+    """Another learner's whole notebook, with its answers and with tests that it claims for its own."""
+    answers = model_answers(quizzes, "bob")
+    forged = {**answers, "q01-key": "assert True", "q01-text": "## Question 1\n\nWhat is 1 + 1?"}
+    source = quizzes.source(QUIZ_ID, "alice")
+    cells = restored(source, submission_of(site, "bob", forged))
+    text = next(
+        cell.source for cell in cells if cell.metadata.get("nbgrader", {}).get("grade_id") == "q01-text"
+    )
+    assert text == quizzes.quiz_cells(QUIZ_ID, "alice")["q01-text"]
+    earned = points(work_of(QUIZ_ID, source, cells))
+    assert earned["q01-key"] == 0
+
+
+def test_released_numbers_stay_and_the_rest_may_be_corrected(tmp_path: Path) -> None:
+    write_bank(tmp_path)
+    site = Site(tmp_path)
+    release_all(site)
+    before = Quizzes.of(site).quiz_cells(QUIZ_ID, "alice")
+
+    write_bank(tmp_path, BANK.replace("step: 50", "step: 25"))
+    with pytest.raises(ReleaseError, match=r"q01 is released, and what is drawn for it has changed.* q01b"):
+        release_all(site)
+    assert Quizzes.of(site).quiz_cells(QUIZ_ID, "alice") == before
+
+    # A bank that is being edited changes nothing until it is released.
+    write_bank(tmp_path, BANK.replace("tolerance: 2%", "tolerance: 5%").replace("How long", "For how long"))
+    assert Quizzes.of(site).quiz_cells(QUIZ_ID, "alice") == before
+    assert release_all(site) == [QUIZ_ID]
+    after = Quizzes.of(site).quiz_cells(QUIZ_ID, "alice")
+    assert {name for name in before if before[name] != after[name]} == {"q01-text", "q01-key"}
+    assert numbers(before["q01-text"]) == numbers(after["q01-text"])
+
+    # A question with an id of its own leaves the others as they are.
+    again = BANK.replace("q01", "q01b").replace("step: 50", "step: 25")
+    write_bank(tmp_path, again)
+    assert release_all(site) == [QUIZ_ID]
+    cells = Quizzes.of(site).quiz_cells(QUIZ_ID, "alice")
+    assert all(cells[name] == before[name] for name in before if not name.startswith("q01"))
+
+
+def numbers(text: str) -> list[str]:
+    return re.findall(r"[0-9]+", text)
+
+
+def test_a_bank_that_is_wrong_is_not_released(tmp_path: Path) -> None:
+    write_bank(tmp_path, BANK.replace("payload_MB / 50\n        why", "payload_MB / 25\n        why"))
+    with pytest.raises(
+        ReleaseError, match=r"mod-1-quiz.yaml: question q01: the wrong answer .* is .*, too near the key"
+    ):
+        release_all(Site(tmp_path))
+    assert Store(Site(tmp_path).exchange).released() == []
+
+
+def test_a_quiz_that_is_not_released_has_no_questions(quizzes: Quizzes) -> None:
+    with pytest.raises(BankError, match=r"mod-2-quiz.yaml: cannot be read"):
+        quizzes.quiz_cells("mod-2-quiz", "alice")
+    with pytest.raises(BankError, match="no quiz; a quiz's id looks like mod-107-quiz"):
+        quizzes.quiz_cells("../secrets/x", "alice")
+    assert quizzes.own_files("mod-107-lab-3", "alice", Path("nowhere")) == {}
