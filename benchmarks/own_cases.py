@@ -62,7 +62,7 @@ def collectives(plan: Plan) -> list[dict[str, Any]]:
         for row in results.rows:
             if row["place"] == direct(row["operation"]):
                 named = {"op": row["operation"], "ranks": ranks, "payload_bytes": row["payload_bytes"]}
-                rows.append(named | spread(by_launch(row["samples_s"], row["launches"])))
+                rows.append(named | {"cores": cores()} | spread(by_launch(row["samples_s"], row["launches"])))
     return rows
 
 
@@ -86,7 +86,7 @@ def steps(plan: Plan) -> list[dict[str, Any]]:
         for ranks in (1, 2, 4):
             for case, median in own_steps.launched(ranks, plan):
                 found.setdefault(tuple(case.items()), []).append(median)
-    return [dict(case) | spread(medians) for case, medians in found.items()]
+    return [dict(case) | {"cores": cores()} | spread(medians) for case, medians in found.items()]
 
 
 def memory(plan: Plan) -> list[dict[str, Any]]:

@@ -19,8 +19,6 @@ A file that the package lacks has no cases.
 
 from __future__ import annotations
 
-import csv
-import re
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
@@ -30,6 +28,7 @@ from typing import Literal, cast
 
 from distlab.errors import SettingError
 from distlab.predict.collectives import Op
+from distlab.predict.commented_csv import comments, read_rows
 from distlab.predict.network.calibrate import Host, fit_host, slowdown
 from distlab.predict.network.fitting import Sample
 from distlab.predict.states import MemorySettings, OptimizerName, RankStates, rank_states
@@ -43,7 +42,6 @@ FAMILIES = (COLLECTIVES, MEMORY, STEPS)
 """Of which the file has the name, and .csv."""
 
 DATA = Path(str(resources.files("distlab.predict").joinpath("data")))
-_CORES = re.compile(r", (\d+) cores,")
 
 
 def own_cases(folder: Path = DATA) -> list[Scored]:
@@ -60,12 +58,12 @@ def recorded_gpu_cases(folder: Path = DATA) -> list[Scored]:
 
 def remarks(name: str, folder: Path = DATA) -> list[str]:
     """The lines of a file of cases that begin with #, which say where it comes from; none without the file."""
-    return [line.lstrip("# ") for line in _lines(folder / name) if line.startswith("#")]
+    return comments(_text(folder / name))
 
 
 def rows(name: str, folder: Path = DATA) -> list[Row]:
     """The rows of a file of cases; none without the file."""
-    return list(csv.DictReader(line for line in _lines(folder / name) if not line.startswith("#")))
+    return list(read_rows(_text(folder / name)))
 
 
 def noise(name: str, folder: Path = DATA) -> float | None:
@@ -81,17 +79,17 @@ def noise(name: str, folder: Path = DATA) -> float | None:
     return statistics.median(spreads) if spreads else None
 
 
-def _lines(path: Path) -> list[str]:
-    return path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8") if path.is_file() else ""
 
 
-def cores(name: str, folder: Path) -> int:
-    """Of the machine that a file was measured on; SettingError where its remarks do not say."""
-    for remark in remarks(name, folder):
-        if match := _CORES.search(remark):
-            return int(match[1])
+def _cores(name: str, folder: Path) -> int:
+    """Of the machine that a file was measured on; SettingError where the file does not say."""
+    for row in rows(name, folder):
+        if row.get("cores"):
+            return int(row["cores"])
     raise SettingError(
-        f"{name} says nowhere how many cores were used; measure it again: python -m benchmarks.own_cases."
+        f"{name} has no column cores, of the machine; measure it again: python -m benchmarks.own_cases."
     )
 
 
@@ -123,7 +121,7 @@ def hosts(folder: Path = DATA) -> Mapping[Op, Host]:
     measured = _samples(folder)
     if not measured:
         return {}
-    machine = cores(f"{COLLECTIVES}.csv", folder)
+    machine = _cores(f"{COLLECTIVES}.csv", folder)
     return {
         op: fit_host([s for s, out in pairs if not out], machine, "gloo") for op, pairs in measured.items()
     }
@@ -231,7 +229,7 @@ def _steps(folder: Path) -> Iterator[Scored]:
     measured = rows(f"{STEPS}.csv", folder)
     if not measured or not hosts(folder):
         return
-    machine = cores(f"{STEPS}.csv", folder)
+    machine = _cores(f"{STEPS}.csv", folder)
     alone = {_key(row): float(row["time_s"]) for row in measured if row["ranks"] == "1"}
     most = {key[:2]: max(samples for *named, samples in alone if tuple(named) == key[:2]) for key in alone}
     for row in measured:

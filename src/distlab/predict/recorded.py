@@ -5,9 +5,10 @@ Each file names its source, hardware and units in its first lines.
 
 from __future__ import annotations
 
-import csv
 from dataclasses import dataclass
 from importlib import resources
+
+from distlab.predict.commented_csv import read_rows
 
 DGX = "all_reduce_dgx.csv"
 H200 = "all_reduce_h200.csv"
@@ -93,5 +94,4 @@ def _h200_run() -> AllReduceRun:
 
 
 def _rows(name: str) -> list[dict[str, str]]:
-    text = resources.files("distlab.predict").joinpath("data", name).read_text()
-    return list(csv.DictReader(line for line in text.splitlines() if not line.startswith("#")))
+    return read_rows(resources.files("distlab.predict").joinpath("data", name).read_text())

@@ -19,6 +19,7 @@ from pathlib import Path
 from distlab.errors import SettingError, printable
 from distlab.files import read_limited
 from distlab.predict import megatron
+from distlab.predict.commented_csv import table_lines
 from distlab.predict.transformer import Transformer
 from distlab.predict.validation import Row, Scored, shown
 from distlab.predict.validation.columns import FORMATS, formats_of, ignored
@@ -96,8 +97,7 @@ def _rows(path: Path) -> list[Row]:
     content = read_limited(Path(os.path.realpath(path)), FILE_MOST_BYTES)
     # A remark in another encoding costs its letters, not the rows; with zeros in it, it is another one altogether.
     text = content.decode("utf-8-sig", "strict" if b"\0" in content else "replace")
-    lines = [line for line in text.splitlines() if line.strip(" ,\t") and not line.lstrip().startswith("#")]
-    reader = csv.reader(lines)
+    reader = csv.reader(table_lines(text))
     header = [name.strip().lower() for name in next(reader, [])]
     header = ["params_B" if name == "params_b" else name for name in header]
     if not formats_of(header):
