@@ -1,0 +1,183 @@
+"""Grade one submission: what its notebook shows, and what its tests come to.
+
+    with Children() as children:
+        result = grade(work, children)
+
+Two passes, each in sandboxes of its own. The display pass runs the cells as the learner's notebook would and keeps
+what they show. In the test pass the cells run once more, unseen, and a process that the learner's code cannot
+reach runs the tests in notebook order (`testing.py`): so nothing that is shown was made by code that had seen a
+hidden argument. This module runs neither tests nor learner code.
+"""
+
+from __future__ import annotations
+
+import datetime
+import functools
+import hashlib
+import importlib.metadata
+import json
+import platform
+import socket
+import time
+from collections.abc import Iterable
+from typing import Any
+
+import psutil
+
+from distlab.course.grade.children import Child, Children, SandboxFailed
+from distlab.course.grade.outputs import clean_outputs, count_or_none
+from distlab.course.grade.remote import GRACE_S, Learner, Stopped
+from distlab.course.grade.testing import Stop, complete, reports
+from distlab.course.grade.wire import Channel, WireError
+from distlab.course.grade.work import MIB, Cell, Graded, Kind, Result, Shown, Verdict, Work
+from distlab.machine import cores, cpu_model, gpus
+
+GRAVEST = (Verdict.NOT_GRADABLE, Verdict.VIOLATION, Verdict.MEMORY, Verdict.OUTPUT, Verdict.TIMEOUT)
+"""What one test's verdict makes of the whole submission's, the first that occurs."""
+
+TOO_LONG = "Your code took too long."
+
+
+class _MachineFault(Exception):  # noqa: N818 - a state of the machine
+    """A sandbox was lost through no fault of what ran in it."""
+
+
+def grade(work: Work, children: Children) -> Result:
+    """Both passes. A fault of this machine is the verdict `not gradable`; all else says something of the work."""
+    shown: tuple[Shown, ...] = ()
+    started = time.monotonic()
+    tested = started
+    stop: Stop | None = None
+    try:
+        if work.display:
+            shown, stop = _display(work, children)
+        tested = time.monotonic()
+        graded, stop = _test(work, children, stop)
+    except (SandboxFailed, _MachineFault) as fault:
+        stop = Stop(0, Verdict.NOT_GRADABLE, f"Not graded: {fault}")
+        graded = ()
+    cells = complete(work, graded, stop) if stop else graded
+    seconds = {"display_s": tested - started, "tests_s": time.monotonic() - tested}
+    provenance = {**_provenance(work), **{name: round(value, 4) for name, value in seconds.items()}}
+    return Result(work.lab, _overall(cells, stop), stop.message if stop else "", cells, shown, provenance)
+
+
+def _overall(cells: Iterable[Graded], stop: Stop | None) -> Verdict:
+    if stop:
+        return stop.verdict
+    found = {cell.verdict for cell in cells}
+    if found <= {Verdict.PASSED}:
+        return Verdict.PASSED
+    return next((verdict for verdict in GRAVEST if verdict in found), Verdict.FAILED)
+
+
+def _display(work: Work, children: Children) -> tuple[tuple[Shown, ...], Stop | None]:
+    """What each code cell shows, and where the run stopped before its end, if it did."""
+    shown = [Shown() for _ in work.cells]
+    ours, theirs = socket.socketpair()
+    step = 0
+    with Channel(ours) as channel, children.start("session", work.limits, fds=[theirs]) as session:
+        learner = Learner(channel, time.monotonic() + work.limits.wall_s)
+        try:
+            learner.files(work.files, work.limits.start_s)
+            for step, cell in enumerate(work.cells):
+                if cell.kind == Kind.HIDDEN:
+                    continue
+                ran = learner.run(cell.source, True, work.limits.cell_s)
+                shown[step] = Shown(tuple(clean_outputs(ran.outputs)), count_or_none(ran.execution_count))
+                if ran.interrupted and not cell.is_test:
+                    raise Stopped(Verdict.TIMEOUT, TOO_LONG)
+        except Stopped as stopped:
+            return tuple(shown), _reason(Stop(step, stopped.verdict, stopped.message), session)
+    return tuple(shown), None
+
+
+def _test(work: Work, children: Children, stop: Stop | None) -> tuple[tuple[Graded, ...], Stop | None]:
+    """What each test came to that was reached before `stop`, and where the run ended before its end."""
+    control, their_control = socket.socketpair()
+    to_session, session_end = socket.socketpair()
+    graded: list[Graded] = []
+    ended: Stop | None = None
+    with (
+        Channel(control) as channel,
+        children.start("session", work.limits, fds=[session_end]) as session,
+        children.start("testing", work.limits, fds=[their_control, to_session]) as tests,
+    ):
+        deadline = time.monotonic() + work.limits.start_s + work.limits.wall_s + 2 * GRACE_S
+        try:
+            for report in reports(channel, work, stop, deadline):
+                if isinstance(report, Stop):
+                    ended = report
+                else:
+                    graded.append(report)
+        except WireError:
+            ended = _lost_tests(work, len(graded), tests)
+        if ended and ended is not stop and ended != stop:
+            ended = _reason(ended, session)
+    return tuple(graded), ended
+
+
+def _reason(stop: Stop, session: Child) -> Stop:
+    """`stop` with what the kernel knows about the end of the learner's process."""
+    ending = session.kill()
+    limits = session.limits
+    if ending.lost:
+        raise _MachineFault("the sandbox of the notebook was lost.")
+    if ending.memory:
+        mib = limits.memory_bytes // MIB
+        return Stop(stop.step, Verdict.MEMORY, f"Your code needed more than {mib} MiB of memory.")
+    if ending.output:
+        mib = limits.output_bytes // MIB
+        return Stop(stop.step, Verdict.OUTPUT, f"Your code printed more than {mib} MiB.")
+    if ending.violation:
+        return Stop(stop.step, Verdict.VIOLATION, "Your code made a system call that no notebook needs.")
+    return stop
+
+
+def _lost_tests(work: Work, done: int, tests: Child) -> Stop:
+    """The test process ended in the middle: where, and whose fault it was."""
+    ending = tests.kill()
+    if ending.lost:
+        raise _MachineFault("the sandbox of the tests was lost.")
+    steps = [step for step, cell in enumerate(work.cells) if cell.is_test]
+    step = steps[done] if done < len(steps) else len(work.cells)
+    if ending.memory:
+        return Stop(step, Verdict.MEMORY, "The test needed too much memory for what your code gave.")
+    return Stop(step, Verdict.NOT_GRADABLE, "Not graded: the process of the tests ended.")
+
+
+def _provenance(work: Work) -> dict[str, Any]:
+    """What was graded, with what, where."""
+    learners = [cell for cell in work.cells if not cell.is_test]
+    return {
+        "notebook": _digest([[cell.source for cell in learners], dict(work.files)]),
+        "tests": _digest([_tests(work.cells), sorted(work.names)]),
+        "seed": work.seed,
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        **_machine(),
+    }
+
+
+def _tests(cells: Iterable[Cell]) -> list[list[Any]]:
+    return [[cell.grade_id, cell.source, cell.points] for cell in cells if cell.is_test]
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+@functools.cache
+def _machine() -> dict[str, Any]:
+    """Of this machine and environment: the same for every submission that this process grades."""
+    installed = sorted(f"{d.metadata['Name']}=={d.version}" for d in importlib.metadata.distributions())
+    devices = gpus()
+    return {
+        "environment": _digest(installed),
+        "tier": "gpu" if devices else "cpu",
+        "hardware": devices[0].name if devices else cpu_model(),
+        "cores": cores(),
+        "memory_GiB": round(psutil.virtual_memory().total / 2**30, 1),
+        "python": platform.python_version(),
+        "torch": importlib.metadata.version("torch"),
+        "distlab": importlib.metadata.version("distlab"),
+    }
