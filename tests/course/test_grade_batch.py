@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import threading
+from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from tests.course.batch_rig import (
     batch,
     grade_all,
     gradebook,
+    quick_folder,
     released,
     scores,
     starter,
@@ -36,14 +38,16 @@ ZERO = {"test_double": 0.0, "hidden_double": 0.0, "hidden_triple": 0.0, "explain
 
 
 @pytest.fixture(scope="module")
-def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return released(tmp_path_factory.mktemp("site")).course
+def template() -> Iterator[Path]:
+    with quick_folder() as folder:
+        yield released(folder).course
 
 
 @pytest.fixture
-def course(template: Path, tmp_path: Path) -> Path:
+def course(template: Path) -> Iterator[Path]:
     """A course directory of its own, with the small lab released."""
-    return Path(shutil.copytree(template, tmp_path / "course"))
+    with quick_folder() as folder:
+        yield Path(shutil.copytree(template, folder / "course"))
 
 
 def autograded(course: Path, student: str) -> nbformat.NotebookNode:

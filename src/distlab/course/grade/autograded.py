@@ -108,9 +108,7 @@ def keep_others(notebook: NotebookNode, question: str, folder: Path) -> None:
         before = nbformat.read(folder / f"{folder.name}.ipynb", 4)
     except (OSError, ValueError):
         return
-    shown = {
-        cell.metadata.nbgrader.grade_id: cell for cell in before.cells if "distlab" in cell.metadata
-    }
+    shown = {cell.metadata.nbgrader.grade_id: cell for cell in before.cells if "distlab" in cell.metadata}
     for cell in notebook.cells:
         old = shown.get(cell.metadata.get("nbgrader", {}).get("grade_id"))
         if old is not None and old.metadata.nbgrader.grade_id != question and "distlab" in cell.metadata:

@@ -80,6 +80,7 @@ class Batch:
         self._labs: dict[str, Lab] = {}
         self._labs_lock = threading.Lock()
         self._changed = threading.Condition()
+        self._events = 0
         self._stopping = False
         self._ended = 0
         self._last = ""
@@ -114,7 +115,7 @@ class Batch:
         """
         owner = self.queue.owner()
         with Marks(self.course, self.late_penalty) as marks:
-            self._sweep()
+            self._sweep(owner)
             threads = [
                 threading.Thread(target=self._work, args=(owner,), name=f"grade-{n}", daemon=True)
                 for n in range(self.workers)
@@ -132,9 +133,20 @@ class Batch:
 
     def stop(self) -> None:
         """Take no more work; what runs is finished."""
+        self._stopping = True
+        self._tell()
+
+    def _tell(self) -> None:
+        """Something happened: wake who waits."""
         with self._changed:
-            self._stopping = True
+            self._events += 1
             self._changed.notify_all()
+
+    def _wait(self, seen: int) -> None:
+        """Wait until something happened after `seen` events, here or, for all that is known, elsewhere."""
+        with self._changed:
+            if self._events == seen:
+                self._changed.wait(POLL_S)
 
     # The writer
 
@@ -142,6 +154,7 @@ class Batch:
         total = self._ended + self.queue.left(self.assignment)
         reported = -1
         while True:
+            seen = self._events
             alive = any(thread.is_alive() for thread in threads)
             while self._write_group(marks):
                 pass
@@ -150,9 +163,7 @@ class Batch:
                 self.report(Progress(reported, max(total, reported), self._last))
             if not alive:
                 return
-            with self._changed:
-                if self._ended == reported:
-                    self._changed.wait(POLL_S)
+            self._wait(seen)
 
     def _write_group(self, marks: Marks) -> bool:
         """Write some results; False if there were none."""
@@ -172,8 +183,9 @@ class Batch:
     def _stage(self, job: Job) -> Path:
         return self.queue.folder / "stage" / f"{job.key}-{job.attempts}"
 
-    def _sweep(self) -> None:
+    def _sweep(self, owner: Owner) -> None:
         """Remove what killed processes staged and nobody needs."""
+        self.queue.free_lost(owner)
         with self.queue.writer():
             jobs = {f"{job.key}-{job.attempts}": job for job in self.queue.jobs()}
             for stage in (self.queue.folder / "stage").glob("*"):
@@ -191,25 +203,23 @@ class Batch:
             self._broken = self._broken or error
             self._stopping = True
         finally:
-            with self._changed:
-                self._changed.notify_all()
+            self._tell()
 
     def _one(self, owner: Owner) -> bool:
         """Grade one submission, or wait for one; False if there is nothing left to do."""
+        seen = self._events
         job = self.queue.lease(owner, self.assignment)
         if job is None:
             if self.queue.draining or not self.queue.left(self.assignment):
                 return False
-            with self._changed:
-                self._changed.wait(POLL_S)
+            self._wait(seen)
             return True
         try:
             self._grade(job, owner)
         except BaseException:
             self.queue.release(job, owner)
             raise
-        with self._changed:
-            self._changed.notify_all()
+        self._tell()
         return True
 
     def _grade(self, job: Job, owner: Owner) -> None:

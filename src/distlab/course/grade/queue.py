@@ -135,8 +135,13 @@ class Owner:
         self.id = uuid.uuid4().hex
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._path = folder / self.id
-        self._file = open(self._path, "w")  # noqa: SIM115 (held until close)
-        fcntl.flock(self._file, fcntl.LOCK_EX)
+        while True:
+            self._file = open(self._path, "w")  # noqa: SIM115 (held until close)
+            fcntl.flock(self._file, fcntl.LOCK_EX)
+            with contextlib.suppress(FileNotFoundError):
+                if self._path.stat().st_ino == os.fstat(self._file.fileno()).st_ino:
+                    return
+            self._file.close()  # another took it for a dead one's before it was locked, and removed it
 
     def close(self) -> None:
         self._path.unlink(missing_ok=True)
@@ -175,8 +180,12 @@ class Queue:
         self.close()
 
     def owner(self) -> Owner:
-        """A new coordinator's proof of life."""
-        return Owner(self.folder / "owners")
+        """A new coordinator's proof of life; those of processes that are gone are removed."""
+        owner = Owner(self.folder / "owners")
+        for lock in (self.folder / "owners").iterdir():
+            if lock.name != owner.id:
+                _alive(lock)
+        return owner
 
     # What is asked for
 
@@ -312,6 +321,11 @@ class Queue:
             )
             taken = self._db.execute("SELECT * FROM job WHERE id = ?", (row["id"],)).fetchone()
         return Job.of(taken)
+
+    def free_lost(self, owner: Owner) -> None:
+        """Free the leases of processes that are gone (`lease` does it too)."""
+        with self._transaction():
+            self._free_lost(owner)
 
     def _free_lost(self, owner: Owner) -> None:
         """Queue again what was leased by a process that is gone, or for longer than any submission takes."""
