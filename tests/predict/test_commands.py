@@ -14,8 +14,8 @@ from distlab.cli import COMMANDS
 from distlab.errors import SettingError
 from distlab.predict import failures, goodput, network
 from distlab.predict.cluster import DGX_H100, SELENE
-from distlab.predict.commands.options import size
 from distlab.predict.commands.show import gpus, number
+from distlab.predict.commands.values import size
 from distlab.predict.hardware import accelerator
 from distlab.predict.hardware.prices import read_prices
 from distlab.predict.memory import RESERVE_BYTES

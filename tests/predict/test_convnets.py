@@ -25,15 +25,14 @@ from distlab.predict.convnet_cases import (
     cnn_cases,
     convnet_cluster,
 )
+from distlab.predict.convnet_layers import Gradient, layer_times
 from distlab.predict.convnet_memory import convnet_bytes, kept_values
 from distlab.predict.convnet_step import (
     DDP,
     HOROVOD,
     ConvnetCluster,
     Exchange,
-    Gradient,
     convnet_step,
-    layer_times,
     reduce,
     slowest_of,
 )

@@ -17,8 +17,9 @@ import pytest
 from distlab.cli import main
 from distlab.errors import SettingError
 from distlab.predict.commands import clusters, convnet, layout, running, simulated, training
-from distlab.predict.commands.options import option, types_of
+from distlab.predict.commands.options import option
 from distlab.predict.commands.scales import SCALES, check
+from distlab.predict.commands.values import types_of
 from distlab.predict.hardware import ACCELERATORS, LINKS
 from distlab.predict.states import MemorySettings
 from distlab.predict.transformer import Layout, Transformer

@@ -27,7 +27,8 @@ from functools import cache, cached_property
 from typing import TYPE_CHECKING, Literal
 
 from distlab.predict.cluster import device_of
-from distlab.predict.convnet_step import DDP, ConvnetCluster, Library, convnet_step
+from distlab.predict.convnet_layers import Library
+from distlab.predict.convnet_step import DDP, ConvnetCluster, convnet_step
 from distlab.predict.convnets import Convnet, convnet
 from distlab.predict.device import Device
 from distlab.predict.hardware import NODES, accelerator, node

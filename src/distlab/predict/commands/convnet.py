@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from distlab.errors import SettingError
 from distlab.predict.commands.options import Given, Parser
 from distlab.predict.commands.presets import named
-from distlab.predict.commands.show import Row, draw, gpus, number, seconds, show, show_json
+from distlab.predict.commands.show import draw, gpus, number, seconds, show, show_json, time_rows
 from distlab.predict.convnets import CONVNETS, Convnet, convnet
 
 if TYPE_CHECKING:
@@ -86,9 +86,6 @@ def cnn(args: list[str]) -> int:
             }
         )
         return 0
-    rows = [
-        Row(t.name, seconds(t.seconds), t.seconds / found.step_s, t.why) for t in found.terms if t.seconds
-    ]
     lines = [
         f"{number(found.images_per_s)} images/s, scaling efficiency {found.efficiency:.1%}: one GPU alone makes "
         f"{number(found.batch / found.one_gpu_s)} images/s.",
@@ -104,7 +101,7 @@ def cnn(args: list[str]) -> int:
         f"{cluster.device.name}; {8 * cluster.library.value_bytes}-bit; {_network(cluster, found)}"
     )
     lines += [*(formulas.lines() if formulas else []), *drawn]
-    show(title, "time", rows, seconds(found.step_s), lines)
+    show(title, "time", time_rows(found.terms, found.step_s), seconds(found.step_s), lines)
     return 0
 
 

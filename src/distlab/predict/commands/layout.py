@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING, Any, Literal, TextIO
 from distlab.errors import SettingError, WorkError
 from distlab.predict.commands.clusters import CLUSTERS_HELP, ClusterOptions, priced, the_cluster
 from distlab.predict.commands.layout_tables import Beside, show_found
-from distlab.predict.commands.options import Given, Parser, converted, types_of
+from distlab.predict.commands.options import Given, Parser
 from distlab.predict.commands.presets import unknown
 from distlab.predict.commands.show import draw, gib, gpus, number, show_json
-from distlab.predict.commands.training import (
+from distlab.predict.commands.transformers import (
     MODELS_HELP,
     RunOptions,
     SoftwareOptions,
@@ -30,6 +30,7 @@ from distlab.predict.commands.training import (
     the_settings,
     the_software,
 )
+from distlab.predict.commands.values import converted, types_of
 from distlab.predict.transformer import Recompute, Schedule, Transformer
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from distlab.errors import printable
 from distlab.predict.commands.plain import Column, print_lines, print_table
-from distlab.predict.commands.show import TIER, Row, gib, gpus, number, seconds, show
-from distlab.predict.commands.training import size_of
+from distlab.predict.commands.show import TIER, gib, gpus, number, seconds, show, time_rows
+from distlab.predict.commands.transformers import size_of
 from distlab.predict.transformer import Layout
 
 if TYPE_CHECKING:
@@ -24,11 +24,7 @@ def show_found(
 ) -> None:
     query, best = found.query, found.best[0]
     _show_ranking(found)
-    rows = [
-        Row(term.name, seconds(term.seconds), term.seconds / best.step.step_s, term.why)
-        for term in best.step.terms
-        if term.seconds
-    ]
+    rows = time_rows(best.step.terms, best.step.step_s)
     show(f"A step of the best: {short(best.layout)}", "time", rows, seconds(best.step.step_s), [])
     _show_beside(found, beside)
     _show_rejected(found)

@@ -12,20 +12,16 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import errno
-import math
 import os
-import re
-import reprlib
-import types
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar, get_args, get_origin
 
 from distlab.errors import SettingError, printable
 from distlab.predict.commands.helps import HELPS
 from distlab.predict.commands.presets import unknown
-from distlab.predict.commands.scales import check, counted, example
+from distlab.predict.commands.values import converted, plain_type, types_of, wrong
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -38,12 +34,6 @@ SECTIONS = (
     "simulation",
 )  # fmt: skip
 """Of such a file. One file may serve all commands; each reads the sections that it needs."""
-
-SIZES = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
-SIZES |= {"kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
-
-MOST = 1e30
-"""Of a number, in size: beyond it sums of the models leave the range of floats, and nobody has such a machine."""
 
 ALIASES = {
     "dp": "--data", "tp": "--tensor", "pp": "--pipeline", "cp": "--context", "ep": "--expert",
@@ -188,7 +178,7 @@ class Parser:
         for name, value in values.items():
             if name == "preset" and section in self.presets:
                 if not isinstance(value, str):
-                    raise _wrong(f"preset of {section}", value, "the name of one")
+                    raise wrong(f"preset of {section}", value, "the name of one")
                 given.names[section] = value
             elif name not in hints:
                 raise unknown(f"key of {section}", name, hints)
@@ -216,23 +206,8 @@ def option(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def types_of(kind: type) -> dict[str, Any]:
-    """Fields that are plain values, with their types."""
-    hints = get_type_hints(kind)
-    names = [part.name for part in dataclasses.fields(kind)]
-    return {name: hints[name] for name in names if _plain(hints[name]) is not None}
-
-
-def _plain(hint: Any) -> Any:
-    """int, float, bool, str or the Literal behind a hint, None left out; None for anything else."""
-    if get_origin(hint) in (Union, types.UnionType):
-        inner = [part for part in get_args(hint) if part is not type(None)]
-        return _plain(inner[0]) if len(inner) == 1 else None
-    return hint if hint in (int, float, bool, str) or get_origin(hint) is Literal else None
-
-
 def _add(group: Any, section: str, part: dataclasses.Field[Any], hint: Any) -> None:
-    plain = _plain(hint)
+    plain = plain_type(hint)
     target, name = f"{section}.{part.name}", option(part.name)
     default = "" if part.default in (dataclasses.MISSING, None) else f"default: {part.default}"
     if section == "model":
@@ -254,65 +229,6 @@ def _dashed(arg: str) -> str:
     return name.replace("_", "-") + sign + value if arg.startswith("--") else arg
 
 
-def converted(name: str, value: Any, hint: Any) -> Any:
-    """A value of an option (text) or of YAML as the field's type. SettingError names the field."""
-    plain = _plain(hint)
-    if value is None and type(None) in get_args(hint):
-        return None
-    if get_origin(plain) is Literal:
-        if not isinstance(value, str | int | float):
-            raise _wrong(name, value, f"one of {', '.join(map(str, get_args(plain)))}")
-        for choice in get_args(plain):
-            if not isinstance(value, bool) and str(choice) == str(value):
-                return choice
-        raise unknown(name, value, [str(choice) for choice in get_args(plain)])
-    if plain is bool:
-        if isinstance(value, bool):
-            return value
-        raise _wrong(name, value, "true or false")
-    if plain is str:
-        if isinstance(value, str):
-            return printable(value[:200])
-        raise _wrong(name, value, "text")
-    if name.endswith("_bytes") and isinstance(value, str):
-        number: int | float = size(name, value)
-    else:
-        number = _number(name, counted(name, value) if isinstance(value, str) else value, plain)
-    check(name, number)
-    return number
-
-
-def _number(name: str, value: Any, plain: type) -> int | float:
-    expected = ("a whole number" if plain is int else "a number") + example(name)
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
-        raise _wrong(name, value, expected)
-    try:
-        number = float(value)
-        whole = int(str(value).replace("_", "")) if plain is int else 0
-    except (ValueError, OverflowError):
-        raise _wrong(name, value, expected) from None
-    if math.isnan(number) or (math.isinf(number) and name != "mtbf_h"):
-        raise _wrong(name, value, "a finite number")
-    if number and not math.isinf(number) and not 1 / MOST <= abs(number) <= MOST:
-        raise _wrong(name, value, f"a number of at most {MOST:g}, and 0 or at least {1 / MOST:g}, in size")
-    return whole if plain is int else number
-
-
-def size(name: str, text: str) -> float:
-    """Bytes of `64MiB`, `1.5 GB` or `4096`."""
-    plain = text.strip().lower()
-    digits = plain.rstrip("abcdefghijklmnopqrstuvwxyz").strip()
-    unit = plain[len(plain.rstrip("abcdefghijklmnopqrstuvwxyz")) :]
-    if re.search(r"[KMGT]b$", text.strip()):  # "64mb" is lazy, "64Mb" is how networks write bits
-        raise SettingError(
-            f"{name} is {printable(repr(text)[:80])}, in bits; it is in bytes, of 8 bits each: "
-            f"{printable(text.strip()[:-1][:79])}B, or {printable(text.strip()[:-1][:79])}iB in powers of 2."
-        )
-    if unit not in SIZES:
-        raise unknown(f"unit of {name}", text, [key for key in ("B", "KiB", "MiB", "GiB", "MB", "GB", "TB")])
-    return float(_number(name, digits, float)) * SIZES[unit]
-
-
 def figure_path(name: str, text: str) -> Path:
     """A file that a figure can be drawn into; SettingError where it cannot."""
     from pathlib import Path
@@ -324,10 +240,6 @@ def figure_path(name: str, text: str) -> Path:
     except (SettingError, OSError, ValueError) as error:
         raise SettingError(f"{name} is {printable(repr(text)[:80])}: {printable(str(error)[:200])}") from None
     return Path(text)
-
-
-def _wrong(name: str, value: Any, expected: str) -> SettingError:
-    return SettingError(f"{name} is {printable(reprlib.repr(value))}; it is {expected}.")
 
 
 def read_yaml(path: Path) -> dict[Any, Any]:

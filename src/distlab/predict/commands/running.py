@@ -12,9 +12,9 @@ from distlab.errors import SettingError
 from distlab.predict.collectives import Op
 from distlab.predict.commands.options import Given, Parser
 from distlab.predict.commands.presets import unknown
-from distlab.predict.commands.show import Row, draw, gpus, number, seconds, show, show_json
+from distlab.predict.commands.show import Row, draw, gpus, number, seconds, show, show_json, time_rows
 from distlab.predict.commands.simulated import SimulationOptions, simulated
-from distlab.predict.commands.training import MODELS_HELP, the_model
+from distlab.predict.commands.transformers import MODELS_HELP, the_model
 from distlab.predict.transformer import Transformer
 
 if TYPE_CHECKING:
@@ -98,9 +98,7 @@ def collective(args: list[str]) -> int:
             }
         )
         return 0
-    rows = [
-        Row(t.name, seconds(t.seconds), t.seconds / found.total_s, t.why) for t in found.terms if t.seconds
-    ]
+    rows = time_rows(found.terms, found.total_s)
     lines = [
         f"Algorithm {found.algorithm}, protocol {found.protocol}; {found.bound}-bound. "
         f"{rate / 1e9:.4g} GB/s of payload, bus bandwidth {bus_rate / 1e9:.4g} GB/s.",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from distlab.predict.plots.chart import Chart
+    from distlab.predict.scaling import Term
 
 TIER = "predicted"
 """Of every result here: nothing has run."""
@@ -27,6 +28,11 @@ class Row:
     value: str
     share: float
     why: str
+
+
+def time_rows(terms: Iterable[Term], total_s: float) -> list[Row]:
+    """Those that take time."""
+    return [Row(t.name, seconds(t.seconds), t.seconds / total_s, t.why) for t in terms if t.seconds]
 
 
 def show_json(values: dict[str, Any]) -> None:

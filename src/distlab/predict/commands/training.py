@@ -9,10 +9,19 @@ from typing import TYPE_CHECKING, Any
 
 from distlab.errors import SettingError
 from distlab.predict.commands.clusters import CLUSTERS_HELP, ClusterOptions, priced, the_cluster
-from distlab.predict.commands.options import Given, Parser
-from distlab.predict.commands.presets import named, preset
-from distlab.predict.commands.show import Row, draw, gib, gpus, number, seconds, show, show_json
-from distlab.predict.models import MODELS
+from distlab.predict.commands.options import Parser
+from distlab.predict.commands.presets import named
+from distlab.predict.commands.show import Row, draw, gib, gpus, number, seconds, show, show_json, time_rows
+from distlab.predict.commands.transformers import (
+    MODELS_HELP,
+    RunOptions,
+    SoftwareOptions,
+    size_of,
+    the_layout,
+    the_model,
+    the_settings,
+    the_software,
+)
 from distlab.predict.transformer import Layout, Transformer
 
 if TYPE_CHECKING:
@@ -20,11 +29,8 @@ if TYPE_CHECKING:
     from distlab.predict.commands.room import Room, WayOut
     from distlab.predict.hardware import Accelerator
     from distlab.predict.plots.chart import Chart
-    from distlab.predict.states import MemorySettings
     from distlab.predict.step_time import Software, StepTime
     from distlab.predict.training_memory import TrainingMemory
-
-MODELS_HELP = f"one of {', '.join(MODELS)}; the options below change it, or describe one of your own"
 
 
 @dataclass(frozen=True)
@@ -37,25 +43,6 @@ class MemoryOptions:
     """Of the pipeline; None: the fullest."""
     reserve_bytes: float | None = None
     """Of the GPU's, for what is no tensor; None: RESERVE_BYTES."""
-
-
-@dataclass(frozen=True)
-class SoftwareOptions:
-    """The fields of `step_time.Software` and of its `kernels.Kernels`."""
-
-    fused_attention: bool = True
-    gradient_bytes: int = 2
-    overlap_gradients: bool = True
-    overlap_tensor: bool = False
-    data_s: float = 0.0
-
-
-@dataclass(frozen=True)
-class RunOptions:
-    """Of the whole training."""
-
-    tokens: float | None = None
-    """To train on: gives days and, with a price, the cost."""
 
 
 def memory(args: list[str]) -> int:
@@ -274,11 +261,7 @@ def _show_step(
     found: StepTime,
     more: Sequence[str],
 ) -> None:
-    rows = [
-        Row(term.name, seconds(term.seconds), term.seconds / found.step_s, term.why)
-        for term in found.terms
-        if term.seconds
-    ]
+    rows = time_rows(found.terms, found.step_s)
     lines = [
         f"MFU {found.mfu:.1%}, HFU {found.hfu:.1%}, {found.flops_per_gpu / 1e12:.1f} TFLOP/s a GPU, "
         f"{number(found.tokens_per_day / 1e9)} billion tokens a day without failures.",
@@ -311,30 +294,6 @@ def _doc(function: Any) -> str:
     return str(function.__doc__)
 
 
-def the_model(given: Given) -> tuple[Transformer, str]:
-    """The preset with what was given in place of its own, or one that is described wholly; and its source."""
-    if "model" in given.names:
-        known = preset(given.names["model"])
-        changed = given.change("model", known.model)
-        return changed, known.source + (", changed" if changed != known.model else "")
-    if not given.values["model"]:
-        raise SettingError(
-            "model is missing; name one with --model (`distlab predict presets` lists them), or describe it in the "
-            "file of --config."
-        )
-    given.values["model"].setdefault("name", "your own")
-    return given.make("model", Transformer), "given"
-
-
-def the_layout(given: Given) -> Layout:
-    """Without a global batch: as many micro-batches as the pipeline has stages."""
-    values = given.values["layout"]
-    if "global_batch" not in values:
-        factors = [values.get(name, 1) for name in ("data", "micro_batch", "pipeline")]
-        values["global_batch"] = max(1, factors[0]) * max(1, factors[1]) * max(1, factors[2])
-    return given.make("layout", Layout)
-
-
 def _inputs(model: Transformer, source: str, layout: Layout) -> dict[str, Any]:
     return {
         "model": {**dataclasses.asdict(model), "parameters": model.parameters, "source": source},
@@ -344,12 +303,6 @@ def _inputs(model: Transformer, source: str, layout: Layout) -> dict[str, Any]:
 
 def _title(model: Transformer) -> str:
     return f"{model.name}, {size_of(model)}, {model.sequence:,} tokens a sample"
-
-
-def size_of(model: Transformer) -> str:
-    """Its parameters in words, and those that a token meets where they are fewer."""
-    active = f", {number(model.active_parameters / 1e9)}B active" if model.experts > 1 else ""
-    return f"{number(model.parameters / 1e9)}B parameters{active}"
 
 
 def _layout_line(layout: Layout) -> str:
@@ -370,32 +323,3 @@ def _gpu(name: str) -> Accelerator:
     from distlab.predict.hardware.accelerators import accelerator
 
     return named("gpu", name, accelerator)
-
-
-def the_settings(given: Given) -> MemorySettings:
-    """Of one program: what of memory and of software is not given agrees with what is. SettingError where both are."""
-    from distlab.predict.states import MemorySettings
-
-    memory, software = given.values["settings"], given.values["software"]
-    if software.get("fused_attention") is False:
-        memory.setdefault("attention", "scores")
-    if software.get("gradient_bytes") == 4:
-        memory.setdefault("precision", "mixed_fp32_gradients")
-    settings = given.make("settings", MemorySettings)
-    software.setdefault("fused_attention", settings.attention == "flash")
-    software.setdefault("gradient_bytes", settings.bytes.gradient)
-    settings.agree(software["fused_attention"], software["gradient_bytes"])
-    return settings
-
-
-def the_software(given: Given) -> Software:
-    from distlab.predict.kernels import Kernels
-    from distlab.predict.step_time import Software
-
-    asked = given.make("software", SoftwareOptions)
-    if asked.gradient_bytes not in (2, 4):
-        raise SettingError(f"gradient_bytes is {asked.gradient_bytes}; it is 2 or 4.")
-    if asked.data_s < 0:
-        raise SettingError(f"data_s is {asked.data_s}; it is 0 or more.")
-    kernels = Kernels(asked.fused_attention, asked.gradient_bytes)
-    return Software(kernels, asked.overlap_gradients, asked.overlap_tensor, asked.data_s)

@@ -102,7 +102,7 @@ def size_bytes(row: Row, field: str) -> float:
     text = row.get(field) or ""
     if not re.search(r"[0-9. ][kmgt]?i?b$", text, re.IGNORECASE):
         return positive(row, field)
-    from distlab.predict.commands.options import size  # the same as of options
+    from distlab.predict.commands.values import size  # the same as of options
 
     return positive({field: repr(size(field, text))}, field)
 
