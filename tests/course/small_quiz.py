@@ -98,7 +98,7 @@ questions:
         right: code == 94
         why: a GPU that has fallen off the bus does not come back for a new program
       - text: Nothing.
-        right: "False"
+        right: false
         why: both end the program
     explanation: 79 is a lost GPU, 94 a contained error.
     see: the runbooks

@@ -147,11 +147,12 @@ def read_bank(path: Path) -> Bank:
 @functools.lru_cache(maxsize=16)
 def _read(path: Path, _mtime_ns: int, _size: int) -> Bank:
     try:
-        raw = yaml.load(path.read_text(encoding="utf-8"), Loader=_OneOfEachKey)
+        return _bank(path.stem, yaml.load(path.read_text(encoding="utf-8"), Loader=_OneOfEachKey))
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise BankError(f"{path}: line {line} is not YAML: {error.problem}") from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise BankError(f"{path}: not a bank in YAML: {' '.join(str(error).split())}") from None
-    try:
-        return _bank(path.stem, raw)
+        raise BankError(f"{path}: not a text in YAML: {error}") from None
     except (BankError, ExpressionError) as error:
         raise BankError(f"{path}: {error}") from None
 

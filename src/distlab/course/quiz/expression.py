@@ -96,10 +96,6 @@ def functions(paths: Iterable[str]) -> dict[str, object]:
     return found
 
 
-def computes(expression: Expression, uses: Mapping[str, object]) -> bool:
-    """Whether it calls a function of the course, and does more than to look up a constant."""
-    return any(_is_formula(uses.get(name)) for name in expression.calls)
-
-
-def _is_formula(function: object) -> bool:
-    return callable(function) and getattr(function, "__module__", "") != "distlab.predict.registry"
+def is_formula(used: object) -> bool:
+    """Whether it is a function of the course that does more than to look up a constant."""
+    return callable(used) and getattr(used, "__module__", "") != "distlab.predict.registry"

@@ -16,7 +16,7 @@ from pathlib import Path
 from distlab.course.labsource import LabError
 from distlab.course.quiz.bank import Bank, BankError, Question, bank_paths, read_bank
 from distlab.course.quiz.draw import LETTERS, Variant, draw
-from distlab.course.quiz.expression import BUILTINS, Expression, ExpressionError, computes
+from distlab.course.quiz.expression import BUILTINS, Expression, ExpressionError, is_formula
 from distlab.course.quiz.own import generic_notebook
 
 SEEDS = 200
@@ -100,14 +100,14 @@ def _of_the_form(bank: Bank, question: Question) -> list[str]:
     for name in {*question.given, *question.let, *(question.arguments or {})} & {*bank.uses, *BUILTINS}:
         problems.append(f"{name} is given and a function")
     if question.key is not None:
-        reached = _with_let(question, question.key)
-        if not any(computes(formula, bank.uses) for formula in reached):
+        calls = _formulas_called(bank, question, question.key)
+        if not calls:
             problems.append(
                 f"the key {question.key.source!r} is typed: it calls no function of distlab.predict"
             )
         if question.check is not None:
-            both = _calls(reached) & _calls(_with_let(question, question.check)) - set(BUILTINS)
-            if any(computes(formula, {name: bank.uses[name]}) for name in both for formula in reached):
+            both = calls & _formulas_called(bank, question, question.check)
+            if both:
                 problems.append(f"check is no second way: it calls {', '.join(sorted(both))} as the key does")
         if question.kind != "choice" and not question.wrong:
             problems.append("it names no wrong answer")
@@ -119,24 +119,20 @@ def _of_the_form(bank: Bank, question: Question) -> list[str]:
     return problems
 
 
-def _with_let(question: Question, formula: Expression) -> list[Expression]:
-    """A formula, and those that its names stand for."""
-    found, new = [formula], [formula]
+def _formulas_called(bank: Bank, question: Question, expression: Expression) -> set[str]:
+    """The course's formulas that an expression calls, itself or in what its names stand for."""
+    found, new = [expression], [expression]
     while new:
         names = {name for each in new for name in each.names}
         new = [let for name, let in question.let.items() if name in names and let not in found]
         found += new
-    return found
-
-
-def _calls(formulas: list[Expression]) -> set[str]:
-    return {name for formula in formulas for name in formula.calls}
+    return {name for each in found for name in each.calls if is_formula(bank.uses.get(name))}
 
 
 def _of_the_draws(bank: Bank, question: Question, seeds: int) -> list[str]:
     """What shows when it is drawn; of each kind of problem the first."""
     problems: dict[str, str] = {}
-    keys, texts = set(), set()
+    keys, texts, right = set(), set(), set()
     for number in range(seeds):
         seed = hashlib.sha256(f"check-quizzes {number}".encode()).digest()
         try:
@@ -148,10 +144,14 @@ def _of_the_draws(bank: Bank, question: Question, seeds: int) -> list[str]:
             return [str(error)]
         keys.add(variant.key if question.kind != "code" else variant.cases)
         texts.add((variant.text, variant.choices))
+        right |= {option.text for option in question.options if option.right.value(variant.names)}
     if question.kind in ("numeric", "code") and len(keys) < min(LEAST_KEYS, seeds):
         problems["same"] = f"{seeds} learners have {len(keys)} different keys; give it more to draw from"
     if len(texts) < 2 <= seeds and question.kind != "code":
         problems["same"] = "all learners have the same text"
+    for option in question.options:
+        if option.right.source != "False" and option.text not in right:
+            problems[option.text] = f"{option.text!r} is never right; say `right: false` if it is not to be"
     return list(problems.values())
 
 
