@@ -25,7 +25,7 @@ from typing import Any, ClassVar
 CONTROLLERS = ("memory", "cpu", "pids")
 CFS_PERIOD_US = 100_000
 CPU_WEIGHT = 12
-"""A group's share where all want the processors, in percent of the Hub's own (the kernel's default is 100)."""
+"""A learner's share where all want the processors, in percent of the Hub's own (the kernel's default is 100)."""
 KILL_TIMEOUT_S = 10.0
 
 ENTER = 'for procs in $1; do echo $$ > "$procs" || exit 125; done; shift; exec "$@"'
@@ -34,11 +34,15 @@ ENTER = 'for procs in $1; do echo $$ > "$procs" || exit 125; done; shift; exec "
 
 @dataclass(frozen=True)
 class Limits:
-    """What one group may use at most. `processes` counts threads too, as the kernel does."""
+    """What one group may use at most. `processes` counts threads too, as the kernel does.
+
+    `cpu_weight` is its share of the processors where all want them, in percent of an ordinary process group's.
+    """
 
     memory_bytes: int
     cpus: float
     processes: int
+    cpu_weight: int = CPU_WEIGHT
 
 
 @dataclass(frozen=True)
@@ -220,7 +224,7 @@ class V1Group(Group):
             memory_and_swap.write_text(str(limits.memory_bytes))
         (cpu / "cpu.cfs_period_us").write_text(str(CFS_PERIOD_US))
         (cpu / "cpu.cfs_quota_us").write_text(str(round(limits.cpus * CFS_PERIOD_US)))
-        (cpu / "cpu.shares").write_text(str(1024 * CPU_WEIGHT // 100))
+        (cpu / "cpu.shares").write_text(str(1024 * limits.cpu_weight // 100))
         (pids / "pids.max").write_text(str(limits.processes))
 
     def _folders(self) -> tuple[Path, Path, Path]:
@@ -279,7 +283,7 @@ class V2Group(Group):
             if swap.exists():
                 swap.write_text("0")
             (folder / "cpu.max").write_text(f"{round(limits.cpus * CFS_PERIOD_US)} {CFS_PERIOD_US}")
-            (folder / "cpu.weight").write_text(str(CPU_WEIGHT))
+            (folder / "cpu.weight").write_text(str(limits.cpu_weight))
             (folder / "pids.max").write_text(str(limits.processes))
         except OSError as error:
             if folder.exists():
@@ -322,6 +326,7 @@ class SystemdGroup(Group):
     memory_bytes: int
     cpus: float
     tasks: int
+    weight: int = CPU_WEIGHT
 
     kind: ClassVar[str] = "systemd"
 
@@ -336,7 +341,8 @@ class SystemdGroup(Group):
             missing = [c for c in CONTROLLERS if c not in delegated]
             if missing:
                 raise LimitsUnavailable(f"systemd does not delegate {', '.join(missing)} to this user")
-        return cls(f"distlab-{name}.scope", user, limits.memory_bytes, limits.cpus, limits.processes)
+        wanted = (limits.memory_bytes, limits.cpus, limits.processes, limits.cpu_weight)
+        return cls(f"distlab-{name}.scope", user, *wanted)
 
     def _manager(self) -> str:
         return "--user" if self.user else "--system"
@@ -346,7 +352,7 @@ class SystemdGroup(Group):
             "MemoryMax": str(self.memory_bytes),
             "MemorySwapMax": "0",
             "CPUQuota": f"{round(self.cpus * 100)}%",
-            "CPUWeight": str(CPU_WEIGHT),
+            "CPUWeight": str(self.weight),
             "TasksMax": str(self.tasks),
         }
         settings = [f"--property={name}={value}" for name, value in properties.items()]
@@ -360,7 +366,7 @@ class SystemdGroup(Group):
             ("MemoryMax", "t", str(self.memory_bytes)),
             ("MemorySwapMax", "t", "0"),
             ("CPUQuotaPerSecUSec", "t", str(round(self.cpus * 1_000_000))),
-            ("CPUWeight", "t", str(CPU_WEIGHT)),
+            ("CPUWeight", "t", str(self.weight)),
             ("TasksMax", "t", str(self.tasks)),
             ("CollectMode", "s", "inactive-or-failed"),
         ]
@@ -442,6 +448,21 @@ def create(name: str, limits: Limits) -> Group:
         except LimitsUnavailable as error:
             reasons.append(str(error))
     raise LimitsUnavailable("; ".join(reasons))
+
+
+def sweep(prefix: str, in_use: Callable[[str], bool]) -> None:
+    """Remove the empty groups named `prefix` and more, but those whose rest of the name is `in_use`.
+
+    A process that was killed leaves its groups behind; systemd removes its scopes itself.
+    """
+    tops = set(own_groups().values())
+    with contextlib.suppress(LimitsUnavailable):
+        tops.add(_v2_mount())
+    for top in tops:
+        for folder in top.glob(f"distlab-{prefix}*"):
+            if not in_use(folder.name.removeprefix(f"distlab-{prefix}")):
+                with contextlib.suppress(OSError):
+                    folder.rmdir()
 
 
 def load(description: dict[str, Any]) -> Group:

@@ -32,11 +32,12 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from distlab.course import cgroup
 from distlab.course.grade import warm
@@ -54,6 +55,9 @@ CAPABILITIES = ("CAP_SYS_ADMIN", "CAP_NET_ADMIN", "CAP_SETUID", "CAP_SETGID", "C
 
 STARTERS_ENV = ("PATH", "XDG_RUNTIME_DIR", "DBUS_SESSION_BUS_ADDRESS")
 """What the programs that make a sandbox need of the environment (systemd-run finds its manager by it)."""
+
+CPU_WEIGHT = 100
+"""As much as any: a busy machine shall not make a submission late. Whoever grades bounds their number."""
 
 TAIL_BYTES = 4096
 KILL_TIMEOUT_S = 30.0
@@ -87,6 +91,11 @@ class Ending:
         """It made a system call that only an escape would make."""
         return self.signal == signal.SIGSYS
 
+    @property
+    def processor(self) -> bool:
+        """It used more processor time than it may."""
+        return self.signal == signal.SIGXCPU
+
 
 class Child:
     """One running sandbox; `pid` is its init's on this machine, `uid` who its processes are."""
@@ -94,13 +103,13 @@ class Child:
     def __init__(self, role: str, limits: Limits, group: cgroup.Group) -> None:
         self.role, self.limits = role, limits
         self.pid = self.uid = 0
-        self._group = group
+        self.group = group
         self._pid_fd = -1
         self._control, self.their_control = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._control.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
         self._output, self.their_output = os.pipe()
         os.set_blocking(self._output, False)
-        self._process: subprocess.Popen[bytes] | None = None  # started cold
+        self.process: subprocess.Popen[bytes] | None = None  # started cold
         self._status: int | None = None
         self._usage: cgroup.Usage | None = None
         self._killed = False
@@ -149,26 +158,25 @@ class Child:
     def _begin(self, deadline: float) -> None:
         """Meet its init, move it into the control group, and see it start."""
         self._control.settimeout(max(0.001, deadline - time.monotonic()))
-        _, ancillary, _, _ = self._control.recvmsg(
+        data, ancillary, _, _ = self._control.recvmsg(
             warm.MAX_MESSAGE_BYTES, socket.CMSG_SPACE(_CREDENTIALS.size)
         )
-        if not ancillary:
-            raise ConnectionResetError("it ended before it began")
+        self._expect("hello", data)
         self.pid = _CREDENTIALS.unpack(ancillary[0][2])[0]
         # It waits for the answer, so that the number is still its own.
         self._pid_fd = os.pidfd_open(self.pid)
-        if self._process is None:
-            self._group.add(self.pid)
-        self.uid = warm.NOBODYS_UID + self.pid if os.geteuid() == 0 else os.geteuid()
+        if self.process is None:
+            self.group.add(self.pid)
+            self.uid = warm.NOBODYS_UID + self.pid
         self._control.send(json.dumps({"uid": self.uid}).encode())
-        answer = self._control.recv(warm.MAX_MESSAGE_BYTES)
-        if not answer:
-            raise ConnectionResetError("it ended before it began")
-        if "started" not in (told := json.loads(answer)):
-            raise SandboxFailed(
-                f"the {self.role} sandbox did not start: {told.get('failed', 'no reason given')}"
-            )
+        self._expect("started", self._control.recv(warm.MAX_MESSAGE_BYTES))
         self._control.setblocking(False)
+
+    def _expect(self, word: str, data: bytes) -> None:
+        if not data:
+            raise ConnectionResetError("it ended before it began")
+        if word not in (told := json.loads(data)):
+            raise SandboxFailed(f"the {self.role} sandbox did not start: {told.get('failed', told)}")
 
     def _watch(self) -> None:
         """Until all of it is gone: count what it prints, hear how it ended, and end what is left then."""
@@ -219,27 +227,29 @@ class Child:
 
     def _read_usage(self) -> None:
         with contextlib.suppress(OSError, ValueError):
-            self._usage = self._usage or self._group.usage()
+            self._usage = self._usage or self.group.usage()
 
     def _send_kill(self) -> None:
         """The end of process 1 is the end of its whole namespace: nothing can be started any more."""
         with contextlib.suppress(OSError):
             signal.pidfd_send_signal(self._pid_fd, signal.SIGKILL)
-        if self._process is not None:
-            self._process.kill()
+        if self.process is not None:
+            self.process.kill()
 
     def _close(self) -> None:
-        self._read_usage()
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-        self._group.remove()
-        self._control.close()
-        for fd in (self._output, self._pid_fd):
-            if fd >= 0:
-                os.close(fd)
-        self._pid_fd = -1
-        self._ended.set()
+        try:
+            self._read_usage()
+            if self.process is not None:
+                self.process.kill()
+                self.process.wait()
+            self.group.remove()
+        finally:
+            self._control.close()
+            os.close(self._output)
+            if self._pid_fd >= 0:
+                os.close(self._pid_fd)
+                self._pid_fd = -1
+            self._ended.set()
 
 
 @dataclass
@@ -297,6 +307,7 @@ class Children:
         self._names = itertools.count()
 
     def __enter__(self) -> Self:
+        cgroup.sweep("grade-", lambda rest: Path(f"/proc/{rest.partition('-')[0]}").exists())
         return self
 
     def __exit__(
@@ -329,7 +340,7 @@ class Children:
                 fd.close()
 
     def _start(self, role: str, limits: Limits, fds: Sequence[socket.socket], deadline: float) -> Child:
-        wanted = cgroup.Limits(limits.memory_bytes, limits.cpus, limits.processes)
+        wanted = cgroup.Limits(limits.memory_bytes, limits.cpus, limits.processes, CPU_WEIGHT)
         child = Child(
             role, limits, cgroup.create(f"grade-{os.getpid()}-{id(self):x}-{next(self._names)}", wanted)
         )
@@ -337,10 +348,9 @@ class Children:
             try:
                 if self.warm:
                     with self._lock:
-                        server = self._warm_server(deadline)
-                        server.ask(child, fds)
+                        self._warm_server(deadline).ask(child, fds)
                 else:
-                    raise NotImplementedError
+                    self._start_cold(child, fds, deadline)
             finally:
                 child.their_control.close()
                 os.close(child.their_output)
@@ -366,22 +376,39 @@ class Children:
         return self._server
 
     def _new_server(self, deadline: float) -> _Server:
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        argv = (sys.executable, "-P", "-m", "distlab.course.grade.warm", str(theirs.fileno()), self._setup)
+        sandbox = self._sandbox("root", 0, capabilities=CAPABILITIES)
+        return self._program(sandbox, list, deadline)
+
+    def _start_cold(self, child: Child, fds: Sequence[socket.socket], deadline: float) -> None:
+        """A program of its own for one child; bubblewrap makes the walls."""
+        # All cold children of this process share the number, which is no process id's.
+        uid = warm.NOBODYS_UID + 2**22 + os.getpid() if os.geteuid() == 0 else os.geteuid()
+        tmp_bytes = child.limits.tmp_bytes
+        sandbox = self._sandbox("grader", uid, tmp_bytes=tmp_bytes, shm_bytes=tmp_bytes)
+        server = self._starter.submit(
+            self._program, sandbox, child.group.enter, deadline, "--walled"
+        ).result()
+        child.uid, child.process = uid, server.process
+        with server.requests:
+            server.ask(child, fds)
+        os.close(server.errors)
+
+    def _sandbox(self, user: str, uid: int, **fields: Any) -> Sandbox:
         # Labs declare a smaller scale for grading and take it where this says so.
         env = {**base_env("grader", "/tmp"), "DISTLAB_SCALE": "grading", "PYTHONHASHSEED": "0", **self._env}
-        errors = os.memfd_create("errors")
+        mounts = (*python_mounts(), *self._mounts)
+        return Sandbox((), user, uid, env=env, mounts=mounts, hostname="grader", **fields)
+
+    def _program(
+        self, sandbox: Sandbox, enter: Callable[[Sequence[str]], list[str]], deadline: float, *options: str
+    ) -> _Server:
+        """Start `warm.py` in `sandbox`, and wait until it is ready."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        fd, errors = theirs.fileno(), os.memfd_create("errors")
+        argv = (sys.executable, "-P", "-m", warm.__name__, str(fd), self._setup, *options)
         with theirs:
-            process = Sandbox(
-                argv=argv,
-                user="root",
-                uid=0,
-                env=env,
-                mounts=(*python_mounts(), *self._mounts),
-                hostname="grader",
-                inherited_fds=(theirs.fileno(),),
-                capabilities=CAPABILITIES,
-            ).popen(
+            process = dataclasses.replace(sandbox, argv=argv, inherited_fds=(fd,)).popen(
+                enter,
                 # bubblewrap keeps its environment; the service's holds its token of the Hub.
                 env={name: os.environ[name] for name in STARTERS_ENV if name in os.environ},
                 stdin=subprocess.DEVNULL,

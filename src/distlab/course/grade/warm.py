@@ -14,8 +14,8 @@ what is printed, then the role's channels. Each child is two processes:
 - the *child* proper, a user of its own, without rights, filtered. It says "started" and runs the role's function.
 
 With `--walled` the sandbox around this program has the walls already (a normal user's, made by bubblewrap):
-it serves one request, as that child's init. On the control socket init sends `hello`, `{"status": N}` (as of
-waitpid), the child `started`; either may send `{"failed": why}`; the host sends `{"uid": N}`.
+it serves one request, as that child's init. On the control socket init sends `{"hello": 1}`, the host
+`{"uid": N}`, the child `{"started": 1}`, init `{"status": N}` (as of waitpid); or one of them `{"failed": why}`.
 """
 
 from __future__ import annotations
@@ -98,9 +98,14 @@ def main() -> None:
             walled=walled,
             filter=program,
         )
-        if walled or not _fork_into_new_pids(own_pids):
-            requests.detach()
-            _be_init(request)
+        try:
+            forked = 0 if walled else _fork_into_new_pids(own_pids)
+        except OSError as error:
+            _send(request.control, {"failed": f"no process could be made: {error}"})
+        else:
+            if not forked:
+                requests.detach()
+                _be_init(request)
         request.control.close()
         for fd in fds[1:]:
             os.close(fd)
@@ -188,7 +193,7 @@ def _build_walls(limits: Limits) -> None:
     no_programs = namespaces.NO_SUID | namespaces.NO_DEVICES
     namespaces.mount("none", "/", flags=namespaces.PRIVATE | namespaces.RECURSIVE)
     # Of the other users' processes, as its init, a child sees nothing.
-    namespaces.mount("proc", "/proc", "proc", no_programs | namespaces.NO_EXEC, "hidepid=invisible")
+    namespaces.mount("proc", "/proc", "proc", no_programs | namespaces.NO_EXEC, "hidepid=2")
     for folder in ("/tmp", "/dev/shm"):
         namespaces.mount("tmpfs", folder, "tmpfs", no_programs, f"mode=1777,size={limits.tmp_bytes}")
     terminals = "newinstance,ptmxmode=0666,mode=620"
@@ -239,7 +244,7 @@ def _be_child(request: Request, uid: int) -> NoReturn:
 def _limit(limits: Limits) -> None:
     cpu_s = math.ceil(limits.cpu_s)
     for kind, soft, hard in (
-        (resource.RLIMIT_CORE, 0, 0),
+        (resource.RLIMIT_CORE, 1, 1),  # no file, and unlike 0 nothing for a program that collects crashes
         (resource.RLIMIT_CPU, cpu_s, cpu_s + 5),
         (resource.RLIMIT_FSIZE, limits.file_bytes, limits.file_bytes),
         (resource.RLIMIT_NOFILE, OPEN_FILES, OPEN_FILES),
@@ -247,6 +252,8 @@ def _limit(limits: Limits) -> None:
         most = resource.getrlimit(kind)[1]
         wanted = (soft, hard) if most == resource.RLIM_INFINITY else (min(soft, most), min(hard, most))
         resource.setrlimit(kind, wanted)
+    # Ray keeps its objects in one file, and its process dies where that may not be as large.
+    os.environ["RAY_DEFAULT_OBJECT_STORE_MAX_MEMORY_BYTES"] = str(limits.file_bytes // 2)
 
 
 def _run(function: Callable[..., object], channels: list[Any]) -> NoReturn:
