@@ -94,6 +94,15 @@ COMMANDS = {
         "Make another instructor's account",
     ),
     "course import-roster": ("distlab.course.accounts.cli:roster", "Admit learners from a CSV file"),
+    "course grade": ("distlab.course.grade.commands:grade", "Grade what was submitted"),
+    "course regrade": ("distlab.course.grade.commands:regrade", "Grade again, and list what differs"),
+    "course grading status": ("distlab.course.grade.commands:status", "What waits, runs and is graded"),
+    "course grading cancel": ("distlab.course.grade.commands:cancel", "Cancel what waits or runs"),
+    "course grading drain": ("distlab.course.grade.commands:drain", "Finish what runs, and take no more"),
+    "course grading resume": ("distlab.course.grade.commands:resume", "Grade whatever waits"),
+    "course grades": ("distlab.course.grade.commands:grades", "Write marks as CSV"),
+    "course mark-changes": ("distlab.course.grade.commands:mark_changes", "Who changed which mark, and why"),
+    "course similar": ("distlab.course.grade.commands:similar", "Submissions that resemble each other"),
     "course export-learner": ("distlab.course.export:export_learner_copy", "Write the learners' repository"),
 }
 

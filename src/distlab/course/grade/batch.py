@@ -109,10 +109,7 @@ class Batch:
         return self.queue.ask(assignment, asked, by=by, reason=reason, again=again, question=question)
 
     def run(self) -> None:
-        """Work until nothing is left. Raises `GraderUnavailable`, and whatever broke the batch itself.
-
-        Ctrl-C: what runs is finished and written, no more is taken. A second one ends at once.
-        """
+        """Work until nothing is left. Raises `GraderUnavailable`, and whatever broke the batch itself."""
         owner = self.queue.owner()
         with Marks(self.course, self.late_penalty) as marks:
             self._sweep(owner)
@@ -122,11 +119,7 @@ class Batch:
             ]
             for thread in threads:
                 thread.start()
-            try:
-                self._write_until_ended(marks, threads)
-            except KeyboardInterrupt:
-                self.stop()
-                self._write_until_ended(marks, threads)
+            self._write_until_ended(marks, threads)
         owner.close()
         if self._broken is not None:
             raise self._broken
