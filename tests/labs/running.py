@@ -6,32 +6,23 @@ lab declares and nothing else, and what crosses is plain data (it goes through J
 
 from __future__ import annotations
 
+import copy
 import json
 import os
-import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import jupytext
-import yaml
 from nbformat.notebooknode import NotebookNode
 
+from distlab.course import bank, labsource
+from distlab.course.bank import WrongAnswer
+from distlab.course.grade.labwork import focused, graded_cell
+from distlab.course.grade.work import Work
 from distlab.course.labsource import is_hidden, read_lab
 
 ROOT = Path(__file__).parents[2]
-CHANGED_CELL = re.compile(r'^```python grade_id="([\w-]+)"\n(.*?)\n```$', re.MULTILINE | re.DOTALL)
-
-
-@dataclass(frozen=True)
-class WrongAnswer:
-    """A known-wrong answer: the cells it changes, by grade_id, and the graded cells that must fail."""
-
-    name: str
-    misconception: str
-    fails: list[str]
-    cells: dict[str, str]
 
 
 def lab_path(lab_id: str) -> Path:
@@ -40,18 +31,11 @@ def lab_path(lab_id: str) -> Path:
 
 def declared_names(lab_id: str) -> list[str]:
     """The learner's names that hidden tests may use, from the source's header."""
-    names: list[str] = jupytext.read(lab_path(lab_id)).metadata["distlab"]["names"]
-    return names
+    return labsource.declared_names(read_lab(lab_path(lab_id)))
 
 
 def wrong_answers(lab_id: str) -> list[WrongAnswer]:
-    return [read_wrong_answer(path) for path in sorted(lab_path(lab_id).parent.glob("wrong/*.md"))]
-
-
-def read_wrong_answer(path: Path) -> WrongAnswer:
-    _, header, body = path.read_text(encoding="utf-8").split("---\n", 2)
-    meta = yaml.safe_load(header)
-    return WrongAnswer(path.stem, meta["misconception"], meta["fails"], dict(CHANGED_CELL.findall(body)))
+    return bank.wrong_answers(ROOT, lab_id)
 
 
 def grade_id(cell: NotebookNode) -> str:
@@ -120,17 +104,16 @@ def plain(value: Any) -> Any:
 
 
 def changed(cells: Iterable[NotebookNode], wrong: WrongAnswer) -> list[NotebookNode]:
-    """The model answer's cells with the wrong ones put in; without measurements that they do not touch."""
-    kept = []
+    """The model answer's cells with the wrong ones put in; of all cells those that the tests which fail need."""
+    code = []
     for cell in cells:
-        name = grade_id(cell)
-        touched = name in wrong.cells or name in wrong.fails
-        if name in wrong.cells:
-            cell = NotebookNode(cell)
-            cell["source"] = wrong.cells[name]
-        if touched or not (is_auto_graded(cell) or "measure" in cell.metadata.get("tags", [])):
-            kept.append(cell)
-    return kept
+        if cell.cell_type == "code":
+            cell = copy.deepcopy(cell)
+            cell["source"] = wrong.cells.get(grade_id(cell), cell.source)
+            code.append(cell)
+    work = Work("", tuple(graded_cell(cell) for cell in code))
+    kept = set(focused(work, wrong.fails).cells)
+    return [cell for cell, graded in zip(code, work.cells, strict=True) if graded in kept]
 
 
 def source_cells(lab_id: str) -> list[NotebookNode]:

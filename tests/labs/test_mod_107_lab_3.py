@@ -65,7 +65,7 @@ def test_model_answer_passes_from_another_process(tmp_path: Path) -> None:
     cells = source_cells(LAB)
     hidden = [grade_id(cell) for cell in cells if is_hidden(cell.source)]
     hidden.remove("run-hidden")  # needs the long runs; the wrong answers of that cell take this way, too
-    model = WrongAnswer("none", "none", hidden, {})
+    model = WrongAnswer("none", "none", tuple(hidden), {})
     outcome = run_lab(LAB, changed(cells, model), tmp_path)
     assert set(outcome.errors) == set(hidden)
     assert outcome.failed == set(), outcome.errors

@@ -69,7 +69,7 @@ def test_model_answer_passes_from_another_process(tmp_path: Path) -> None:
     hidden = [grade_id(cell) for cell in cells if is_hidden(cell.source)]
     for name in ("crash-hidden", "crash-bits-hidden"):  # three runs; wrong answers take this way, too
         hidden.remove(name)
-    model = WrongAnswer("none", "none", hidden, {})
+    model = WrongAnswer("none", "none", tuple(hidden), {})
     outcome = run_lab(LAB, changed(cells, model), tmp_path)
     assert set(outcome.errors) == set(hidden)
     assert outcome.failed == set(), outcome.errors

@@ -29,6 +29,8 @@ import jupytext  # type: ignore[import-untyped]
 import yaml
 from nbformat.notebooknode import NotebookNode
 
+from distlab.course.lablint import check_names
+
 BEGIN_HIDDEN, END_HIDDEN = "BEGIN HIDDEN TESTS", "END HIDDEN TESTS"
 BEGIN_SOLUTION, END_SOLUTION = "BEGIN SOLUTION", "END SOLUTION"
 MARKER = re.compile(r"\s*#{1,3} (BEGIN|END) (SOLUTION|HIDDEN TESTS)\s*")
@@ -82,6 +84,7 @@ def read_lab(path: Path) -> NotebookNode:
             seen[grade_id] = place
     if not any(cell.metadata.get("nbgrader", {}).get("grade") for cell in notebook.cells):
         raise LabError(f"{path}: no cell is graded (nbgrader metadata with grade: true and points)")
+    check_names(notebook.cells, places, header["names"])
     _normalise(notebook, header)
     return notebook
 
@@ -89,6 +92,16 @@ def read_lab(path: Path) -> NotebookNode:
 def declared_names(source: NotebookNode) -> list[str]:
     """The names of the learner's notebook that the lab lets its tests use."""
     return list(source.metadata.get("distlab", {}).get("names", ()))
+
+
+def cell_place(path: Path, grade_id: str) -> Place:
+    """Where a cell of a lab that can be read stands, for messages."""
+    text = path.read_text(encoding="utf-8")
+    cells = jupytext.reads(text, fmt="md").cells
+    for cell, place in zip(cells, _places(path, text, cells), strict=True):
+        if cell.metadata.get("nbgrader", {}).get("grade_id") == grade_id:
+            return place
+    raise KeyError(grade_id)
 
 
 def is_hidden(source: str) -> bool:

@@ -28,7 +28,7 @@ from nbgrader.converters.base import NbGraderException  # type: ignore[import-un
 from nbgrader.coursedir import CourseDirectory  # type: ignore[import-untyped]
 from traitlets.config import Config
 
-from distlab.course import labsource
+from distlab.course import lablint, labsource
 from distlab.course.atomic import write_atomic
 from distlab.course.exchange.bundle import RefusedError
 from distlab.course.exchange.store import publish
@@ -282,6 +282,6 @@ def _digest(source: Path) -> str:
     """Of everything that the released files depend on: the source, this code, nbgrader."""
     digest = hashlib.sha256(nbgrader.__version__.encode())
     quiz = sorted(Path(quiz_lint.__file__).parent.glob("*.py")) if is_quiz(source.stem) else []
-    for path in (*quiz, source, Path(__file__), Path(labsource.__file__)):
+    for path in (*quiz, source, Path(__file__), Path(labsource.__file__), Path(lablint.__file__)):
         digest.update(hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()

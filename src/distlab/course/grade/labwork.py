@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,8 @@ from nbgrader.preprocessors import ClearSolutions  # type: ignore[import-untyped
 
 from distlab.course.grade.submission import restore
 from distlab.course.grade.work import Cell, Kind, Limits, Work
+from distlab.course.lablint import Names, as_python, global_names, is_measure, is_test, needed_names
 from distlab.course.labsource import declared_names, is_hidden, read_lab
-
-MEASURE = "measure"
-"""The tag of a cell that only measures: no test depends on it."""
 
 
 def lab_work(
@@ -92,11 +91,37 @@ def work_of(
     )
 
 
+def focused(work: Work, tests: Collection[str]) -> Work:
+    """The part of a work that some of its tests need: nothing after them, no other test, no outputs.
+
+    A cell stays if it makes a name that they reach, or makes none (it may write a file). Where a test needs
+    what a left out cell did otherwise, it fails on the model answer, too.
+    """
+    last = max(i for i, cell in enumerate(work.cells) if cell.grade_id in tests)
+    cells = [cell for cell in work.cells[: last + 1] if not cell.measure]
+    names = {cell: _names(cell.source) for cell in cells}
+    wanted = {name for cell in cells if cell.grade_id in tests for name in names[cell].free}
+    needed = needed_names([names[cell] for cell in cells if not cell.is_test], wanted)
+    kept = [
+        cell
+        for cell in cells
+        if (cell.grade_id in tests if cell.is_test else names[cell].made & needed or not names[cell].made)
+    ]
+    return replace(work, cells=tuple(kept), display=False)
+
+
+def _names(source: str) -> Names:
+    try:
+        return global_names(as_python(source))
+    except SyntaxError:
+        return Names(frozenset(), frozenset())
+
+
 def graded_cell(cell: NotebookNode) -> Cell:
     """A code cell as the grader takes it. A written answer in code has points by hand, and is no test."""
     meta = _meta(cell)
-    if not meta.get("grade") or meta.get("solution"):
-        return Cell(cell.source, meta.get("grade_id", ""), measure=MEASURE in cell.metadata.get("tags", ()))
+    if not is_test(cell):
+        return Cell(cell.source, meta.get("grade_id", ""), measure=is_measure(cell))
     kind = Kind.HIDDEN if is_hidden(cell.source) else Kind.VISIBLE
     return Cell(cell.source, meta["grade_id"], kind, float(meta["points"]))
 

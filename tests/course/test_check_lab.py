@@ -1,0 +1,213 @@
+"""A lab's tests are tested: what passes, what is found, what a report of it says, and a file graded by itself."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from distlab.course.bank import read_wrong_answer
+from distlab.course.check_lab import (
+    MODEL_S,
+    Finding,
+    check_lab,
+    deep_report,
+    findings_of,
+    inputs_digest,
+    refuse_failing_model,
+    report_path,
+)
+from distlab.course.grade.children import Children
+from distlab.course.grade_file import grade_file
+from distlab.course.labsource import LabError
+from distlab.course.release import ReleaseError, learner_notebook
+from distlab.course.sandbox import availability
+from distlab.errors import SettingError
+from tests.course.small_lab import LAB, LAB_ID, Submission, write_lab
+
+pytestmark = pytest.mark.skipif(bool(availability()), reason="needs sandboxes with limits")
+
+WRONG = {
+    "double-adds": ("Doubling adds two.", "hidden_double", "double", "def double(x):\n    return x + 2"),
+    "double-squares": (
+        "Doubling is squaring.",
+        "hidden_double",
+        "double",
+        "def double(x):\n    return x * x",
+    ),
+    "double-same": ("Nothing changes.", "hidden_double", "double", "def double(x):\n    return x"),
+    "triple-twice": ("Three is two.", "hidden_triple", "triple", "def triple(x):\n    return double(x)"),
+    "triple-adds": ("Tripling adds three.", "hidden_triple", "triple", "def triple(x):\n    return x + 3"),
+    "triple-cubes": ("Tripling is cubing.", "hidden_triple", "triple", "def triple(x):\n    return x**3"),
+}
+
+
+def write_wrong(root: Path, name: str, misconception: str, fails: str, cell: str, source: str) -> None:
+    path = root / "solutions" / LAB_ID / "wrong" / f"{name}.md"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(
+        f'---\nmisconception: "{misconception}"\nfails: [{fails}]\n---\n\n'
+        f'```python grade_id="{cell}"\n{source}\n```\n'
+    )
+
+
+def write_all(root: Path, text: str = LAB) -> Path:
+    write_lab(root, text)
+    for name, wrong in WRONG.items():
+        write_wrong(root, name, *wrong)
+    return root
+
+
+@pytest.fixture(scope="module")
+def children() -> Iterator[Children]:
+    with Children() as children:
+        yield children
+
+
+def problems(root: Path, children: Children, seeds: int = 1) -> dict[str, str]:
+    return {f.what: f.problem for f in findings_of(root, LAB_ID, seeds, children) if f.problem}
+
+
+def test_a_lab_whose_tests_are_right(tmp_path: Path, children: Children) -> None:
+    findings = list(findings_of(write_all(tmp_path), LAB_ID, 2, children))
+    assert [finding.problem for finding in findings] == [""] * len(findings)
+    checked = ["model answer, seed 0", "model answer, seed 1", "untouched starter"]
+    assert [finding.what for finding in findings] == checked + [f"wrong/{name}" for name in sorted(WRONG)]
+    report = deep_report(tmp_path, LAB_ID, findings, children)
+    assert (report["mutants"], report["killed"], report["share"]) == (6, 6, 1.0)
+    assert report["inputs"] == inputs_digest(tmp_path, LAB_ID)
+
+
+def test_what_is_wrong_with_a_lab(tmp_path: Path, children: Children) -> None:
+    text = LAB.replace("assert triple(7) == 21", "assert triple(7) > 20")  # too weak
+    text = text.replace('"double(2) is 4"', '"double(2) is 4"\nassert random.random() < 0.7, "unstable"')
+    text = text.replace("assert double(2)", "import random\n\nassert double(2)")
+    write_wrong(
+        write_all(tmp_path, text), "double-raises", "An error.", "hidden_double", "double", "double = None"
+    )
+    found = problems(tmp_path, children, seeds=2)
+    assert found == {
+        # 0.84 and 0.13 are the first numbers of seeds 0 and 1.
+        "model answer, seed 0": "test_double failed, 0 of 2 points: unstable",
+        "wrong/double-raises": "should fail by an assertion: hidden_double failed, 0 of 3 points: "
+        "The test could not work with what your code gave (TypeError).",
+        "wrong/triple-cubes": "should fail by an assertion: hidden_triple passed, 5 of 5 points",
+    }
+
+
+def test_a_starter_that_earns_points_is_found(tmp_path: Path, children: Children) -> None:
+    text = LAB.replace("assert triple(7) == 21", "assert triple is not None")
+    found = problems(write_all(tmp_path, text), children)
+    assert found["untouched starter"] == "hidden_triple passed, 5 of 5 points"
+    assert found["wrong/triple-twice"].startswith("should fail by an assertion: hidden_triple passed")
+
+
+def test_the_bank_is_checked(tmp_path: Path, children: Children) -> None:
+    write_lab(tmp_path)
+    write_wrong(tmp_path, "a", "Same.", "hidden_triple, hidden", "treble", "x = 1")
+    write_wrong(tmp_path, "b", "Same.", "hidden_triple", "triple", "def triple(x):\n    return x")
+    found = [
+        f.problem for f in findings_of(tmp_path, LAB_ID, 0, children) if f.what == "bank of wrong answers"
+    ]
+    assert found == [
+        "2 wrong answers; a lab has at least 6",
+        "wrong/a: changes 'treble', which is no code cell of the lab",
+        "wrong/a: fails 'hidden', which is no test of the lab",
+        "wrong/a: another wrong answer names the same misconception",
+        "wrong/b: another wrong answer names the same misconception",
+    ]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "def f(): ...",
+        "---\nfails: [a]\n---\n",
+        "---\nmisconception: ''\nfails: [a]\n---\n",
+        "---\nmisconception: a\nfails: a\n---\n",
+        "---\nmisconception: a\nfails: [a]\n---\nno cell\n",
+        "---\na: [\n---\n",
+    ],
+)
+def test_a_wrong_answer_of_another_form_is_refused(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "wrong.md"
+    path.write_text(text)
+    with pytest.raises(LabError, match=r"wrong\.md: "):
+        read_wrong_answer(path)
+
+
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = write_all(tmp_path, LAB.replace("return x + double(x)", "return x + double(x) + 0"))
+    assert check_lab(LAB_ID, root) == 0
+    assert capsys.readouterr().out.count("as it should be") == 8
+    assert check_lab(LAB_ID, root, deep=True) == 1  # two mutants in eight live: + 0 and - 0 are the same
+    said = capsys.readouterr().out
+    assert "lives: triple/operator-" in said
+    assert "NOT EXPLAINED" in said
+    report = json.loads(report_path(root, LAB_ID).read_text())
+    assert report["inputs"] == inputs_digest(root, LAB_ID)
+    assert len(report["unexplained"]) == 1
+    assert len([name for name in report["seconds"] if name.startswith("model answer")]) == 20
+    path = root / "solutions" / LAB_ID / "survivors.yaml"
+    path.write_text(f'{report["unexplained"][0]}: "Nothing is taken away."\n')
+    assert report["inputs"] != inputs_digest(root, LAB_ID)
+    with pytest.raises(SettingError, match="there is no lab 'mod-9-lab-9'"):
+        check_lab("mod-9-lab-9", root)
+
+
+def test_slow_answers_are_late() -> None:
+    assert str(Finding("model answer, seed 0", 61.04, MODEL_S)).endswith("takes longer than 60 s")
+    assert not Finding("model answer, seed 0", 60.0, MODEL_S).late
+
+
+def test_release_refuses_a_model_answer_that_fails(tmp_path: Path) -> None:
+    root = write_all(tmp_path)
+    refuse_failing_model(root, LAB_ID)
+    write_all(root, LAB.replace("assert triple(7) == 21", 'assert triple(7)["x"]'))
+    with pytest.raises(ReleaseError, match=r"lab\.md: cell 7, line \d+: .*'hidden_triple'.*model answer"):
+        refuse_failing_model(root, LAB_ID)
+    report_path(root, LAB_ID).parent.mkdir(parents=True)
+    report_path(root, LAB_ID).write_text(json.dumps({"inputs": inputs_digest(root, LAB_ID)}))
+    refuse_failing_model(root, LAB_ID)  # was checked already, says the report
+
+
+def test_a_file_is_graded_as_a_submission(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_lab(tmp_path)
+    released = tmp_path / "released.ipynb"
+    released.write_bytes(learner_notebook(tmp_path, LAB_ID))
+    submission = Submission(released).honest().answer("triple", "def triple(x):\n    return 4 * x")
+    mine = tmp_path / "mine.ipynb"
+    mine.write_text(json.dumps(submission.delete("hidden_double").notebook))
+    assert grade_file(LAB_ID, mine, tmp_path, json=True) == 0
+    assert json.loads(capsys.readouterr().out) == {
+        "lab": LAB_ID,
+        "verdict": "failed",
+        "points": 5.0,
+        "max_points": 10.0,
+        "cells": [
+            {"grade_id": "test_double", "verdict": "passed", "points": 2.0, "max_points": 2.0, "message": ""},
+            {
+                "grade_id": "hidden_double",
+                "verdict": "passed",
+                "points": 3.0,
+                "max_points": 3.0,
+                "message": "",
+            },
+            {
+                "grade_id": "hidden_triple",
+                "verdict": "failed",
+                "points": 0.0,
+                "max_points": 5.0,
+                "message": "triple is wrong",
+            },
+        ],
+    }
+    mine.write_text("no notebook")
+    assert grade_file(LAB_ID, mine, tmp_path) == 0
+    assert "mod-1-lab-1: failed, 0 of 10 points" in capsys.readouterr().out
+    with pytest.raises(SettingError, match=r"missing\.ipynb cannot be read"):
+        grade_file(LAB_ID, tmp_path / "missing.ipynb", tmp_path)
+    with pytest.raises(SettingError, match=r"lab\.md"):
+        grade_file("mod-9-lab-9", mine, tmp_path)
