@@ -3,22 +3,23 @@
     tree, blobs = encode(value, number_of)        # JSON and bytes
     value = decode(tree, blobs, object_of)
 
-Crossing are None, bool, int, float, complex, str, bytes, list, tuple, dict, set, frozenset, range, numpy arrays
-and scalars, torch tensors and dtypes, and any nesting of them. Everything else crosses as a handle: a number
-that stands for an object which stays where it is. Nothing in an encoding names code: no pickle, no import, no
-eval. Decoding gives new values of exactly these types, or raises Malformed.
+Crossing are None, bool, int, float, complex, str, bytes, list, tuple, dict, set, frozenset, range, slice, numpy
+arrays and scalars, torch tensors, dtypes and devices, and any nesting of them. Everything else crosses as a
+handle: a number that stands for an object which stays where it is. Nothing in an encoding names code: no
+pickle, no import, no eval. Decoding gives new values of exactly these types, or raises Malformed.
 
 In JSON: null, booleans, whole numbers of 64 bits, finite floats, strings and lists stand for themselves. All
 else is an object with one key, its kind. The content of bytes, long strings, arrays and tensors is a blob,
 little-endian and in C order, which may be used once.
 
-A value is read by its exact type and its base class's own methods: a subclass of a plain type crosses as the
-plain value it holds (a namedtuple as a tuple, an IntEnum as an int), whatever it says about itself.
+A value is read by its type and that class's own methods: a subclass of a plain type crosses as the plain value
+it holds (a namedtuple as a tuple, an IntEnum as an int, a Parameter as a tensor), whatever it says about itself.
 """
 
 from __future__ import annotations
 
 import math
+import re
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -39,7 +40,7 @@ LONG_TEXT = 1024
 MAX_DIMENSIONS = 32
 MAX_ELEMENTS = 2**31
 
-FLOATS = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
+FLOATS = ("nan", "inf", "-inf")
 
 NUMPY_TYPES = {
     name: np.dtype(name)
@@ -54,6 +55,8 @@ TORCH_TYPES = (
     "bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64",
     "float16", "bfloat16", "float32", "float64", "complex64", "complex128", "float8_e4m3fn", "float8_e5m2",
 )  # fmt: skip
+
+DEVICE = re.compile(r"(cpu|cuda|meta)(:[0-9]{1,2})?", re.ASCII)
 
 NumberOf = Callable[[object], int]
 ObjectOf = Callable[[int], object]
@@ -83,11 +86,6 @@ def decode(tree: object, blobs: Sequence[bytes], object_of: ObjectOf) -> Any:
     return value
 
 
-def _torch() -> Any:
-    """torch where it is imported: else no value can be a tensor."""
-    return sys.modules.get("torch")
-
-
 class _Encoder:
     def __init__(self, number_of: NumberOf) -> None:
         self.number_of = number_of
@@ -99,31 +97,39 @@ class _Encoder:
         self.items_left -= 1
         if depth > MAX_DEPTH or self.items_left < 0:
             raise TooLarge(f"a value with over {MAX_ITEMS} items, or nested over {MAX_DEPTH} deep")
-        kind = type(value)
-        if value is None or kind is bool:
+        if value is None or value is True or value is False:
             return value
-        for base in type.__dict__["__mro__"].__get__(kind):
-            method = _ENCODE.get(base)
-            if method is not None:
-                return method(self, value, depth)
-            if base.__module__ in ("numpy", "torch"):
-                special = self._special(base, value)
-                if special is not None:
-                    return special
-        return {"handle": self.number_of(value)}
+        # Classes are told apart by identity, and the real MRO is asked: a metaclass can lie about all else.
+        kind = type(value)
+        method = _ENCODE.get(id(kind)) or _SCALARS.get(id(kind))
+        tree = method(self, value, depth) if method else self._by_base(kind, value, depth)
+        return {"handle": self.number_of(value)} if tree is None else tree
 
-    def _special(self, base: type, value: Any) -> Any:
-        """Of a class of numpy or torch; None where it is none of the plain ones."""
-        torch = _torch()
-        if base is np.ndarray:
-            return self._array(value)
-        if base.__module__ == "numpy" and issubclass(base, np.generic):
-            name = NUMPY_NAMES.get(np.dtype(base)) if base is type(value) else None
-            return name and {"scalar": [name, self._blob(np.asarray(value).astype(_little(name)).tobytes())]}
-        if torch is not None and base is torch.Tensor:
+    def _by_base(self, kind: type, value: Any, depth: int) -> Any:
+        """As the first of its classes that crosses; None where none does."""
+        for base in type.__dict__["__mro__"].__get__(kind):
+            method = _ENCODE.get(id(base))
+            tree = method(self, value, depth) if method else self._torch_value(base, value)
+            if tree is not None:
+                return tree
+        return None
+
+    def _scalar(self, value: np.generic, _: int) -> Any:
+        name = NUMPY_NAMES[value.dtype]
+        return {"scalar": [name, self._blob(np.asarray(value).astype(_little(name)).tobytes())]}
+
+    def _torch_value(self, base: type, value: Any) -> Any:
+        """Of a class of torch's; None where it is none that crosses."""
+        torch = sys.modules.get("torch")  # where it is not imported, no value is of it
+        if torch is None:
+            return None
+        if base is torch.Tensor:
             return self._tensor(torch, value)
-        if torch is not None and base is torch.dtype and str(value).removeprefix("torch.") in TORCH_TYPES:
-            return {"dtype": str(value).removeprefix("torch.")}
+        if base is torch.dtype:
+            name = str(value).removeprefix("torch.")
+            return {"dtype": name} if name in TORCH_TYPES else None
+        if base is torch.device:
+            return {"device": str(value)} if DEVICE.fullmatch(str(value)) else None
         return None
 
     def _int(self, value: int, _: int) -> Any:
@@ -168,12 +174,14 @@ class _Encoder:
         return {"dict": flat}
 
     def _range(self, value: range, depth: int) -> Any:
-        parts = [value.start, value.stop, value.step]
         if not _short(value):
-            return {"handle": self.number_of(value)}
-        return {"range": [self._int(part, depth) for part in parts]}
+            return None
+        return {"range": [self._int(part, depth) for part in (value.start, value.stop, value.step)]}
 
-    def _array(self, value: np.ndarray[Any, Any]) -> Any:
+    def _slice(self, value: slice, depth: int) -> Any:
+        return {"slice": [self.encode(part, depth + 1) for part in (value.start, value.stop, value.step)]}
+
+    def _array(self, value: np.ndarray[Any, Any], _: int) -> Any:
         plain = np.ndarray.view(value, np.ndarray)
         name = NUMPY_NAMES.get(plain.dtype.newbyteorder("="))
         if name is None:
@@ -183,14 +191,22 @@ class _Encoder:
         return {"array": [name, list(plain.shape), blob]}
 
     def _tensor(self, torch: Any, value: Any) -> Any:
+        """None for tensors without content of their own: sparse, meta, distributed, of unknown types."""
         with torch._C.DisableTorchFunctionSubclass():
-            name = str(value.dtype).removeprefix("torch.")
-            if name not in TORCH_TYPES or value.layout != torch.strided or value.device.type == "meta":
+            own = torch._C._disabled_torch_dispatch_impl
+            if type(value) is not torch.Tensor and type(value).__torch_dispatch__ is not own:
                 return None
-            self._reserve(value.numel() * value.element_size())
-            plain = value.detach().cpu().resolve_conj().resolve_neg().contiguous().reshape(-1)
-            blob = self._append(plain.view(torch.uint8).numpy().tobytes() if plain.numel() else b"")
-            return {"tensor": [name, list(value.shape), blob, value.requires_grad]}
+            if torch.Tensor.layout.__get__(value) != torch.strided or torch.Tensor.is_meta.__get__(value):
+                return None
+            plain = torch.Tensor.as_subclass(torch.Tensor.detach(value), torch.Tensor)
+            name = str(plain.dtype).removeprefix("torch.")
+            if name not in TORCH_TYPES:
+                return None
+            self._reserve(plain.numel() * plain.element_size())
+            flat = plain.cpu().resolve_conj().resolve_neg().contiguous().reshape(-1)
+            blob = self._append(flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b"")
+            requires_grad = torch.Tensor.requires_grad.__get__(value)
+            return {"tensor": [name, list(plain.shape), blob, requires_grad]}
 
     def _blob(self, data: bytes) -> int:
         self._reserve(len(data))
@@ -206,19 +222,25 @@ class _Encoder:
         return len(self.blobs) - 1
 
 
-_ENCODE: dict[type, Callable[[_Encoder, Any, int], Any]] = {
-    int: _Encoder._int,
-    float: _Encoder._float,
-    complex: _Encoder._complex,
-    str: _Encoder._str,
-    bytes: _Encoder._bytes,
-    list: _Encoder._list,
-    tuple: _Encoder._tuple,
-    dict: _Encoder._dict,
-    set: _Encoder._set,
-    frozenset: _Encoder._frozenset,
-    range: _Encoder._range,
+_ENCODE: dict[int, Callable[[_Encoder, Any, int], Any]] = {
+    id(int): _Encoder._int,
+    id(float): _Encoder._float,
+    id(complex): _Encoder._complex,
+    id(str): _Encoder._str,
+    id(bytes): _Encoder._bytes,
+    id(list): _Encoder._list,
+    id(tuple): _Encoder._tuple,
+    id(dict): _Encoder._dict,
+    id(set): _Encoder._set,
+    id(frozenset): _Encoder._frozenset,
+    id(range): _Encoder._range,
+    id(slice): _Encoder._slice,
+    id(np.ndarray): _Encoder._array,
 }
+_SCALARS = {
+    id(scalar): _Encoder._scalar for scalar in np.sctypeDict.values() if np.dtype(scalar) in NUMPY_NAMES
+}
+"""Of these classes themselves: what a subclass of one holds is its Python value, or unknown."""
 
 
 def _little(name: str) -> np.dtype[Any]:
@@ -276,7 +298,9 @@ class _Decoder:
         return value
 
     def _float(self, body: Any, _: int) -> float:
-        return FLOATS[body]
+        if body not in FLOATS:
+            raise Malformed("a number that there is not")
+        return float(body)  # each nan an object of its own: they are different keys
 
     def _complex(self, body: Any, depth: int) -> complex:
         real, imag = self._items(body, depth)
@@ -317,11 +341,15 @@ class _Decoder:
             raise Malformed("too long a range")
         return value
 
+    def _slice(self, body: Any, depth: int) -> slice:
+        start, stop, step = self._items(body, depth)
+        return slice(start, stop, step)
+
     def _array(self, body: Any, _: int) -> np.ndarray[Any, Any]:
         name, shape, blob = self._parts(body, 3)
         data = self._content(NUMPY_TYPES[name].itemsize, shape, blob)
         if name == "bool":  # a byte other than 0 and 1 would be a truth value that is neither
-            return np.not_equal(np.frombuffer(data, np.uint8).reshape(shape), 0)
+            return np.frombuffer(data, np.uint8).reshape(shape).astype(np.bool_)
         return np.frombuffer(data, _little(name)).reshape(shape).astype(NUMPY_TYPES[name])
 
     def _scalar(self, body: Any, depth: int) -> np.generic:
@@ -350,6 +378,13 @@ class _Decoder:
         if type(body) is not str or body not in TORCH_TYPES:
             raise Malformed("a dtype that there is not")
         return getattr(torch, body)
+
+    def _device(self, body: Any, _: int) -> Any:
+        import torch
+
+        if type(body) is not str or not DEVICE.fullmatch(body):
+            raise Malformed("a device that there is not")
+        return torch.device(body)
 
     def _handle(self, body: Any, _: int) -> object:
         if type(body) is not int or not 0 <= body < 2**53:
@@ -392,9 +427,11 @@ _DECODE: dict[str, Callable[[_Decoder, Any, int], Any]] = {
     "set": _Decoder._set,
     "frozenset": _Decoder._frozenset,
     "range": _Decoder._range,
+    "slice": _Decoder._slice,
     "array": _Decoder._array,
     "scalar": _Decoder._scalar,
     "tensor": _Decoder._tensor,
     "dtype": _Decoder._dtype,
+    "device": _Decoder._device,
     "handle": _Decoder._handle,
 }

@@ -15,7 +15,7 @@ from __future__ import annotations
 import builtins
 import itertools
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +25,8 @@ from distlab.course.grade.work import Verdict
 
 GRACE_S = 5.0
 """Seconds beyond its limit that a session has to say that its time was over."""
+
+TOO_LONG = "Your code took too long."
 
 COMMON = (
     ArithmeticError, AssertionError, AttributeError, FileNotFoundError, ImportError, IndexError, KeyError,
@@ -85,6 +87,8 @@ class Learner:
         self._ids = itertools.count(1)
         self._remotes: dict[int, Remote] = {}
         self.deadline = deadline
+        self.asking = False
+        """Is an answer awaited? It comes or fails in time; what interrupts here leaves half a message behind."""
         self.stopped: Stopped | None = None
         """The last that was raised, should a test have swallowed it."""
 
@@ -112,17 +116,17 @@ class Learner:
         """Call an object of the session's, or one of its functions; the limit is what is left of `deadline`."""
         try:
             tree, blobs = plain.encode((function, args, kwargs), _number_of)
-        except TooLarge as error:
-            raise NotPlain(str(error)) from error
+        except TooLarge:
+            raise self._too_large() from None
         answer, content = self._ask({"op": "call", "call": tree}, None, blobs)
         if answer.get("interrupted") is True:
-            raise self._stop(Stopped(Verdict.TIMEOUT, "Your code took too long.", lost=False))
+            raise self._stop(Stopped(Verdict.TIMEOUT, TOO_LONG, lost=False))
         if "raised" in answer:
             raise self._error(answer["raised"])
         return self._value(answer, content)
 
     def _ask(
-        self, request: dict[str, Any], limit_s: float | None, blobs: list[bytes] | None = None
+        self, request: dict[str, Any], limit_s: float | None, blobs: Sequence[bytes] = ()
     ) -> tuple[dict[str, Any], list[bytes]]:
         """Send a request and return its answer. `limit_s` None: until the deadline."""
         if self.stopped is not None and self.stopped.lost:
@@ -130,24 +134,30 @@ class Learner:
         left = self.deadline - time.monotonic()
         limit_s = max(left if limit_s is None else min(limit_s, left), 0.001)
         number = next(self._ids)
+        until = time.monotonic() + limit_s + GRACE_S
+        self.asking = True
         try:
-            until = time.monotonic() + limit_s + GRACE_S
-            self._channel.send({**request, "id": number, "limit_s": limit_s}, blobs or [], until)
+            self._channel.send({**request, "id": number, "limit_s": limit_s}, blobs, until)
             answer, content = self._channel.receive(until)
+        except TooLarge:
+            raise self._too_large() from None
         except TimedOut:
-            raise self._stop(Stopped(Verdict.TIMEOUT, "Your code took too long.")) from None
+            raise self._stop(Stopped(Verdict.TIMEOUT, TOO_LONG)) from None
         except Closed:
             raise self._stop(Stopped(Verdict.ERROR, "Your code's process ended.")) from None
         except WireError:
             raise self._violation() from None
-        except BaseException:  # in the middle of a frame, perhaps: the next one cannot be found
-            self.stopped = Stopped(Verdict.TIMEOUT, "Your code took too long.")
-            raise
+        finally:
+            self.asking = False
         if answer.get("id") != number:
             raise self._violation()
         if answer.get("too_large") is True:
-            raise self._stop(Stopped(Verdict.OUTPUT, "Your code gave back too much data.", lost=False))
+            raise self._too_large()
         return answer, content
+
+    def _too_large(self) -> Stopped:
+        """Either way: what a test hands over is too large only if it came of what the learner's code gave."""
+        return self._stop(Stopped(Verdict.OUTPUT, "Your code gave back too much data.", lost=False))
 
     def _value(self, answer: dict[str, Any], blobs: list[bytes]) -> Any:
         try:
@@ -217,6 +227,9 @@ class Remote:
 
     def __bool__(self) -> bool:
         raise TypeError("an object of the learner's has no truth value: compare something it returns")
+
+    def __reduce__(self) -> str:
+        raise TypeError("an object of the learner's can be neither copied nor pickled here")
 
     def __repr__(self) -> str:
         return f"<object {self._number} of the learner's>"

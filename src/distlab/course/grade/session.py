@@ -79,6 +79,8 @@ class _Outputs:
         self.text_left = MAX_TEXT
         self.images_left = MAX_IMAGES
         self.clear_at_next = False
+        self.displays: dict[str, dict[str, Any]] = {}
+        """Outputs that can be updated, by display id."""
 
     def clear(self, wait: bool) -> None:
         if wait:
@@ -101,6 +103,22 @@ class _Outputs:
             self.add({"output_type": "stream", "name": name, "text": [kept]})
 
     def data(self, kind: str, data: dict[str, Any], **more: Any) -> None:
+        kept = self.bundle(data)
+        if kept:
+            self.add({"output_type": kind, "data": kept, "metadata": {}, **more})
+
+    def display(self, data: dict[str, Any], display_id: str | None, update: bool) -> None:
+        if update:
+            if display_id in self.displays:
+                self.displays[display_id]["data"] = self.bundle(data)
+            return
+        before = len(self.items)
+        self.data("display_data", data)
+        if display_id is not None and len(self.items) > before:
+            self.displays[display_id] = self.items[-1]
+
+    def bundle(self, data: dict[str, Any]) -> dict[str, Any]:
+        """What is kept of an object's forms: text and pixels."""
         kept: dict[str, Any] = {}
         for mime in IMAGES:
             if isinstance(image := data.get(mime), bytes):
@@ -110,8 +128,7 @@ class _Outputs:
                 kept[mime] = image
         if isinstance(data.get(TEXT), str):
             kept[TEXT] = self.take(data[TEXT])
-        if kept:
-            self.add({"output_type": kind, "data": kept, "metadata": {}, **more})
+        return kept
 
     def error(self, name: str, value: str, traceback: list[str]) -> None:
         lines = [self.take(ESCAPES.sub("", line)) for line in traceback[:100]]
@@ -178,8 +195,10 @@ def _write_all(fd: int, data: bytes) -> None:
 
 
 class _Publisher(DisplayPublisher):
-    def publish(self, data: Any, metadata: Any = None, *_: Any, **__: Any) -> None:
-        self.shell.outputs.data("display_data", data)
+    def publish(
+        self, data: Any, metadata: Any = None, *_: Any, transient: Any = None, update: bool = False, **__: Any
+    ) -> None:
+        self.shell.outputs.display(data, (transient or {}).get("display_id"), update)
 
     def clear_output(self, wait: bool = False) -> None:
         self.shell.outputs.clear(wait)
@@ -234,12 +253,15 @@ class Shell(InteractiveShell):
 
 def prepare() -> Shell:
     """Make the shell, and import what cells mostly need, before the fork. Starts no thread."""
+    if Shell.initialized():
+        return Shell.instance()
     os.environ["MPLBACKEND"] = INLINE
     config = Config()
     config.HistoryManager.enabled = False
     config.InteractiveShell.colors = "nocolor"
-    config.InteractiveShell.ipython_dir = tempfile.mkdtemp(prefix="ipython-")
-    shell: Shell = Shell.instance(config=config)
+    with tempfile.TemporaryDirectory(prefix="ipython-") as folder:  # its profile; nothing is read from it
+        config.InteractiveShell.ipython_dir = folder
+        shell: Shell = Shell.instance(config=config)
     with contextlib.suppress(ImportError):
         import matplotlib.pyplot as plt
 
@@ -264,12 +286,14 @@ def serve(channel: Channel, work: Path = WORK) -> None:
 class _Session:
     def __init__(self, channel: Channel) -> None:
         self.channel = channel
-        self.shell = Shell.instance() if Shell.initialized() else prepare()
+        self.shell = prepare()
         self.pid = os.getpid()
         self.numbers = itertools.count(1)
         self.objects: dict[int, Any] = {}
         self.number_of_id: dict[int, int] = {}
         self.in_time = False
+        self.out_of_time = False
+        sys.stdin = open(os.devnull)  # noqa: SIM115 - nobody answers; lives as long as the process
         sys.stdout = _Stream("stdout", self.shell.outputs)
         sys.stderr = _Stream("stderr", self.shell.outputs)
 
@@ -278,14 +302,13 @@ class _Session:
             request, blobs = self.channel.receive()
             try:
                 answer, content = self.answer(request, blobs)
-                answer["id"] = request.get("id")
                 if os.getpid() != self.pid:
                     os._exit(
                         0
                     )  # a process that a cell forked, and that came back from it: it has no say here
-                self.channel.send(answer, content)
+                self.channel.send({**answer, "id": request.get("id")}, content)
             except TooLarge:
-                self.channel.send({"id": request.get("id"), "too_large": True})
+                self.channel.send({"too_large": True, "id": request.get("id")})
 
     def answer(self, request: dict[str, Any], blobs: list[bytes]) -> tuple[dict[str, Any], list[bytes]]:
         match request.get("op"):
@@ -311,21 +334,17 @@ class _Session:
     def cell(self, source: str, show: bool, limit_s: float) -> dict[str, Any]:
         shell = self.shell
         shell.outputs.begin(show)
-        interrupted = False
-        result = None
-        try:
-            with self.limit(limit_s):
-                result = shell.run_cell(source, store_history=True)
-        except OutOfTime:
-            interrupted = True
-        if result is not None:
-            error = result.error_in_exec or result.error_before_exec
-            interrupted = isinstance(error, OutOfTime)
+        # Pictures that nobody will see are not drawn.
+        assert shell.display_formatter
+        shell.display_formatter.active_types = [TEXT, *IMAGES] if show else [TEXT]
+        success = False
+        with contextlib.suppress(OutOfTime), self.limit(limit_s):
+            success = shell.run_cell(source, store_history=True).success
         answer = {
-            "ok": result is not None and result.success,
+            "ok": success,
+            "interrupted": self.out_of_time,
             "outputs": shell.outputs.finished(),
             "execution_count": shell.execution_count - 1,
-            "interrupted": interrupted,
         }
         shell.outputs.begin(show=False)
         return answer
@@ -333,18 +352,19 @@ class _Session:
     def call(self, request: dict[str, Any], blobs: list[bytes]) -> tuple[dict[str, Any], list[bytes]]:
         try:
             function, args, kwargs = plain.decode(request["call"], blobs, self.objects.__getitem__)
-        except Malformed:
+            if type(function) is str:
+                function = FUNCTIONS[function]
+        except (Malformed, TypeError, ValueError, KeyError):
             return {"refused": True}, []
-        if type(function) is str:
-            function = FUNCTIONS[function]
+        result, error = None, None
         try:
             with self.limit(request["limit_s"]):
                 result = function(*args, **kwargs)
-        except OutOfTime:
+        except BaseException as raised:
+            error = raised
+        if self.out_of_time:
             return {"interrupted": True}, []
-        except BaseException as error:
-            return {"raised": _builtin_classes(error)}, []
-        return self.value(result)
+        return self.value(result) if error is None else ({"raised": _builtin_classes(error)}, [])
 
     def value(self, value: Any) -> tuple[dict[str, Any], list[bytes]]:
         tree, blobs = plain.encode(value, self.number_of)
@@ -360,9 +380,9 @@ class _Session:
 
     @contextlib.contextmanager
     def limit(self, limit_s: float) -> Iterator[None]:
-        """Raise OutOfTime in what runs inside when its time is over."""
+        """Raise OutOfTime once in what runs inside when its time is over; `out_of_time` says that it was."""
         signal.signal(signal.SIGALRM, self._over)
-        self.in_time = True
+        self.in_time, self.out_of_time = True, False
         signal.setitimer(signal.ITIMER_REAL, max(limit_s, 0.001))
         try:
             yield
@@ -372,7 +392,7 @@ class _Session:
 
     def _over(self, _: int, __: FrameType | None) -> None:
         if self.in_time:
-            self.in_time = False
+            self.in_time, self.out_of_time = False, True
             raise OutOfTime
 
 

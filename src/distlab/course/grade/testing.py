@@ -25,15 +25,23 @@ import ast
 import builtins
 import contextlib
 import io
+import itertools
 import random
 import signal
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from types import CodeType, FrameType, TracebackType
+from types import FrameType, TracebackType
 from typing import Any
 
-from distlab.course.grade.remote import GRACE_S, Learner, MissingName, NotPlain, RemoteError, Stopped
+from distlab.course.grade.remote import (
+    TOO_LONG,
+    Learner,
+    MissingName,
+    NotPlain,
+    RemoteError,
+    Stopped,
+)
 from distlab.course.grade.wire import Channel, Malformed
 from distlab.course.grade.work import Cell, Graded, Verdict, Work
 
@@ -41,6 +49,8 @@ MAX_MESSAGE = 500
 LEFT_OUT = "…"
 """Stands for a value in a message."""
 CHECK_FAILED = "A check of this test failed."
+LIBRARY_MESSAGES = ("msg", "err_msg")
+"""The keywords under which torch's and numpy's assertions take a message."""
 
 
 @dataclass(frozen=True)
@@ -114,52 +124,55 @@ def serve(control: Channel, learner: Channel) -> None:
     work = Work.from_json(message["work"])
     raw = message["stop"]
     stop = Stop(raw["step"], Verdict(raw["verdict"]), raw["message"]) if raw else None
-    run = _Run(control, Learner(learner, time.monotonic() + work.limits.wall_s), work)
-    stopped = run.steps(stop)
+    _seed(work.seed)  # imports what the first test's time shall not pay for
+    stopped = _Run(control, learner, work).steps(stop)
     control.send({"stop": asdict(stopped)} if stopped else {"done": True})
 
 
 class _Run:
-    def __init__(self, control: Channel, learner: Learner, work: Work) -> None:
-        self.control, self.learner, self.work = control, learner, work
-        self.end = learner.deadline
+    """One piece of work, cell by cell."""
+
+    def __init__(self, control: Channel, learner: Channel, work: Work) -> None:
+        self.control, self.work = control, work
+        self.end = time.monotonic() + work.limits.wall_s
+        self.learner = Learner(learner, self.end)
 
     def steps(self, stop: Stop | None) -> Stop | None:
         """Go through the cells; the Stop that ended it, if one did."""
-        step = 0
+        step, limits = 0, self.work.limits
         try:
-            self.learner.files(self.work.files, self.work.limits.start_s)
+            self.learner.files(self.work.files, limits.start_s)
             for step, cell in enumerate(self.work.cells):
                 if stop is not None and step >= stop.step:
                     return stop
-                self.learner.deadline = min(self.end, time.monotonic() + self.work.limits.cell_s)
+                self.learner.deadline = min(self.end, time.monotonic() + limits.cell_s)
                 if cell.is_test:
-                    self._report(self.test(cell))
-                elif not cell.measure:
-                    self.cell(cell)
+                    self.control.send({"graded": asdict(self.test(cell))})
+                elif not cell.measure and self.learner.run(cell.source, False, limits.cell_s).interrupted:
+                    # What it would have left for the cells after it is not there.
+                    raise Stopped(Verdict.TIMEOUT, TOO_LONG)
+                if time.monotonic() > self.end:
+                    step += 1
+                    raise Stopped(
+                        Verdict.TIMEOUT, f"The run was stopped here: all may take {limits.wall_s:g} s."
+                    )
         except Stopped as stopped:
             return Stop(step, stopped.verdict, stopped.message)
         return None
-
-    def cell(self, cell: Cell) -> None:
-        if self.learner.run(cell.source, False, self.work.limits.cell_s).interrupted:
-            raise Stopped(Verdict.TIMEOUT, "Your code took too long.")
-
-    def _report(self, graded: Graded) -> None:
-        self.control.send({"graded": asdict(graded)})
 
     def test(self, cell: Cell) -> Graded:
         """Run one test. Raises Stopped where the learner's session is lost."""
         self.learner.stopped = None
         verdict, points, message = Verdict.PASSED, cell.points, ""
         try:
-            with _time(self.learner.deadline + GRACE_S + 1), _quiet():
+            with _time(self.learner), _quiet():
                 value = self._execute(cell)
-            verdict, points = _credit(value, cell.points)
+                verdict, points = _credit(value, cell.points)
         except Stopped as limit:
             self.learner.stopped = self.learner.stopped or limit
         except BaseException as error:
-            verdict, message = _failure(error, cell)
+            verdict, message = self._failure(error, cell)
+        # Whatever the test made of it: a call without an answer is the end of the test.
         if (stopped := self.learner.stopped) is not None:
             if stopped.lost:
                 raise stopped
@@ -175,20 +188,32 @@ class _Run:
         _seed(self.work.seed)
         space: dict[str, Any] = {"__name__": "__main__", "__builtins__": builtins}
         for name in _used(cell.source, self.work.names):
-            space[name] = self.learner.get(name)
-        exec(_compile(tree, cell), space)
+            # All at once and once only: no value can change between two looks. One that is not there is a
+            # NameError where the test uses it.
+            with contextlib.suppress(MissingName):
+                space[name] = self.learner.get(name)
+        exec(compile(tree, _file(cell), "exec"), space)
         if not isinstance(last, ast.Expr):
             return None
-        return eval(_compile(ast.Expression(last.value), cell), space)
+        return eval(compile(ast.Expression(last.value), _file(cell), "eval"), space)
 
-
-def _compile(tree: ast.Module | ast.Expression, cell: Cell) -> CodeType:
-    mode = "exec" if isinstance(tree, ast.Module) else "eval"
-    code: CodeType = compile(tree, _file(cell), mode)
-    return code
+    def _failure(self, error: BaseException, cell: Cell) -> tuple[Verdict, str]:
+        """Verdict and message of the exception that ended a test. No text of the exception is looked at."""
+        if isinstance(error, RemoteError):
+            return Verdict.ERROR, f"Your code stopped with {error.kind or 'an exception'}."
+        if isinstance(error, NotPlain | ImportError | SyntaxError):
+            return Verdict.NOT_GRADABLE, "This test could not run: its own code is at fault."
+        if isinstance(error, NameError) and error.name in self.work.names:
+            return Verdict.FAILED, f"Your notebook does not define {error.name}."
+        sentence = _sentence(error, cell)
+        if isinstance(error, AssertionError) or sentence:
+            return Verdict.FAILED, sentence or CHECK_FAILED
+        kind = type(error).__name__ if type(error).__module__ == "builtins" else "an exception"
+        return Verdict.FAILED, f"The test could not work with what your code gave ({kind})."
 
 
 def _file(cell: Cell) -> str:
+    """What the test's code has as its file, by which its frames are known."""
     return f"<test {cell.grade_id}>"
 
 
@@ -208,66 +233,90 @@ def _seed(seed: int) -> None:
 
 
 def _credit(value: Any, points: float) -> tuple[Verdict, float]:
-    """What the last expression of a test says. Any number must be one of points; all else is no number."""
-    item = (
+    """What the last expression of a test says: a number is one of points, all else says nothing.
+
+    ValueError for a number out of range. It may come of what the learner's code gave, and full points for it
+    could be had by giving nonsense.
+    """
+    number = (
         value.item()
         if type(value).__module__ in ("numpy", "torch") and getattr(value, "ndim", 1) == 0
         else value
     )
-    if type(item) not in (int, float):
+    if type(number) not in (int, float):
         return Verdict.PASSED, points
-    if not 0 <= item <= points:
+    if not 0 <= number <= points:
         raise ValueError("points out of range")
-    if item == points:
+    if number == points:
         return Verdict.PASSED, points
-    return (Verdict.PARTIAL if item else Verdict.FAILED), float(item)
+    return (Verdict.PARTIAL if number else Verdict.FAILED), float(number)
 
 
-def _failure(error: BaseException, cell: Cell) -> tuple[Verdict, str]:
-    if isinstance(error, RemoteError):
-        return Verdict.ERROR, f"Your code stopped with {error.kind or 'an exception'}."
-    if isinstance(error, MissingName):
-        return Verdict.FAILED, f"Your notebook does not define {error.args[0]}."
-    if isinstance(error, AssertionError):
-        return Verdict.FAILED, _message(error.__traceback__, cell)
-    if isinstance(error, NotPlain | ImportError | SyntaxError):
-        return Verdict.NOT_GRADABLE, "This test could not run: its own code is at fault."
-    kind = type(error).__name__ if type(error).__module__ == "builtins" else "an exception"
-    return Verdict.FAILED, f"The test could not work with what your code gave ({kind})."
+Place = tuple[int, int, int, int]
+"""First line, first column (in bytes), last line, last column."""
 
 
-def _message(traceback: TracebackType | None, cell: Cell) -> str:
-    """The sentence in the test's source for the assertion that failed: found by its place, never by its text."""
-    line = 0
+def _sentence(error: BaseException, cell: Cell) -> str:
+    """What the test's source says about the assertion that failed, found by its place; empty if it says nothing.
+
+    The place is that of the innermost frame in the test's own code. There stands the assertion; or a call of
+    a library's own assertion, with its message as an argument; or a message that could not be put together.
+    """
+    place = _place(error.__traceback__, cell)
+    found = ""
+    for node in ast.walk(ast.parse(cell.source)) if place else ():
+        # From the outside inwards: the last that fits is the nearest.
+        if isinstance(node, ast.Assert) and _holds(node, place):
+            if isinstance(error, AssertionError) or (node.msg is not None and _holds(node.msg, place)):
+                found = _template(node.msg)
+        elif not isinstance(error, AssertionError):
+            continue
+        elif isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call) and _holds(node, place):
+            found = _template(node.exc.args[0]) if node.exc.args else ""
+        elif isinstance(node, ast.Call) and _holds(node, place):
+            said = [word.value for word in node.keywords if word.arg in LIBRARY_MESSAGES]
+            found = _template(said[0]) if said else found
+    return found
+
+
+def _place(traceback: TracebackType | None, cell: Cell) -> Place | None:
+    place = None
     while traceback is not None:
-        if traceback.tb_frame.f_code.co_filename == _file(cell):
+        code = traceback.tb_frame.f_code
+        if code.co_filename == _file(cell):
             line = traceback.tb_lineno
+            first, last, column, end = next(
+                itertools.islice(code.co_positions(), traceback.tb_lasti // 2, None), (None,) * 4
+            )
+            if first is None or last is None or column is None or end is None:
+                place = (line, 0, line, 0)
+            else:
+                place = (first, column, last, end)
         traceback = traceback.tb_next
-    nodes = [
-        node
-        for node in ast.walk(ast.parse(cell.source))
-        if isinstance(node, ast.Assert | ast.Raise) and node.lineno <= line <= (node.end_lineno or 0)
-    ]
-    if not nodes:
-        return CHECK_FAILED
-    node = min(nodes, key=lambda node: (node.end_lineno or 0) - node.lineno)
-    if isinstance(node, ast.Assert):
-        return _template(node.msg) or CHECK_FAILED
-    call = node.exc
-    if isinstance(call, ast.Call) and call.args:
-        return _template(call.args[0]) or CHECK_FAILED
-    return CHECK_FAILED
+    return place
+
+
+def _holds(node: ast.stmt | ast.expr, place: Place | None) -> bool:
+    """Does the node's text hold all of the place?"""
+    if place is None or node.end_lineno is None or node.end_col_offset is None:
+        return False
+    first, column, last, end = place
+    return (node.lineno, node.col_offset) <= (first, column) and (last, end) <= (
+        node.end_lineno,
+        node.end_col_offset,
+    )
 
 
 def _template(node: ast.expr | None) -> str:
     """The constant text of a message, `…` for each value in it; empty where it has none."""
-    if isinstance(node, ast.Constant) and isinstance(node.value, str):
-        return node.value
-    if isinstance(node, ast.JoinedStr):
-        return "".join(_template(part) or LEFT_OUT for part in node.values)
-    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
-        left, right = _template(node.left), _template(node.right)
-        return (left or LEFT_OUT) + (right or LEFT_OUT) if left or right else ""
+    match node:
+        case ast.Constant(value=str(text)):
+            return text
+        case ast.JoinedStr(values=parts):
+            return "".join(_template(part) or LEFT_OUT for part in parts)
+        case ast.BinOp(left=left, op=ast.Add(), right=right):
+            before, after = _template(left), _template(right)
+            return (before or LEFT_OUT) + (after or LEFT_OUT) if before or after else ""
     return ""
 
 
@@ -283,16 +332,22 @@ def _quiet() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _time(deadline: float) -> Iterator[None]:
-    """End what runs inside at `deadline`, a test's own loops too; again each second, should it swallow that."""
+def _time(learner: Learner) -> Iterator[None]:
+    """End what runs inside at the deadline, a test's own loops too; again and again, should it swallow that."""
+
+    running = True
 
     def over(_: int, __: FrameType | None) -> None:
-        raise Stopped(Verdict.TIMEOUT, "The test took too long with what your code gave.", lost=False)
+        if running and not learner.asking:
+            raise Stopped(Verdict.TIMEOUT, "The test took too long with what your code gave.", lost=False)
 
     before = signal.signal(signal.SIGALRM, over)
-    signal.setitimer(signal.ITIMER_REAL, max(deadline - time.monotonic(), 0.001), 1.0)
+    signal.setitimer(signal.ITIMER_REAL, max(learner.deadline - time.monotonic(), 0.001), 0.5)
     try:
-        yield
+        try:
+            yield
+        finally:
+            running = False  # an alarm may still come before this: hence the outer finally
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)

@@ -42,12 +42,12 @@ class TimedOut(WireError):  # noqa: N818
     """The deadline passed before a whole frame had been received or sent."""
 
 
-class TooLarge(WireError):  # noqa: N818
-    """A frame is over the bounds. Raised by `send` before a byte is sent: the channel can still be used."""
-
-
 class Malformed(WireError):  # noqa: N818
-    """What came is no message."""
+    """What came is no message, or one over the bounds."""
+
+
+class TooLarge(WireError):  # noqa: N818
+    """What is to be sent is over the bounds. Not a byte was sent: the channel can still be used."""
 
 
 @dataclass(frozen=True)
@@ -90,40 +90,48 @@ class Channel:
         """
         text = json.dumps(message, allow_nan=False, separators=(",", ":")).encode()
         lengths = [len(blob) for blob in blobs]
-        self._check(len(text), lengths)
-        self._check_marks(text)
+        if problem := self._problem(len(text), lengths) or self._marks_problem(text):
+            raise TooLarge(problem)
         head = PREFIX.pack(len(text), len(lengths)) + b"".join(map(BLOB_LENGTH.pack, lengths))
         for part in (head + text, *blobs):
             self._send(memoryview(part), deadline)
 
     def receive(self, deadline: float | None = None) -> tuple[dict[str, Any], list[bytes]]:
-        """The next frame, if it is whole by `deadline`. Raises Closed, TimedOut, TooLarge, Malformed."""
+        """The next frame, if it is whole by `deadline`. Raises Closed, TimedOut, Malformed."""
         json_length, count = PREFIX.unpack(self._receive(PREFIX.size, deadline))
-        self._check(json_length, [0] * min(count, self.bounds.blobs + 1))
+        if problem := self._problem(json_length, [0] * min(count, self.bounds.blobs + 1)):
+            raise Malformed(problem)
         raw_lengths = self._receive(count * BLOB_LENGTH.size, deadline)
         lengths = [length for (length,) in BLOB_LENGTH.iter_unpack(raw_lengths)]
-        self._check(json_length, lengths)
+        if problem := self._problem(json_length, lengths):
+            raise Malformed(problem)
         text = self._receive(json_length, deadline)
-        self._check_marks(text)
+        if problem := self._marks_problem(text):
+            raise Malformed(problem)
         blobs = [bytes(self._receive(length, deadline)) for length in lengths]
         return parse(text), blobs
 
-    def _check(self, json_length: int, lengths: list[int]) -> None:
+    def _problem(self, json_length: int, lengths: list[int]) -> str:
+        """What is over the bounds; empty if nothing is."""
         bounds = self.bounds
         if (
-            json_length > bounds.json_bytes
-            or len(lengths) > bounds.blobs
-            or sum(lengths) > bounds.blobs_bytes
+            json_length <= bounds.json_bytes
+            and len(lengths) <= bounds.blobs
+            and sum(lengths) <= bounds.blobs_bytes
         ):
-            raise TooLarge(
-                f"a message of {json_length} bytes and {len(lengths)} blobs of {sum(lengths)} bytes; allowed are "
-                f"{bounds.json_bytes} bytes and {bounds.blobs} blobs of {bounds.blobs_bytes} bytes together"
-            )
+            return ""
+        return (
+            f"a message of {json_length} bytes and {len(lengths)} blobs of {sum(lengths)} bytes; allowed are "
+            f"{bounds.json_bytes} bytes and {bounds.blobs} blobs of {bounds.blobs_bytes} bytes together"
+        )
 
-    def _check_marks(self, text: bytes | bytearray) -> None:
+    def _marks_problem(self, text: bytes | bytearray) -> str:
         marks = text.count(b"{") + text.count(b"[") + text.count(b",")
-        if marks > self.bounds.marks:
-            raise TooLarge(f"a message of {marks} items; allowed are {self.bounds.marks}")
+        return (
+            f"a message of {marks} items; allowed are {self.bounds.marks}"
+            if marks > self.bounds.marks
+            else ""
+        )
 
     def _send(self, data: memoryview, deadline: float | None) -> None:
         while data:

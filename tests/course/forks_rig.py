@@ -1,0 +1,87 @@
+"""For tests of grading's processes: a process that forks learner's sessions and test processes, without sandboxes.
+
+with started("session", work=tmp_path) as channel: ...
+python tests/course/forks_rig.py FD       # the process itself
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from distlab.course.grade.wire import Channel
+
+
+@functools.cache
+def _server() -> socket.socket:
+    """One for all tests of a run; it ends when this process does, as its socket is closed then."""
+    ours, theirs = socket.socketpair()
+    command = [sys.executable, __file__, str(theirs.fileno())]
+    subprocess.Popen(command, pass_fds=[theirs.fileno()], env={**os.environ, "OPENBLAS_NUM_THREADS": "1"})
+    theirs.close()
+    ours.settimeout(120)
+    return ours
+
+
+@contextlib.contextmanager
+def forked(role: str, *ends: socket.socket, work: Path = Path("/")) -> Iterator[int]:
+    """Fork `serve` of `session` or `testing` with these sockets, which are closed here; its pid."""
+    server = _server()
+    socket.send_fds(server, [json.dumps([role, str(work)]).encode()], [end.fileno() for end in ends])
+    for end in ends:
+        end.close()
+    pid = int(server.recv(100))
+    try:
+        yield pid
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+@contextlib.contextmanager
+def session(work: Path) -> Iterator[Channel]:
+    """A learner's session in the folder `work`, and the channel to it."""
+    ours, theirs = socket.socketpair()
+    with Channel(ours) as channel, forked("session", theirs, work=work):
+        yield channel
+
+
+def main(fd: int) -> None:
+    # Imported here: a test's own process must not hold the learner's side.
+    from distlab.course.grade import session, testing
+
+    session.prepare()
+    threads = len(os.listdir("/proc/self/task"))
+    assert threads == 1, f"{threads} threads before the fork"
+    server = socket.socket(fileno=fd)
+    children: set[int] = set()
+    while True:
+        request, fds, _, _ = socket.recv_fds(server, 10_000, 3)
+        if not request:
+            return
+        role, work = json.loads(request)
+        pid = os.fork()
+        if pid == 0:
+            server.close()
+            ends = [Channel(socket.socket(fileno=fd)) for fd in fds]
+            try:
+                session.serve(*ends, Path(work)) if role == "session" else testing.serve(*ends)
+            finally:
+                os._exit(0)
+        for fd in fds:
+            os.close(fd)
+        children.add(pid)
+        server.sendall(str(pid).encode())
+        children = {child for child in children if os.waitpid(child, os.WNOHANG) == (0, 0)}
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))
