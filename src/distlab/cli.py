@@ -85,6 +85,11 @@ COMMANDS = {
     "course book": ("distlab.course.book:book", "Build the book if its inputs changed"),
     "course check-labs": ("distlab.course.release:check_labs", "Are labs/ in step with solutions/?"),
     "course check-quizzes": ("distlab.course.quiz.lint:check_quizzes", "Are the question banks right?"),
+    "course check-lab": ("distlab.course.check_lab:check_lab", "Are a lab's tests right?"),
+    "course grade-file": (
+        "distlab.course.grade_file:grade_file",
+        "Grade a notebook file as a submission is graded",
+    ),
     "course admit": ("distlab.course.accounts.cli:admit_learner", "Admit a learner who signed up"),
     "course pending": ("distlab.course.accounts.cli:pending_learners", "Who waits to be admitted"),
     "course refuse": ("distlab.course.accounts.cli:refuse_learner", "Delete a sign-up that waits"),

@@ -41,7 +41,7 @@ MODEL_S, WRONG_S = 60.0, 15.0
 
 DEEP_SEEDS = 20
 
-MUTANT = Limits(cell_s=30.0, wall_s=90.0)
+MUTANT = Limits(cell_s=60.0, wall_s=120.0)
 """A mutant may loop for ever: it need not do so for long."""
 
 
