@@ -14,6 +14,7 @@ import pytest
 from nbformat.notebooknode import NotebookNode
 from nbgrader.utils import compute_checksum  # type: ignore[import-untyped]
 
+from distlab.course.exchange.client import ClientError
 from distlab.course.exchange.store import Store
 from distlab.course.grade.labwork import restored, work_of
 from distlab.course.grade.submission import parse_notebook
@@ -21,9 +22,10 @@ from distlab.course.grade.work import Kind, Work
 from distlab.course.labsource import hidden_lines
 from distlab.course.quiz.bank import BankError
 from distlab.course.quiz.draw import Variant, course_secret, seed_of
-from distlab.course.quiz.own import GENERIC, Quizzes
+from distlab.course.quiz.own import GENERIC, QuizUnavailable, Quizzes, publish_bank, quiz_cells
 from distlab.course.release import ReleaseError, release_all
 from distlab.course.site import Site
+from tests.course.exchange_rig import Rig, lab_folder, running, token
 from tests.course.small_quiz import BANK, QUIZ_ID, write_bank
 
 USERS = [f"learner-{number}" for number in range(50)]
@@ -211,29 +213,28 @@ def test_what_a_submission_says_of_its_questions_is_ignored(site: Site, quizzes:
 
 
 def test_released_numbers_stay_and_the_rest_may_be_corrected(tmp_path: Path) -> None:
-    write_bank(tmp_path)
     site = Site(tmp_path)
-    release_all(site)
-    before = Quizzes.of(site).quiz_cells(QUIZ_ID, "alice")
 
-    write_bank(tmp_path, BANK.replace("step: 50", "step: 25"))
-    with pytest.raises(ReleaseError, match=r"q01 is released, and what is drawn for it has changed.* q01b"):
-        release_all(site)
+    def publish(text: str) -> dict[str, str]:
+        publish_bank(site, write_bank(tmp_path, text))
+        return Quizzes.of(site).quiz_cells(QUIZ_ID, "alice")
+
+    before = publish(BANK)
+    with pytest.raises(BankError, match=r"q01 is released, and what is drawn for it has changed.* q01b"):
+        publish(BANK.replace("step: 50", "step: 25"))
     assert Quizzes.of(site).quiz_cells(QUIZ_ID, "alice") == before
 
     # A bank that is being edited changes nothing until it is released.
-    write_bank(tmp_path, BANK.replace("tolerance: 2%", "tolerance: 5%").replace("How long", "For how long"))
+    corrected = BANK.replace("tolerance: 2%", "tolerance: 5%").replace("How long", "For how long")
+    write_bank(tmp_path, corrected)
     assert Quizzes.of(site).quiz_cells(QUIZ_ID, "alice") == before
-    assert release_all(site) == [QUIZ_ID]
-    after = Quizzes.of(site).quiz_cells(QUIZ_ID, "alice")
+    after = publish(corrected)
     assert {name for name in before if before[name] != after[name]} == {"q01-text", "q01-key"}
     assert numbers(before["q01-text"]) == numbers(after["q01-text"])
 
     # A question with an id of its own leaves the others as they are.
-    again = BANK.replace("q01", "q01b").replace("step: 50", "step: 25")
-    write_bank(tmp_path, again)
-    assert release_all(site) == [QUIZ_ID]
-    cells = Quizzes.of(site).quiz_cells(QUIZ_ID, "alice")
+    cells = publish(BANK.replace("q01", "q01b").replace("step: 50", "step: 25"))
+    assert "q01b-text" in cells
     assert all(cells[name] == before[name] for name in before if not name.startswith("q01"))
 
 
@@ -256,3 +257,62 @@ def test_a_quiz_that_is_not_released_has_no_questions(quizzes: Quizzes) -> None:
     with pytest.raises(BankError, match="no quiz; a quiz's id looks like mod-107-quiz"):
         quizzes.quiz_cells("../secrets/x", "alice")
     assert quizzes.own_files("mod-107-lab-3", "alice", Path("nowhere")) == {}
+
+
+@pytest.fixture(scope="module")
+def exchange(site: Site, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
+    """The exchange's service, giving out what is released on the site."""
+    folder = tmp_path_factory.mktemp("rig")
+    (folder / "exchange").symlink_to(site.exchange)
+    with running(folder, "--secret", str(site.secrets / "course-secret")) as rig:
+        yield rig
+
+
+def test_the_exchange_gives_everyone_their_own(exchange: Rig, site: Site, tmp_path: Path) -> None:
+    for user in ("alice", "bob", "teacher"):
+        assert exchange.client(user).fetch_assignment(QUIZ_ID, tmp_path / user)
+        fetched = tmp_path / user / QUIZ_ID / f"{QUIZ_ID}.ipynb"
+        assert fetched.read_bytes() == learners_copy(site, user)
+        fetched.unlink()
+        exchange.client(user).fetch_assignment(QUIZ_ID, tmp_path / user, restore={fetched.name})
+        assert fetched.read_bytes() == learners_copy(site, user)
+    (listed,) = exchange.client("alice").assignments()
+    assert listed == {"assignment_id": QUIZ_ID, "notebooks": [QUIZ_ID]}
+    receipt = exchange.client("alice").submit(QUIZ_ID, [(fetched.name, fetched)], None)
+    assert (receipt["user"], receipt["assignment"]) == ("alice", QUIZ_ID)
+
+
+def test_hidden_tests_are_for_teachers_alone(
+    exchange: Rig, quizzes: Quizzes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert exchange.client("teacher").quiz_cells(QUIZ_ID, "alice") == quizzes.quiz_cells(QUIZ_ID, "alice")
+    for user in ("alice", "bob", "guest"):
+        with pytest.raises(ClientError, match=r"may not do this|may not use"):
+            exchange.client(user).quiz_cells(QUIZ_ID, "alice")
+    for quiz_id, user, why in (
+        ("mod-2-quiz", "alice", "cannot be read"),
+        (QUIZ_ID, "../bob", "no user name"),
+        ("mod-107-lab-3", "alice", "no quiz"),
+    ):
+        with pytest.raises(ClientError, match=why) as refused:
+            exchange.client("teacher").quiz_cells(quiz_id, user)
+        assert refused.value.status == 404
+
+    monkeypatch.setenv("DISTLAB_EXCHANGE_URL", exchange.url)
+    monkeypatch.setenv("JUPYTERHUB_API_TOKEN", token("teacher"))
+    assert quiz_cells(QUIZ_ID, "bob") == quizzes.quiz_cells(QUIZ_ID, "bob")
+    with pytest.raises(QuizUnavailable, match="the questions of bob in mod-2-quiz cannot be made: "):
+        quiz_cells("mod-2-quiz", "bob")
+
+
+def test_a_lab_is_given_out_as_it_is(tmp_path: Path) -> None:
+    with running(tmp_path, "--secret", str(tmp_path / "secret")) as rig:
+        folder = lab_folder(tmp_path, data="1 2 3")
+        files = [(path.name, path) for path in folder.iterdir()]
+        rig.client("teacher").release(folder.name, files, replace=False)
+        rig.client("alice").fetch_assignment(folder.name, tmp_path / "alice")
+        fetched = tmp_path / "alice" / folder.name
+        assert {path.name: path.read_bytes() for path in fetched.iterdir()} == {
+            path.name: path.read_bytes() for path in folder.iterdir()
+        }
+    assert not (tmp_path / "secret").exists()  # made at first use

@@ -83,6 +83,11 @@ class Client:
         found: list[dict[str, Any]] = self._ask("GET", "assignments").json()
         return found
 
+    def quiz_cells(self, quiz_id: str, user: str) -> dict[str, str]:
+        """For who teaches: by grade id, the texts and the hidden tests of a learner's own quiz."""
+        cells: dict[str, str] = self._ask("GET", "quizzes", quiz_id, user).json()
+        return cells
+
     def submissions(self, user: str | None = None, assignment: str | None = None) -> list[dict[str, Any]]:
         """Receipts, oldest first, each with `feedback`: notebook -> SHA-256 of what can be fetched."""
         asked = {"user": user, "assignment": assignment}

@@ -9,6 +9,7 @@ carries: `custom:exchange:learn` reads what is released and one's own things and
     GET    /api/assignments/<id>                                   learn or teach   -> bundle
     PUT    /api/assignments/<id>?replace=1                         teach            <- bundle
     DELETE /api/assignments/<id>                                   teach
+    GET    /api/quizzes/<id>/<user>                                teach            the user's own cells, keys too
     GET    /api/submissions?user=&assignment=                      one's own; teach: all
     POST   /api/submissions/<id>?user=<self>                       learn            <- bundle
     GET    /api/submissions/<id>/<user>/<time>                     one's own; teach: all -> bundle
@@ -34,7 +35,8 @@ from jupyterhub.services.auth import HubAuth, check_scopes  # type: ignore[impor
 from tornado import web
 
 from distlab.course.exchange.bundle import MANIFEST_BYTES, Entry, Receiver, RefusedError, size
-from distlab.course.exchange.store import Stage, Store, disk_may_be_full, notebooks
+from distlab.course.exchange.store import Stage, Store, check_user, disk_may_be_full, notebooks
+from distlab.course.quiz.bank import BankError
 from distlab.course.quiz.own import Quizzes
 from distlab.course.site import LEARN, REACH_EXCHANGE, TEACH
 
@@ -300,6 +302,18 @@ class AssignmentHandler(TeachersUploadHandler):
         self.answer({"assignment_id": assignment})
 
 
+class QuizHandler(Handler):
+    """The texts and hidden tests of one learner's quiz, for whoever grades it."""
+
+    async def get(self, quiz: str, user: str) -> None:
+        self.need(TEACH)
+        check_user(user)
+        try:
+            self.answer(await self.on_disk(self.exchange.quizzes.quiz_cells, quiz, user))
+        except BankError as error:
+            raise RefusedError(f"There are no questions of {ascii(quiz)[:80]}: {error}.", 404) from None
+
+
 class SubmitHandler(UploadHandler):
     async def check(self) -> None:
         self.need(LEARN)
@@ -361,6 +375,7 @@ def make_app(exchange: Exchange) -> web.Application:
         ("/api/limits", LimitsHandler),
         ("/api/assignments", AssignmentsHandler),
         (f"/api/assignments/{part}", AssignmentHandler),
+        (f"/api/quizzes/{part}/{part}", QuizHandler),
         ("/api/submissions", SubmissionsHandler),
         (f"/api/submissions/{part}", SubmitHandler),
         (f"/api/submissions/{part}/{part}/{part}", SubmissionHandler),

@@ -8,6 +8,7 @@ edited changes nobody's questions.
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from distlab.course.quiz.bank import Bank, BankError, Question, read_bank
 from distlab.course.quiz.draw import Variant, course_secret, draw_all, seed_of
 from distlab.course.quiz.notebook import lab_text, own_cells, own_texts, starters
 from distlab.course.site import QUIZ_ID, Site
+from distlab.errors import WorkError
 
 BANKS = "banks"
 """Folder of the released banks, beside what the exchange stores."""
@@ -58,10 +60,7 @@ class Quizzes:
         return draw_all(self.bank(quiz_id), seed_of(secret, user, quiz_id))
 
     def quiz_cells(self, quiz_id: str, user: str) -> dict[str, str]:
-        """By grade id, the texts and the hidden tests of `user`: they take the place of the generic ones.
-
-        For the grader. `user` is whose submission it is by the exchange's word, never by the notebook's.
-        """
+        """As the function of that name, from the bank and the secret that lie here."""
         return own_cells(self.variants(quiz_id, user))
 
     def source(self, quiz_id: str, user: str) -> NotebookNode:
@@ -88,6 +87,28 @@ class Quizzes:
             return {}
         name = f"{assignment}.ipynb"
         return {name: self.learners_notebook(assignment, user, (folder / name).read_bytes())}
+
+
+class QuizUnavailable(WorkError):  # noqa: N818 - a state of the machine
+    """A learner's questions cannot be had now: nobody's submission is to blame, and none can be graded."""
+
+
+def quiz_cells(quiz_id: str, user: str) -> dict[str, str]:
+    """By grade id, the texts and the hidden tests of `user`: they take the place of the generic ones.
+
+    For whoever grades. `user` is whose submission it is by the exchange's word, never by the notebook's. In an
+    instructor's server, where there is no secret, the exchange makes them; else this machine's site.
+
+    Raises QuizUnavailable.
+    """
+    from distlab.course.exchange.client import Client, ClientError  # which the exchange itself does not need
+
+    try:
+        if "DISTLAB_EXCHANGE_URL" in os.environ:
+            return Client.from_env().quiz_cells(quiz_id, user)
+        return Quizzes.of(Site.from_env()).quiz_cells(quiz_id, user)
+    except (ClientError, BankError, OSError, ValueError) as error:
+        raise QuizUnavailable(f"the questions of {user} in {quiz_id} cannot be made: {error}") from error
 
 
 def source_notebook(bank: Bank, variants: list[Variant]) -> NotebookNode:
