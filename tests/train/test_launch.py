@@ -66,8 +66,14 @@ def _world_size() -> int:
     return dist.get_world_size()
 
 
+@pytest.fixture(scope="module")
+def server() -> None:
+    """What forks ranks stays for the next launch."""
+    launch(_world_size, 1)
+
+
 @pytest.fixture(autouse=True)
-def nothing_is_left() -> Iterator[None]:
+def nothing_is_left(server: None) -> Iterator[None]:
     """Each launch ends all that it started. Python's own helpers of earlier tests may run on."""
     before = psutil.Process().children(recursive=True)
     yield

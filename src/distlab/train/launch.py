@@ -33,6 +33,7 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from distlab.errors import LaunchError, SettingError
 from distlab.machine import LOOPBACK, cores
 from distlab.train.rank import FAILURE, JOB, RESULT, Failure, Job, frames_at_the_end
+from distlab.train.warm import Entrypoint
 
 T = TypeVar("T")
 
@@ -107,7 +108,6 @@ def launch(
             backend=backend,
             threads=threads_per_rank,
             timeout_s=timeout_s,
-            parent=os.getpid(),
         )
         Path(folder, JOB).write_bytes(pickle.dumps(job))
         config = LaunchConfig(
@@ -128,7 +128,7 @@ def launch(
         try:
             stores = _a_store_for_each_attempt() if max_restarts else contextlib.nullcontext()
             with _quiet_agent(), _own_signal_handlers(), _interrupts_wait_in_new_ranks(), stores:
-                elastic_launch(config, sys.executable)("-m", "distlab.train.rank", folder)
+                elastic_launch(config, Entrypoint("distlab.train.rank"))(folder)
         except ChildFailedError as error:
             raise _first_failure(Path(folder), error.failures, world_size) from None
         except SignalException as error:

@@ -1,7 +1,6 @@
 """What one process of `distlab.train.launch` runs: join the group, call the function, keep what came of it.
 
-Started as `python -m distlab.train.rank FOLDER` by the elastic agent, which sets RANK, WORLD_SIZE and the
-rendezvous address.
+Forked by `distlab.train.warm` for the elastic agent, which sets RANK, WORLD_SIZE and the rendezvous address.
 """
 
 from __future__ import annotations
@@ -28,8 +27,12 @@ RESULT = "result-{}.pkl"
 FAILURE = "failure-{}.pkl"
 STACK = "stack-{}.txt"
 
+OURS = (__file__, str(Path(__file__).with_name("warm.py")), "<frozen runpy>")
+"""Below the function, in a rank's stack."""
+
 JOIN_S = 120
 PR_SET_PDEATHSIG = 1
+PR_SET_NAME = 15
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,6 @@ class Job:
     backend: str
     threads: int
     timeout_s: float
-    parent: int
 
 
 @dataclass(frozen=True)
@@ -63,8 +65,11 @@ class Failure:
         return "timed out waiting" in self.summary.lower()
 
 
-def main(folder: Path) -> int:
-    """Run the job in `folder`; write this rank's result or failure there; return the exit code."""
+def main(folder: Path, parent: int) -> int:
+    """Run the job in `folder`; write this rank's result or failure there; return the exit code.
+
+    It ends with process `parent`, whose child it is.
+    """
     os.dup2(1, 2)  # one stream per rank, so that its lines keep their order
     for stream in (sys.stdout, sys.stderr):  # what goes to a file is held back otherwise
         assert isinstance(stream, io.TextIOWrapper)
@@ -72,12 +77,13 @@ def main(folder: Path) -> int:
     rank = int(os.environ["RANK"])
     (folder / FAILURE.format(rank)).unlink(missing_ok=True)  # of an attempt before this one
     job: Job = pickle.loads((folder / JOB).read_bytes())
-    _die_with(job.parent)
+    _die_with(parent)
+    _be_named(f"rank {rank}")
     # The agent ends a rank that hangs by SIGTERM: where it hung is what a person wants to know.
     stack = (folder / STACK.format(rank)).open("w")
     faulthandler.register(signal.SIGTERM, file=stack, all_threads=False, chain=True)
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # a rank that waits in a collective must end at once, too
-    # The launcher blocked it while Python started.
+    # It was blocked until here.
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     os.environ["OMP_NUM_THREADS"] = str(job.threads)
     use_loopback()
@@ -101,9 +107,7 @@ def frames_at_the_end(folder: Path, rank: int) -> list[str]:
     stack = folder / STACK.format(rank)
     lines = stack.read_text().splitlines() if stack.exists() else []
     return [
-        line
-        for line in lines
-        if line.startswith("  File") and f'"{__file__}"' not in line and "<frozen runpy>" not in line
+        line for line in lines if line.startswith("  File") and not any(f'"{name}"' in line for name in OURS)
     ]
 
 
@@ -120,6 +124,8 @@ def _call(job: Job) -> object:
 
     import torch
     import torch.distributed as dist
+
+    torch.set_num_threads(job.threads)
 
     from distlab.observe.profile.flight import flight_recorder
 
@@ -140,11 +146,17 @@ def _call(job: Job) -> object:
 
 
 def _die_with(parent: int) -> None:
-    """End when the launching process does, however it ends (Linux: a kernel restart is a SIGKILL)."""
+    """End when that process does, which ends with the launching one, however that ends (Linux)."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:
             os._exit(1)
+
+
+def _be_named(name: str) -> None:
+    """For `ps` and `top` (Linux)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_NAME, name.encode())
 
 
 def _summary(error: BaseException) -> str:
@@ -164,12 +176,3 @@ def _write(path: Path, data: bytes) -> None:
     part = path.with_suffix(".part")
     part.write_bytes(data)
     part.rename(path)
-
-
-if __name__ == "__main__":
-    # Classes defined here must pickle under the module's name, not as `__main__`.
-    from distlab.train import rank as module
-
-    code = module.main(Path(sys.argv[1]))
-    sys.stdout.flush()
-    os._exit(code)  # interpreter teardown of torch takes a third of a second, and nothing is left to close
