@@ -139,6 +139,16 @@ def test_a_child_whose_channel_is_closed_returns(children):
         assert running.child.ending(60).status == 0
 
 
+def test_a_child_counts_the_cores_of_its_quota(children):
+    code = "import os, torch; answer = [len(os.sched_getaffinity(0)), torch.get_num_threads()]"
+    with Running(children, cpus=0.5) as one, Running(children, cpus=1) as other:
+        assert one.run(code) == other.run(code) == [1, 1]
+        cores = len(os.sched_getaffinity(0))
+        assert len({*one.child.cores, *other.child.cores}) == min(2, cores), "not both on the same"
+    with Running(children, cpus=1000) as running:
+        assert running.run(code)[0] == cores
+
+
 def test_what_labs_do_works_in_a_child(children):
     with Running(children) as running:
         done = running.run(WORK, timeout_s=120)

@@ -23,6 +23,7 @@ import contextlib
 import dataclasses
 import itertools
 import json
+import math
 import os
 import select
 import signal
@@ -32,6 +33,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -48,6 +50,9 @@ ROLES = {
     "session": "distlab.course.grade.session:serve",
     "testing": "distlab.course.grade.testing:serve",
 }
+MOSTLY_WAITING = ("testing",)
+"""Roles whose children use no core of their own."""
+
 PREPARE = "distlab.course.grade.session:prepare"
 
 CAPABILITIES = ("CAP_SYS_ADMIN", "CAP_NET_ADMIN", "CAP_SETUID", "CAP_SETGID", "CAP_SETPCAP")
@@ -102,6 +107,7 @@ class Child:
 
     def __init__(self, role: str, limits: Limits, group: cgroup.Group) -> None:
         self.role, self.limits = role, limits
+        self.cores: list[int] = []
         self.pid = self.uid = 0
         self.group = group
         self._pid_fd = -1
@@ -262,9 +268,9 @@ class _Server:
 
     def ask(self, child: Child, fds: Sequence[socket.socket]) -> None:
         """Have `child` made; OSError where the server is gone."""
-        message = json.dumps({"role": child.role, "limits": dataclasses.asdict(child.limits)}).encode()
+        asked = {"role": child.role, "limits": dataclasses.asdict(child.limits), "cores": child.cores}
         given = [child.their_control.fileno(), child.their_output, *(fd.fileno() for fd in fds)]
-        socket.send_fds(self.requests, [message], given)
+        socket.send_fds(self.requests, [json.dumps(asked).encode()], given)
 
     @property
     def alive(self) -> bool:
@@ -304,6 +310,7 @@ class Children:
         # A sandbox dies with the thread that started it; this one lives as long as this object.
         self._starter = ThreadPoolExecutor(1, thread_name_prefix="children")
         self._living: set[Child] = set()
+        self._users: Counter[int] = Counter()  # of each core
         self._names = itertools.count()
 
     def __enter__(self) -> Self:
@@ -344,6 +351,7 @@ class Children:
         child = Child(
             role, limits, cgroup.create(f"grade-{os.getpid()}-{id(self):x}-{next(self._names)}", wanted)
         )
+        self._take_cores(child)
         try:
             try:
                 if self.warm:
@@ -358,14 +366,31 @@ class Children:
         except BaseException:
             child._send_kill()
             child._close()
+            self._give_cores_back(child)
             raise
         self._living.add(child)
         threading.Thread(target=self._watch, args=(child,), daemon=True).start()
         return child
 
     def _watch(self, child: Child) -> None:
-        child._watch()
-        self._living.discard(child)
+        try:
+            child._watch()
+        finally:
+            self._living.discard(child)
+            self._give_cores_back(child)
+
+    def _take_cores(self, child: Child) -> None:
+        """As many of the machine's cores as its quota comes to, those that the fewest children have."""
+        own = sorted(os.sched_getaffinity(0))
+        first = os.getpid() % len(own)  # another process that does this begins at another
+        with self._lock:
+            ranked = sorted(own[first:] + own[:first], key=self._users.__getitem__)
+            child.cores = ranked[: max(1, math.ceil(child.limits.cpus))]
+            self._users.update(child.cores if child.role not in MOSTLY_WAITING else ())
+
+    def _give_cores_back(self, child: Child) -> None:
+        with self._lock:
+            self._users.subtract(child.cores if child.role not in MOSTLY_WAITING else ())
 
     def _warm_server(self, deadline: float) -> _Server:
         if self._server and not self._server.alive:
@@ -395,7 +420,9 @@ class Children:
 
     def _sandbox(self, user: str, uid: int, **fields: Any) -> Sandbox:
         # Labs declare a smaller scale for grading and take it where this says so.
-        env = {**base_env("grader", "/tmp"), "DISTLAB_SCALE": "grading", "PYTHONHASHSEED": "0", **self._env}
+        env = base_env("grader", "/tmp") | {"DISTLAB_SCALE": "grading", "PYTHONHASHSEED": "0"}
+        # OpenBLAS counts cores when it is loaded, which is before anybody knows a child's.
+        env |= {"OPENBLAS_NUM_THREADS": str(math.ceil(Limits().cpus)), **self._env}
         mounts = (*python_mounts(), *self._mounts)
         return Sandbox((), user, uid, env=env, mounts=mounts, hostname="grader", **fields)
 
