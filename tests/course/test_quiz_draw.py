@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from distlab.course.quiz.bank import BankError, read_bank
-from distlab.course.quiz.draw import Draws, course_secret, draw_all, filled, seed_of
+from distlab.course.quiz.draw import Draws, course_secret, draw_all, filled, make_secret, seed_of
 from tests.course.small_quiz import BANK, QUIZ_ID, write_bank
 
 SECRET = bytes(range(32))
@@ -33,11 +33,16 @@ def test_the_seed_is_an_hmac_of_user_and_assignment() -> None:
 def test_the_secret_is_made_once_and_is_the_owners_alone(tmp_path: Path) -> None:
     path = tmp_path / "secrets" / "course-secret"
     with ThreadPoolExecutor(8) as threads:
-        found = set(threads.map(lambda _: course_secret(path), range(32)))
-    (secret,) = found
+        list(threads.map(lambda _: make_secret(path), range(32)))
+    secret = course_secret(path)
+    make_secret(path)
+    assert course_secret(path) == secret
     assert len(secret) == 32
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert [each.name for each in path.parent.iterdir()] == [path.name]
+    with pytest.raises(ValueError, match="is not there; the exchange makes it"):
+        course_secret(tmp_path / "another")
+    make_secret(tmp_path / "another")
     assert course_secret(tmp_path / "another") != secret
 
 

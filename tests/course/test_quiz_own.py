@@ -16,12 +16,13 @@ from nbgrader.utils import compute_checksum  # type: ignore[import-untyped]
 
 from distlab.course.exchange.client import ClientError
 from distlab.course.exchange.store import Store
+from distlab.course.grade.collected import Lab
 from distlab.course.grade.labwork import restored, work_of
 from distlab.course.grade.submission import parse_notebook
 from distlab.course.grade.work import Kind, Work
 from distlab.course.labsource import hidden_lines
 from distlab.course.quiz.bank import BankError
-from distlab.course.quiz.draw import Variant, course_secret, seed_of
+from distlab.course.quiz.draw import Variant, course_secret, make_secret, seed_of
 from distlab.course.quiz.own import GENERIC, QuizUnavailable, Quizzes, publish_bank, quiz_cells
 from distlab.course.release import ReleaseError, release_all
 from distlab.course.site import Site
@@ -198,6 +199,27 @@ def test_wrong_answers_fail_and_only_those(site: Site, quizzes: Quizzes) -> None
         assert sum(earned.values()) == (100 if right else 70)
 
 
+def test_a_collected_submission_is_graded_by_its_owners_tests(
+    site: Site, quizzes: Quizzes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DISTLAB_ROOT", str(site.root))
+    for owner, author in (("alice", "alice"), ("bob", "alice")):
+        folder = site.course / "submitted" / owner / QUIZ_ID
+        folder.mkdir(parents=True, exist_ok=True)
+        notebook = submission_of(site, author, model_answers(quizzes, author))
+        nbformat.write(notebook, folder / f"{QUIZ_ID}.ipynb")
+    lab = Lab(site.course, QUIZ_ID)
+    assert sum(points(lab.collect("alice").work).values()) == 100
+    of_bob = lab.collect("bob")
+    assert points(of_bob.work)["q01-key"] == 0
+    texts = [cell.source for cell in of_bob.notebook.cells if cell.cell_type == "markdown"]
+    assert quizzes.quiz_cells(QUIZ_ID, "bob")["q01-text"] in texts
+
+    monkeypatch.setenv("DISTLAB_ROOT", str(site.root / "elsewhere"))
+    with pytest.raises(QuizUnavailable, match="the questions of alice in mod-1-quiz cannot be made"):
+        lab.collect("alice")
+
+
 def test_what_a_submission_says_of_its_questions_is_ignored(site: Site, quizzes: Quizzes) -> None:
     """Another learner's whole notebook, with its answers and with tests that it claims for its own."""
     answers = model_answers(quizzes, "bob")
@@ -214,6 +236,7 @@ def test_what_a_submission_says_of_its_questions_is_ignored(site: Site, quizzes:
 
 def test_released_numbers_stay_and_the_rest_may_be_corrected(tmp_path: Path) -> None:
     site = Site(tmp_path)
+    make_secret(Quizzes.of(site).secret)
 
     def publish(text: str) -> dict[str, str]:
         publish_bank(site, write_bank(tmp_path, text))

@@ -46,7 +46,7 @@ class ServiceConfig:
     tcp: str = ""
     """ADDRESS:PORT to listen on as well (Kubernetes); empty: none."""
     secret: Path = field(default_factory=lambda: Site.from_env().secrets / "course-secret")
-    """File of the secret that learners' quizzes are drawn from; made at first use."""
+    """File of the secret that learners' quizzes are drawn from; made when the first learner fetches a quiz."""
     limits: UploadLimits = field(default_factory=UploadLimits)
 
 

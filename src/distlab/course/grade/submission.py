@@ -24,6 +24,7 @@ from nbgrader.preprocessors import NbGraderPreprocessor  # type: ignore[import-u
 
 from distlab.course.grade.outputs import IMAGES, clean_outputs, count_or_none
 from distlab.course.labsource import SCHEMA_VERSION
+from distlab.course.quiz.own import own_form
 
 MAX_NOTEBOOK_BYTES = 20 * 1024 * 1024
 MAX_CELLS = 2000
@@ -60,7 +61,8 @@ class RestoreCells(NbGraderPreprocessor):  # type: ignore[misc]
     def preprocess(self, nb: NotebookNode, resources: dict[str, Any]) -> tuple[NotebookNode, dict[str, Any]]:
         names = resources["nbgrader"]
         with Gradebook(names["db_url"]) as gradebook:
-            nb.cells = restore(nb.cells, assignment_cells(gradebook, names["notebook"], names["assignment"]))
+            cells = assignment_cells(gradebook, names["notebook"], names["assignment"])
+        nb.cells = restore(nb.cells, own_form(cells, names["assignment"], names["student"]))
         return nb, resources
 
 

@@ -6,6 +6,7 @@ submission says. A question that is added or changed leaves the draws of the oth
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import hmac
 import os
@@ -26,25 +27,29 @@ SECRET_BYTES = 32
 FIELD = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)(?::([^{}]*))?\}")
 
 
-def course_secret(path: Path) -> bytes:
-    """The secret in a file (0600), made at first use; whoever comes second gets the first one's.
+def make_secret(path: Path) -> None:
+    """Make the course's secret (0600) if there is none; of several processes the first one's stays."""
+    if path.exists():
+        return
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    mine = path.with_name(f".{path.name}-{secrets.token_hex(8)}")
+    with open(os.open(mine, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(secrets.token_hex(SECRET_BYTES) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    with contextlib.suppress(FileExistsError):  # another process was faster
+        os.link(mine, path)
+    mine.unlink()
 
-    Whoever loses it changes every learner's numbers. Raises OSError, and ValueError where the file holds no secret.
-    """
-    if not path.exists():
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        mine = path.with_name(f".{path.name}-{secrets.token_hex(8)}")
-        with open(os.open(mine, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-            file.write(secrets.token_hex(SECRET_BYTES) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        try:
-            os.link(mine, path)  # refused where another process was faster
-        except FileExistsError:
-            pass
-        finally:
-            mine.unlink()
-    text = path.read_text(encoding="ascii").strip()
+
+def course_secret(path: Path) -> bytes:
+    """The secret in a file. Raises ValueError where there is none: another one would be other questions."""
+    try:
+        text = path.read_text(encoding="ascii").strip()
+    except FileNotFoundError:
+        raise ValueError(
+            f"{path} is not there; the exchange makes it when a learner fetches a quiz."
+        ) from None
     if not re.fullmatch(rf"[0-9a-f]{{{2 * SECRET_BYTES}}}", text):
         raise ValueError(
             f"{path} holds no course secret; restore it from a backup, for learners' numbers need it."

@@ -7,6 +7,7 @@ edited changes nobody's questions.
 # mypy: disable-error-code="no-untyped-call"
 from __future__ import annotations
 
+import copy
 import json
 import os
 import tempfile
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from distlab.course.atomic import write_atomic
 from distlab.course.quiz.bank import Bank, BankError, Question, read_bank
-from distlab.course.quiz.draw import Variant, course_secret, draw_all, seed_of
+from distlab.course.quiz.draw import Variant, course_secret, draw_all, make_secret, seed_of
 from distlab.course.quiz.notebook import lab_text, own_cells, own_texts, starters
 from distlab.course.site import QUIZ_ID, Site
 from distlab.errors import WorkError
@@ -42,7 +43,7 @@ class Quizzes:
     banks: Path
     """Folder of the released banks: `<quiz-id>.yaml`."""
     secret: Path
-    """The file that holds the course's secret; made at first use."""
+    """The file that holds the course's secret; made when the first learner gets a quiz."""
 
     @classmethod
     def of(cls, site: Site) -> Quizzes:
@@ -56,8 +57,9 @@ class Quizzes:
 
     def variants(self, quiz_id: str, user: str) -> list[Variant]:
         """The questions of `user`, with keys."""
+        bank = self.bank(quiz_id)
         secret = course_secret(self.secret) if user != GENERIC else b""
-        return draw_all(self.bank(quiz_id), seed_of(secret, user, quiz_id))
+        return draw_all(bank, seed_of(secret, user, quiz_id))
 
     def quiz_cells(self, quiz_id: str, user: str) -> dict[str, str]:
         """As the function of that name, from the bank and the secret that lie here."""
@@ -72,6 +74,7 @@ class Quizzes:
 
     def learners_notebook(self, quiz_id: str, user: str, released: bytes) -> bytes:
         """The released notebook with the questions of `user`; nothing in it depends on a key."""
+        make_secret(self.secret)
         notebook = json.loads(released)
         variants = self.variants(quiz_id, user)
         cells = {cell["metadata"].get("nbgrader", {}).get("grade_id"): cell for cell in notebook["cells"]}
@@ -109,6 +112,20 @@ def quiz_cells(quiz_id: str, user: str) -> dict[str, str]:
         return Quizzes.of(Site.from_env()).quiz_cells(quiz_id, user)
     except (ClientError, BankError, OSError, ValueError) as error:
         raise QuizUnavailable(f"the questions of {user} in {quiz_id} cannot be made: {error}") from error
+
+
+def own_form(cells: list[NotebookNode], assignment: str, user: str) -> list[NotebookNode]:
+    """The assignment's cells as `user` has them: of a quiz with their own questions and tests, of a lab as they are.
+
+    Raises QuizUnavailable.
+    """
+    if not is_quiz(assignment):
+        return cells
+    own = quiz_cells(assignment, user)
+    cells = copy.deepcopy(cells)
+    for cell in cells:
+        cell.source = own.get(cell.metadata.nbgrader.grade_id, cell.source)
+    return cells
 
 
 def source_notebook(bank: Bank, variants: list[Variant]) -> NotebookNode:
