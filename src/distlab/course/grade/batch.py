@@ -105,7 +105,9 @@ class Batch:
     ) -> list[str]:
         """Queue the students' submissions as they are on the disk now; returns the keys of their jobs."""
         lab = self.lab(assignment)
-        asked = [Asked(student, lab.digest(student), lab.sha256, lab.timed) for student in students]
+        asked = [
+            Asked(student, lab.digest(student), lab.tests(student).sha256, lab.timed) for student in students
+        ]
         return self.queue.ask(assignment, asked, by=by, reason=reason, again=again, question=question)
 
     def run(self) -> None:
@@ -149,14 +151,14 @@ class Batch:
         while True:
             seen = self._events
             alive = any(thread.is_alive() for thread in threads)
-            while self._write_group(marks):
-                pass
+            wrote = self._write_group(marks)
             if self._ended != reported:
                 reported = self._ended
                 self.report(Progress(reported, max(total, reported), self._last))
-            if not alive:
-                return
-            self._wait(seen)
+            if not wrote:
+                if not alive:
+                    return
+                self._wait(seen)
 
     def _write_group(self, marks: Marks) -> bool:
         """Write some results; False if there were none."""
@@ -180,10 +182,10 @@ class Batch:
         """Remove what killed processes staged and nobody needs."""
         self.queue.free_lost(owner)
         with self.queue.writer():
-            jobs = {f"{job.key}-{job.attempts}": job for job in self.queue.jobs()}
             for stage in (self.queue.folder / "stage").glob("*"):
-                job = jobs.get(stage.name)
-                if job is None or job.state in (State.QUEUED, State.CANCELLED):
+                job = self.queue.find(stage.name.partition("-")[0])
+                needed = job is not None and job.state in (State.LEASED, State.DONE, State.FAILED)
+                if job is None or not needed or self._stage(job) != stage:
                     shutil.rmtree(stage, ignore_errors=True)
 
     # The workers
@@ -222,20 +224,20 @@ class Batch:
         except FileNotFoundError as error:
             self.queue.drop(job, owner, str(error))
             return
-        if (collected.sha256, lab.sha256) != (job.submission, job.tests):
+        if (collected.sha256, collected.tests_sha256) != (job.submission, job.tests):
             self.queue.drop(job, owner, "what was submitted, or the tests, changed while it waited")
-            asked = [Asked(job.student, collected.sha256, lab.sha256, lab.timed)]
+            asked = [Asked(job.student, collected.sha256, collected.tests_sha256, lab.timed)]
             self.queue.ask(
                 job.assignment, asked, by=job.asked_by, reason=job.reason, again=True, question=job.question
             )
             return
         result, fault = self._result(collected)
         try:
-            record = record_of(collected, result, lab.sha256)
+            record = record_of(collected, result)
         except ValueError as error:
             fault = f"The grader's answer is none: {error}."
             result = same_for_all(collected.work, Verdict.NOT_GRADABLE, fault)
-            record = record_of(collected, result, lab.sha256)
+            record = record_of(collected, result)
         if fault and job.faults + 1 < MAX_FAULTS:
             self.queue.finish(job, owner, "", fault=fault)
             return

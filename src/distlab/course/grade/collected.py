@@ -29,7 +29,7 @@ from distlab.course.grade.submission import (
     restore,
 )
 from distlab.course.grade.work import Limits, Work
-from distlab.course.quiz.own import own_form
+from distlab.course.quiz.own import is_quiz, own_form
 from distlab.course.site import COURSE_ID
 from distlab.errors import SettingError
 
@@ -51,12 +51,26 @@ class Collected:
     student: str
     sha256: str
     notebook_sha256: str
+    tests_sha256: str
     timestamp: str
     notebook: NotebookNode
     work: Work
     repaired: Mapping[str, str]
     files: Mapping[str, str]
     refusal: str = ""
+
+
+@dataclass(frozen=True)
+class Tests:
+    """The assignment's cells, as one student has to answer them, and a digest of all that decides the marks."""
+
+    cells: list[NotebookNode]
+    sha256: str
+
+    @property
+    def seed(self) -> int:
+        """The tests' own randomness: nobody can choose it by what is submitted."""
+        return int(self.sha256[:8], 16)
 
 
 class Lab:
@@ -84,19 +98,25 @@ class Lab:
         self.files, refusal = read_files(folder)
         if refusal:
             raise SettingError(f"{folder}: {refusal}")
-        self.sha256 = self._digest()
-        # Everybody's tests draw the same numbers, and nobody can choose them by what is submitted.
-        self.seed = int(self.sha256[:8], 16)
+        self._tests = self._tests_of(self.cells)
 
     @property
     def timed(self) -> bool:
         return bool(self.source.metadata.get("distlab", {}).get("timed", False))
 
-    def _digest(self) -> str:
-        """Of what decides marks: the assignment's cells, what its header declares, its files."""
+    def tests(self, student: str) -> Tests:
+        """What a student's submission is measured by: the assignment, or of a quiz the student's own questions.
+
+        Raises `quiz.own.QuizUnavailable`.
+        """
+        if not is_quiz(self.assignment):
+            return self._tests
+        return self._tests_of(own_form(self.cells, self.assignment, student))
+
+    def _tests_of(self, cells: list[NotebookNode]) -> Tests:
         header = self.source.metadata.get("distlab", {})
-        cells = [[cell.cell_type, cell.source, cell.metadata] for cell in self.cells]
-        return _sha256(json.dumps([header, cells, self.files], sort_keys=True).encode())
+        decisive = [[cell.cell_type, cell.source, cell.metadata] for cell in cells]
+        return Tests(cells, _sha256(json.dumps([header, decisive, self.files], sort_keys=True).encode()))
 
     def students(self) -> list[str]:
         """Who has submitted, in order."""
@@ -115,22 +135,24 @@ class Lab:
         Raises `FileNotFoundError` where there is none, `QuizUnavailable` where a quiz's own tests cannot be had.
         """
         read = self._read(student)
+        tests = self.tests(student)
         notebook = parse_notebook(read.notebook)
         repaired = repairs(self.source, notebook)
-        notebook.cells = restore(notebook.cells, own_form(self.cells, self.assignment, student))
+        notebook.cells = restore(notebook.cells, tests.cells)
         # The course's own files win, as in nbgrader.
         work = work_of(
             self.assignment,
             self.source,
             notebook.cells,
             files={} if read.refusal else {**_learners(read.files), **self.files},
-            seed=self.seed,
+            seed=tests.seed,
             limits=self.limits,
         )
         return Collected(
             student,
             read.sha256,
             _sha256(read.notebook),
+            tests.sha256,
             read.timestamp,
             notebook,
             work,

@@ -120,7 +120,7 @@ def status(json: bool = False) -> int:
     """
     with Queue(course_directory()) as queue:
         counts = queue.counts()
-        failed = [job for job in latest(queue.jobs()) if job.state == State.FAILED]
+        failed = queue.not_gradable()
         draining = queue.draining
     if json:
         raw = {"draining": draining, "assignments": counts, "failed": [_summary(job) for job in failed]}
@@ -269,11 +269,6 @@ def course_directory() -> Path:
 def actor() -> str:
     """Who is at work, for the log: the Hub's user, else the system's."""
     return os.environ.get("JUPYTERHUB_USER") or getpass.getuser()
-
-
-def latest(jobs: Sequence[Job]) -> list[Job]:
-    """The last job of each student and assignment."""
-    return list({(job.assignment, job.student): job for job in jobs}.values())
 
 
 class _open(ExitStack):  # noqa: N801 - used like a function

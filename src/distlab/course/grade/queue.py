@@ -406,6 +406,21 @@ class Queue:
             ).fetchall()
         return [Job.of(row) for row in rows if not names or row["student"] in names]
 
+    def find(self, key: str) -> Job | None:
+        """The job of this key."""
+        with self._lock:
+            row = self._db.execute("SELECT * FROM job WHERE key = ?", (key,)).fetchone()
+        return Job.of(row) if row else None
+
+    def not_gradable(self) -> list[Job]:
+        """Of each student and assignment the last job, where it failed."""
+        with self._lock:
+            rows = self._db.execute(
+                "SELECT * FROM job WHERE state = 'failed'"
+                " AND id IN (SELECT max(id) FROM job GROUP BY assignment, student) ORDER BY id"
+            ).fetchall()
+        return [Job.of(row) for row in rows]
+
     def counts(self) -> dict[str, dict[State, int]]:
         """How many jobs are in each state, by assignment."""
         counts: dict[str, dict[State, int]] = {}

@@ -46,7 +46,7 @@ class Record:
         return cls(**{**raw, "result": Result.from_json(raw["result"])})
 
 
-def record_of(collected: Collected, result: Result, tests_sha256: str) -> Record:
+def record_of(collected: Collected, result: Result) -> Record:
     """What the gradebook gets of `result`, which must answer every test of the work with points in its range.
 
     Raises `ValueError` where it does not: that is a fault of the grader, not of the submission.
@@ -75,7 +75,7 @@ def record_of(collected: Collected, result: Result, tests_sha256: str) -> Record
         **result.provenance,
         "notebook_sha256": collected.notebook_sha256,
         "submission_sha256": collected.sha256,
-        "tests_sha256": tests_sha256,
+        "tests_sha256": collected.tests_sha256,
         "seed": collected.work.seed,
         "distlab": distlab.__version__,
     }
