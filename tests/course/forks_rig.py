@@ -56,6 +56,8 @@ def session(work: Path) -> Iterator[Channel]:
 
 def main(fd: int) -> None:
     # Imported here: a test's own process must not hold the learner's side.
+    import torch  # noqa: F401 - what each child would import by itself
+
     from distlab.course.grade import session, testing
 
     session.prepare()

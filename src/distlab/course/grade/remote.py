@@ -132,6 +132,8 @@ class Learner:
         if self.stopped is not None and self.stopped.lost:
             raise self.stopped
         left = self.deadline - time.monotonic()
+        if left <= 0:
+            raise self._stop(Stopped(Verdict.TIMEOUT, TOO_LONG, lost=False))
         limit_s = max(left if limit_s is None else min(limit_s, left), 0.001)
         number = next(self._ids)
         until = time.monotonic() + limit_s + GRACE_S

@@ -78,11 +78,10 @@ def reports(
         match message:
             case {"graded": dict(raw)}:
                 yield _check(raw, next(tests, None))
-            case {"stop": dict(raw)}:
-                try:
-                    yield Stop(raw["step"], Verdict(raw["verdict"]), str(raw["message"])[:MAX_MESSAGE])
-                except (KeyError, ValueError) as error:
-                    raise Malformed("not a stop") from error
+            case {"stop": {"step": int(step), "verdict": str(verdict), "message": str(said)}}:
+                if verdict not in list(Verdict):
+                    raise Malformed("a verdict that there is not")
+                yield Stop(step, Verdict(verdict), said[:MAX_MESSAGE])
                 return
             case {"done": True}:
                 return

@@ -1,0 +1,510 @@
+"""The test process: what each test comes to, whatever the learner's code gives, and whatever it does."""
+
+import contextlib
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from distlab.course.grade.testing import Stop, complete, reports
+from distlab.course.grade.wire import PREFIX, Channel, Closed, Malformed, WireError
+from distlab.course.grade.work import Cell, Graded, Kind, Limits, Verdict, Work
+from tests.course import forks_rig
+
+LIMITS = Limits(cell_s=120.0, wall_s=1000.0, start_s=120.0)
+BRIEF = Limits(cell_s=0.3, wall_s=1000.0, start_s=120.0)
+SEED = 20_261
+
+NOTEBOOK = """
+import builtins, time
+import numpy as np
+import torch
+value, numbers, text, nothing = 3, [1, 2, 3], "abc", None
+table = {"a": [1.5]}
+tensor, array = torch.arange(3.0), np.arange(3)
+def double(x): return 2 * x
+def none(*args): return None
+def raises(name): raise getattr(builtins, name)("SECRET")
+def raises_own():
+    class Odd(LookupError): pass
+    raise Odd("SECRET")
+def slow(): time.sleep(1000)
+def huge(): return "x" * 10**8
+def fraction(x): return x
+def items(): return (i for i in range(3))
+class Always:
+    def __eq__(self, other): return True
+    def __bool__(self): return True
+    def __lt__(self, other): return True
+def lie(*args): return Always()
+looks = []
+def look(): looks.append(1); return len(looks)
+"""
+NAMES = (
+    "value", "numbers", "text", "nothing", "table", "tensor", "array", "double", "none", "raises", "raises_own", "slow",
+    "huge", "fraction", "items", "lie", "look", "looks", "undefined", "print", "all",
+)  # fmt: skip
+
+
+def hidden(source: str, grade_id: str = "t", points: float = 4) -> Cell:
+    return Cell(source, grade_id, Kind.HIDDEN, points)
+
+
+def work(*cells: Cell, limits: Limits = LIMITS, **more: Any) -> Work:
+    return Work("lab", cells, names=NAMES, limits=limits, seed=SEED, **more)
+
+
+@contextlib.contextmanager
+def driving(learner: Channel | socket.socket) -> Iterator[Channel]:
+    """A test process that drives the session at the other end of `learner`; the channel to it."""
+    control, theirs = socket.socketpair()
+    end = learner if isinstance(learner, socket.socket) else learner._socket
+    with Channel(control) as channel, forks_rig.forked("testing", theirs, end):
+        yield channel
+
+
+def graded(folder: Path, given: Work, stop: Stop | None = None) -> tuple[list[Graded], Stop | None]:
+    """What the tests come to, and where the run stopped."""
+    with forks_rig.session(folder) as learner, driving(learner) as control:
+        found = list(reports(control, given, stop, time.monotonic() + 600))
+    ended = found.pop() if found and isinstance(found[-1], Stop) else None
+    assert all(isinstance(report, Graded) for report in found)
+    return [report for report in found if isinstance(report, Graded)], ended
+
+
+def message(report: Graded) -> tuple[Verdict, str]:
+    assert report.points == (report.max_points if report.verdict == Verdict.PASSED else 0)
+    return report.verdict, report.message
+
+
+F, P, E, N = Verdict.FAILED, Verdict.PASSED, Verdict.ERROR, Verdict.NOT_GRADABLE
+COULD_NOT = "The test could not work with what your code gave ({})."
+OWN_FAULT = "This test could not run: its own code is at fault."
+CHECK = "A check of this test failed."
+
+ENDINGS: list[tuple[str, Verdict, str]] = [
+    ("assert value == 3, 'no'", P, ""),
+    ("", P, ""),
+    ("# nothing\n", P, ""),
+    ("assert value == 4, 'value is not 4'", F, "value is not 4"),
+    ("assert value == 4", F, CHECK),
+    ("assert value == 4, value", F, CHECK),
+    ("assert value == 4, text", F, CHECK),
+    ("assert value == 4, f'it is {value}, not {2 + 2!r:>5}!'", F, "it is …, not …!"),
+    ("assert value == 4, 'it is ' + str(value)", F, "it is …"),
+    ("assert value == 4, f'{value}'", F, "…"),
+    ("assert value == 4, ('two '\n  'lines')", F, "two lines"),
+    ("assert (\n  value\n  == 4\n), (\n  'over lines'\n)", F, "over lines"),
+    ("assert value == 3, 'one'; assert value == 4, 'two'; assert value == 5, 'three'", F, "two"),
+    ("for i in range(3):\n    if i == 2:\n        assert double(i) == 0, 'inside'", F, "inside"),
+    ("def check(x):\n    assert x == 4, 'in a function'\ncheck(value)", F, "in a function"),
+    ("def check(x):\n    assert x == 4, 'inner'\n\nassert check(value), 'outer'", F, "inner"),
+    ("check = lambda x: x == 4\nassert check(value), 'lambda'", F, "lambda"),
+    ("assert all(x < 3 for x in numbers), 'generator'", F, "generator"),
+    ("raise AssertionError('raised')", F, "raised"),
+    ("raise AssertionError(f'raised {value}')", F, "raised …"),
+    ("raise AssertionError", F, CHECK),
+    ("raise AssertionError(text)", F, CHECK),
+    ("error = AssertionError('kept')\nraise error", F, CHECK),
+    ("try:\n    raises('ValueError')\nexcept Exception:\n    raise AssertionError('fails') from None", F, "fails"),
+    ("try:\n    raises('KeyError')\nexcept KeyError:\n    pass\nelse:\n    assert False, 'no error'", P, ""),
+    ("try:\n    raises('KeyError')\nexcept ValueError:\n    pass", E, "Your code stopped with KeyError."),
+    ("try:\n    double(1)\nexcept KeyError:\n    pass\nelse:\n    assert False, 'no error'", F, "no error"),
+    ("import numpy\nnumpy.testing.assert_allclose(array, [0, 1, 3], err_msg='not close')", F, "not close"),
+    ("import numpy\nnumpy.testing.assert_allclose(array, [0, 1, 3])", F, CHECK),
+    ("import torch\ntorch.testing.assert_close(tensor, tensor + 1, msg='not close')", F, "not close"),
+    ("assert value == 4, f'{nothing:.2f} is wrong'", F, "… is wrong"),
+    ("assert value == 4, 'x' * 10**6", F, CHECK),
+    ("raises('ValueError')", E, "Your code stopped with ValueError."),
+    ("raises('SystemExit')", E, "Your code stopped with SystemExit."),
+    ("raises('Exception')", E, "Your code stopped with an exception."),
+    ("raises('BufferError')", E, "Your code stopped with an exception."),
+    ("raises('AssertionError')", E, "Your code stopped with AssertionError."),
+    ("raises_own()", E, "Your code stopped with an exception."),
+    ("double()", E, "Your code stopped with TypeError."),
+    ("for x in none(3): pass", F, COULD_NOT.format("TypeError")),
+    ("assert none(3) > 4, 'compared'", F, COULD_NOT.format("TypeError")),
+    ("assert table['b'] == 1, 'no b'", F, COULD_NOT.format("KeyError")),
+    ("assert numbers[7] == 1, 'too short'", F, COULD_NOT.format("IndexError")),
+    ("assert lie(3), 'truth'", F, COULD_NOT.format("TypeError")),
+    ("assert lie(3) == 6, 'equal'", F, "equal"),
+    ("assert lie(3) < 6, 'less'", F, COULD_NOT.format("TypeError")),
+    ("assert 6 == lie(3), 'equal'", F, "equal"),
+    ("class Own(Exception): pass\nraise Own('x')", F, COULD_NOT.format("an exception")),
+    ("raise SystemExit", F, COULD_NOT.format("SystemExit")),
+    ("exit()", F, COULD_NOT.format("SystemExit")),
+    ("assert undefined == 3, 'never'", F, "Your notebook does not define undefined."),
+    ("def f(): return undefined\nf()", F, "Your notebook does not define undefined."),
+    ("try:\n    undefined\nexcept NameError:\n    pass", P, ""),
+    ("assert undeclared == 3, 'never'", F, COULD_NOT.format("NameError")),
+    ("import nothing_of_this_name", N, OWN_FAULT),
+    ("from math import nothing_of_this_name", N, OWN_FAULT),
+    ("assert (", N, OWN_FAULT),
+    ("await double(3)", N, OWN_FAULT),
+    ("return 3", N, OWN_FAULT),
+    ("double(print)", N, OWN_FAULT),
+    ("double(lambda: 3)", N, OWN_FAULT),
+    ("assert double(5) == 10 and double([1]) == [1, 1], 'double'", P, ""),
+    ("assert [*items()] == [0, 1, 2], 'items'", P, ""),
+    ("assert tensor.tolist() == [0, 1, 2] and array.sum() == 3, 'arrays'", P, ""),
+    ("import torch\nassert torch.equal(double(tensor), 2 * tensor), 'tensors'", P, ""),
+    # Names: builtins, own definitions and imports win; each test has a namespace of its own.
+    ("assert all([True]) and print is not None and not all([False]), 'builtins'", P, ""),
+    ("value = 7\nassert value == 7, 'own'", P, ""),
+    ("def double(x): return 7\nassert double(1) == 7, 'own'", P, ""),
+    ("import math as double\nassert double.pi > 3, 'own'", P, ""),
+    ("left_behind = 3", P, ""),
+    ("left_behind", F, COULD_NOT.format("NameError")),
+    ("numbers.append(4)\nassert numbers == [1, 2, 3, 4], 'append'", P, ""),
+    ("assert numbers == [1, 2, 3], 'as it is over there'", P, ""),
+    ("looks.append(1); assert looks == [1] == looks, 'one look'", P, ""),
+    ("assert look() == 1 and look() == 2, 'each call is one'", P, ""),
+    ("from dataclasses import dataclass\n@dataclass\nclass D:\n    x: 'int'\nassert D(1).x == 1, 'dataclass'", P, ""),
+    # What a test prints goes nowhere, wherever from.
+    ("import sys, os, warnings\nprint(value); print(value, file=sys.stderr); warnings.warn('x')", P, ""),
+]  # fmt: skip
+
+
+def test_how_tests_end(tmp_path: Path) -> None:
+    """All in one run: no test has any effect on those after it."""
+    tests = [hidden(source, f"t{number}") for number, (source, _, _) in enumerate(ENDINGS)]
+    found, stop = graded(tmp_path, work(Cell(NOTEBOOK), *tests))
+    assert stop is None
+    assert [report.grade_id for report in found] == [test.grade_id for test in tests]
+    for (source, verdict, said), report in zip(ENDINGS, found, strict=True):
+        assert message(report) == (verdict, said), source
+    assert "SECRET" not in "".join(report.message for report in found)
+
+
+@pytest.mark.parametrize("kind", [Kind.HIDDEN, Kind.VISIBLE])
+def test_the_last_expression_is_partial_credit(tmp_path: Path, kind: Kind) -> None:
+    partial = Verdict.PARTIAL
+    cases: list[tuple[str, Verdict, float]] = [
+        ("4", P, 4),
+        ("4.0", P, 4),
+        ("2.5", partial, 2.5),
+        ("1", partial, 1),
+        ("0", F, 0),
+        ("0.0", F, 0),
+        ("x = 1", P, 4),
+        ("1\nx = 3", P, 4),
+        ("None", P, 4),
+        ("True", P, 4),
+        ("False", P, 4),
+        ("'1'", P, 4),
+        ("[1]", P, 4),
+        ("double", P, 4),
+        ("lie()", P, 4),
+        ("5", F, 0),
+        ("-1", F, 0),
+        ("float('nan')", F, 0),
+        ("4 * fraction(9)", F, 0),
+        ("4 * fraction(float('nan'))", F, 0),
+        ("4 * fraction(0.25)", partial, 1),
+        ("import numpy\nnumpy.float32(0.5)", partial, 0.5),
+        ("import torch\ntorch.tensor(3)", partial, 3),
+        ("tensor.sum()", partial, 3),
+        ("tensor", P, 4),
+        ("assert value == 3, 'no'\n2", partial, 2),
+        ("assert value == 4, 'no'\n2", F, 0),
+        ("def f(): return 3\nf()", partial, 3),
+    ]
+    tests = [Cell(source, f"t{number}", kind, 4) for number, (source, _, _) in enumerate(cases)]
+    found, _ = graded(tmp_path, work(Cell(NOTEBOOK), *tests))
+    for (source, verdict, points), report in zip(cases, found, strict=True):
+        assert (report.verdict, report.points, report.max_points) == (verdict, points, 4), source
+
+
+def test_tests_have_a_seed_of_their_own(tmp_path: Path) -> None:
+    drawn = "import random, numpy, torch\n[random.random(), numpy.random.rand(), torch.rand(1).item()]"
+    check = f"{drawn}\nassert _drawn({drawn.splitlines()[1]}) is None, 'seed'"
+    learner = "def _drawn(x): drawn.append(x)\ndrawn = []"
+    given = Work(
+        "lab",
+        (
+            Cell(learner),
+            *[hidden(check, f"t{n}") for n in range(2)],
+            hidden("assert drawn[0] == drawn[1], 'same'"),
+        ),
+        names=("_drawn", "drawn"),
+        limits=LIMITS,
+        seed=2**40,
+    )
+    found, _ = graded(tmp_path, given)
+    assert [report.verdict for report in found] == [P, P, P]
+
+
+def test_cells_run_in_order_and_measurements_do_not(tmp_path: Path) -> None:
+    given = work(
+        Cell("value = 1"),
+        hidden("assert value == 1, 'one'", "a"),
+        Cell("value = 2"),
+        Cell("value = 3", measure=True),
+        Cell("1 / 0\nvalue = 4"),
+        hidden("assert value == 2, 'two'", "b"),
+        Cell("import pathlib; text = pathlib.Path('x.txt').read_text()"),
+        hidden("assert text == 'hi', 'file'", "c"),
+        files={"x.txt": "aGk="},
+    )
+    found, stop = graded(tmp_path, given)
+    assert [report.verdict for report in found] == [P, P, P]
+    assert stop is None
+
+
+def test_time_is_up_for_calls_and_for_tests_and_the_run_goes_on(tmp_path: Path) -> None:
+    too_long, test_too_long = "Your code took too long.", "The test took too long with what your code gave."
+    cases = [
+        ("slow()", too_long),
+        ("try:\n    slow()\nexcept Exception:\n    pass", too_long),
+        ("try:\n    slow()\nexcept BaseException:\n    pass", too_long),
+        ("try:\n    slow()\nfinally:\n    raise AssertionError('other')", too_long),
+        ("while True: pass", test_too_long),
+        ("while True:\n    try:\n        while True: pass\n    except Exception: pass", test_too_long),
+        ("import time\nwhile True: time.sleep(1000)", test_too_long),
+        ("try:\n    while True: pass\nexcept BaseException:\n    pass", test_too_long),
+    ]
+    tests = [hidden(source, f"t{number}") for number, (source, _) in enumerate(cases)]
+    given = work(
+        Cell("import time\ndef slow(): time.sleep(1000)"), *tests, hidden("1 + 1", "last", 2), limits=BRIEF
+    )
+    found, stop = graded(tmp_path, given)
+    assert stop is None
+    for (source, said), report in zip(cases, found[:-1], strict=True):
+        if "BaseException" in source and "while" in source:
+            assert report.verdict in (Verdict.TIMEOUT, P), source  # ended in time, whatever it made of that
+        else:
+            assert message(report) == (Verdict.TIMEOUT, said), source
+    assert found[-1].verdict == P
+
+
+def test_too_much_data_is_a_verdict_and_the_run_goes_on(tmp_path: Path) -> None:
+    found, stop = graded(tmp_path, work(Cell(NOTEBOOK), hidden("huge()", "a"), hidden("4", "b")))
+    assert message(found[0]) == (Verdict.OUTPUT, "Your code gave back too much data.")
+    assert found[1].verdict == P
+    assert stop is None
+
+
+@pytest.mark.parametrize(
+    ("cell", "verdict", "said"),
+    [
+        ("while True: pass", Verdict.TIMEOUT, "Your code took too long."),
+        ("import os; os._exit(0)", Verdict.ERROR, "Your code's process ended."),
+    ],
+)
+def test_a_cell_that_does_not_come_back_stops_the_run(
+    tmp_path: Path, cell: str, verdict: Verdict, said: str
+) -> None:
+    given = work(
+        Cell("x = 1"), hidden("4", "a"), Cell(cell), hidden("4", "b"), hidden("4", "c"), limits=BRIEF
+    )
+    found, stop = graded(tmp_path, given)
+    assert [report.grade_id for report in found] == ["a"]
+    assert stop == Stop(2, verdict, said)
+    cells = complete(given, found, stop)
+    assert [(report.grade_id, report.verdict, report.points) for report in cells] == [
+        ("a", P, 4), ("b", verdict, 0), ("c", verdict, 0),
+    ]  # fmt: skip
+
+
+def test_a_call_that_ends_the_process_stops_the_run(tmp_path: Path) -> None:
+    source = "def end():\n    import os\n    os._exit(0)"
+    given = Work(
+        "lab",
+        (Cell(source), hidden("4", "a"), hidden("end()", "b"), hidden("4", "c")),
+        ("end",),
+        limits=LIMITS,
+    )
+    found, stop = graded(tmp_path, given)
+    assert [report.grade_id for report in found] == ["a"]
+    assert stop is not None
+    assert (stop.step, stop.verdict) == (2, Verdict.ERROR)
+
+
+def test_the_run_stops_where_the_display_pass_did(tmp_path: Path) -> None:
+    given = work(Cell("x = 1"), hidden("4", "a"), Cell("1"), hidden("4", "b"))
+    before = Stop(2, Verdict.MEMORY, "Your code needed more than 1 MiB of memory.")
+    found, stop = graded(tmp_path, given, before)
+    assert [report.grade_id for report in found] == ["a"]
+    assert stop == before
+
+
+def test_all_cells_together_have_a_limit(tmp_path: Path) -> None:
+    limits = Limits(cell_s=100.0, wall_s=3.0, start_s=100.0)
+    given = work(
+        Cell("import time"), hidden("4", "a"), Cell("time.sleep(1000)"), hidden("4", "b"), limits=limits
+    )
+    found, stop = graded(tmp_path, given)
+    assert [report.grade_id for report in found] == ["a"]
+    assert stop is not None
+    assert (stop.step, stop.verdict) == (2, Verdict.TIMEOUT)
+
+
+def test_what_was_reported_stands_when_the_test_process_dies(tmp_path: Path) -> None:
+    given = work(Cell("x = 1"), hidden("4", "a"), hidden("import os; os._exit(1)", "b"), hidden("4", "c"))
+    with forks_rig.session(tmp_path) as learner, driving(learner) as control:
+        found = reports(control, given, None, time.monotonic() + 600)
+        assert next(found) == Graded("a", P, 4, 4)
+        with pytest.raises(Closed):
+            next(found)
+
+
+@contextlib.contextmanager
+def hostile(make: Callable[[dict[str, Any]], Any]) -> Iterator[socket.socket]:
+    """A session that answers as `make` says: a message, raw bytes, or nothing; honestly to files and cells."""
+    ours, theirs = socket.socketpair()
+
+    def answer() -> None:
+        with Channel(theirs) as channel, contextlib.suppress(WireError):
+            while True:
+                request, _ = channel.receive(time.monotonic() + 600)
+                honest = {"ok": True, "interrupted": False, "outputs": [], "execution_count": 1}
+                made = honest if request["op"] in ("files", "run") else make(request)
+                if isinstance(made, bytes):
+                    channel._socket.sendall(made)
+                else:
+                    channel.send({"id": request["id"], **made})
+
+    thread = threading.Thread(target=answer)
+    thread.start()
+    yield ours
+    thread.join()
+
+
+def against(
+    make: Callable[[dict[str, Any]], Any], tests: Sequence[str], limits: Limits = LIMITS
+) -> tuple[list[Graded], Stop | None]:
+    cells = [hidden(source, f"t{number}") for number, source in enumerate(tests)]
+    given = work(Cell("1"), *cells, limits=limits)
+    with hostile(make) as learner, driving(learner) as control:
+        found = list(reports(control, given, None, time.monotonic() + 600))
+    ended = found.pop() if found and isinstance(found[-1], Stop) else None
+    return [report for report in found if isinstance(report, Graded)], ended
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {"value": {"pickle": "x"}},
+        {"value": 1, "id": 0},
+        {"graded": {"grade_id": "t0", "verdict": "passed", "points": 4, "max_points": 4, "message": ""}},
+        {"done": True},
+        {"value": {"range": [0, 2**40, 1]}},
+        {"value": {"array": ["float32", [2**31, 2**31], 0]}},
+        b"\xff" * 8,
+        PREFIX.pack(60_000, 0) + b'{"value":' + b"[" * 29_995 + b"]" * 29_995 + b"}",
+        PREFIX.pack(14, 0) + b'{"value": NaN}',
+        PREFIX.pack(2, 1) + b"\xff" * 8 + b"{}",
+    ],
+    ids=lambda answer: str(answer)[:40],
+)
+def test_answers_that_are_none_stop_the_run(answer: Any) -> None:
+    found, stop = against(lambda _: answer, ["4", "assert value == 3, 'no'", "4"])
+    assert [report.grade_id for report in found] == ["t0"]
+    assert stop == Stop(2, Verdict.VIOLATION, "Your code's process gave an answer that is none.")
+
+
+def test_a_violation_cannot_be_swallowed_by_a_test() -> None:
+    source = "try:\n    double(1)\nexcept BaseException:\n    pass"
+    bad = {"value": {"pickle": 0}}
+    found, stop = against(
+        lambda request: {"value": {"handle": 1}} if request["op"] == "get" else bad, [source, "4"]
+    )
+    assert found == []
+    assert stop is not None
+    assert (stop.step, stop.verdict) == (1, Verdict.VIOLATION)
+
+
+def test_values_are_fetched_once_per_test_before_it_begins() -> None:
+    asked: list[str] = []
+
+    def changing(request: dict[str, Any]) -> dict[str, Any]:
+        asked.append(request["name"])
+        return {"value": len(asked)}
+
+    found, _ = against(
+        changing, ["assert value == value == 1, 'once'", "def f(): return text\nassert f() == 2, 'x'"]
+    )
+    assert [report.verdict for report in found] == [P, P]
+    assert asked == ["value", "text"]
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"int": "0x" + "f" * 3500},
+        {"float": "nan"},
+        [[[[1]]]],
+        {"dict": [1, 2]},
+        {"handle": 7},
+        "x" * 1000,
+        {"complex": [1.0, 2.0]},
+    ],
+    ids=lambda value: str(value)[:20],
+)
+def test_values_of_any_type_make_no_honest_test_pass(value: Any) -> None:
+    tests = [
+        "assert value == 3, f'value is {value}'",
+        "assert abs(value - 3) < 1e-6, f'value is {value:.3f}'",
+        "assert sorted(value) == [1, 2], 'sorted'",
+        "assert value.shape == (3,), 'shape'",
+        "assert 2.9 < value < 3.1, 'between'",
+    ]
+    found, stop = against(lambda _: {"value": value}, tests, BRIEF)
+    assert stop is None
+    # An object that gives one more item whenever it is asked takes all the time there is.
+    endless = value == {"handle": 7}
+    assert [report.verdict for report in found] == [F, F, Verdict.TIMEOUT if endless else F, F, F]
+    assert all("1000" not in report.message and "fff" not in report.message for report in found)
+
+
+@pytest.mark.parametrize(
+    "report",
+    [
+        {},
+        {"graded": {}},
+        {"graded": 3},
+        {"graded": {"grade_id": "other", "verdict": "passed", "points": 4, "max_points": 4, "message": ""}},
+        {"graded": {"grade_id": "t", "verdict": "great", "points": 4, "max_points": 4, "message": ""}},
+        {"graded": {"grade_id": "t", "verdict": "passed", "points": 5, "max_points": 4, "message": ""}},
+        {"graded": {"grade_id": "t", "verdict": "passed", "points": 4, "max_points": 5, "message": ""}},
+        {"graded": {"grade_id": "t", "verdict": "passed", "points": "4", "max_points": 4, "message": ""}},
+        {"graded": {"grade_id": "t", "verdict": "passed", "points": 4, "max_points": 4, "message": 3}},
+        {"graded": {"grade_id": "t", "verdict": "passed", "points": 4, "max_points": 4, "more": 3}},
+        {"stop": {}},
+        {"stop": {"step": 1, "verdict": "great", "message": ""}},
+        {"stop": {"step": "1", "verdict": "timeout", "message": ""}},
+        {"done": False},
+    ],
+    ids=str,
+)
+def test_reports_that_make_no_sense_are_refused(report: dict[str, Any]) -> None:
+    ours, theirs = socket.socketpair()
+    with Channel(ours) as control, Channel(theirs) as other:
+        other.send(report)
+        with pytest.raises(Malformed):
+            list(reports(control, work(hidden("4")), None, time.monotonic() + 60))
+
+
+def test_no_report_more_than_there_are_tests() -> None:
+    ours, theirs = socket.socketpair()
+    with Channel(ours) as control, Channel(theirs) as other:
+        for _ in range(2):
+            other.send(
+                {
+                    "graded": {
+                        "grade_id": "t",
+                        "verdict": "passed",
+                        "points": 4,
+                        "max_points": 4,
+                        "message": "",
+                    }
+                }
+            )
+        found = reports(control, work(hidden("4")), None, time.monotonic() + 60)
+        assert isinstance(next(found), Graded)
+        with pytest.raises(Malformed):
+            next(found)
