@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from datetime import datetime
@@ -311,6 +313,33 @@ def test_the_log_says_who_changed_which_mark_from_what_to_what(course: Path) -> 
         removed = {(c.grade_id, c.before) for c in marks.changes() if c.after is None}
     assert ("explain", 3.0) in removed
     assert ("hidden_triple", 5.0) in removed
+
+
+FORMGRADER = """
+import sys
+from nbgrader.api import Gradebook
+from distlab.course.grade.gradebook import sign_changes
+
+sign_changes("grace")
+with Gradebook(sys.argv[1], "distlab") as book:
+    for score in (1.0, 2.0):
+        book.find_grade("explain", sys.argv[2], sys.argv[2], "ann").manual_score = score
+        book.db.commit()
+    book.find_grade("explain", sys.argv[2], sys.argv[2], "ann").manual_score = 3.0
+    book.db.flush()
+    book.db.rollback()
+"""
+
+
+def test_the_log_names_the_person_at_formgrader(course: Path) -> None:
+    submit(course, "ann")
+    grade_all(course)
+    url = f"sqlite:///{course / 'gradebook.db'}"
+    subprocess.run([sys.executable, "-c", FORMGRADER, url, LAB_ID], check=True)
+    give_by_hand(course, "ann", "explain", 4.0)
+    with Marks(course) as marks:
+        by_hand = [(c.actor, c.before, c.after) for c in marks.changes() if c.mark == "manual_score"]
+    assert by_hand == [("grace", None, 1.0), ("grace", 1.0, 2.0), ("nbgrader", 2.0, 4.0)]
 
 
 def test_a_regrade_lists_what_differs(course: Path) -> None:

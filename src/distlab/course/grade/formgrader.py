@@ -19,6 +19,9 @@ from nbgrader.server_extensions.formgrader.handlers import (  # type: ignore[imp
 )
 from traitlets.config import Config
 
+from distlab.course.grade.commands import actor
+from distlab.course.grade.gradebook import sign_changes
+
 TEMPLATES = [
     str(Path(__file__).parent / "templates"),
     str(Path(nbgrader.__file__).parent / "server_extensions" / "formgrader" / "templates"),
@@ -40,6 +43,7 @@ def _jupyter_server_extension_points() -> list[dict[str, str]]:
 
 
 def _load_jupyter_server_extension(server: Any) -> None:
+    sign_changes(actor())
     # The method that tornado's StaticFileHandler offers for headers; nbgrader has no setting for it.
     SubmissionFilesHandler.set_extra_headers = _as_download
     formgrader = Formgrader(parent=server)

@@ -2,7 +2,8 @@
 
 Two tables of ours lie beside nbgrader's in `gradebook.db`, so that they change in the same transaction as the
 marks: `distlab_applied` holds the jobs whose result is in, `distlab_mark_change` who changed which mark. The
-log is written by triggers: a mark that formgrader or a script of nbgrader changes is in it too.
+log is written by triggers: a mark that formgrader or a script of nbgrader changes is in it too. Whoever may write
+the gradebook may write the log: it helps to find out, and proves nothing against an instructor.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ from nbgrader.api import (  # type: ignore[import-untyped]
     new_uuid,
 )
 from nbgrader.utils import parse_utc  # type: ignore[import-untyped]
-from sqlalchemy import Connection, create_engine, event, insert, select, text, update
+from sqlalchemy import Connection, create_engine, event, insert, inspect, select, text, update
+from sqlalchemy.orm import Session
 
 from distlab.course.grade.queue import BUSY_S, Job, State, now
 from distlab.course.grade.records import Record
@@ -51,9 +53,16 @@ CREATE TABLE IF NOT EXISTS distlab_mark_change (
     assignment TEXT NOT NULL, student TEXT NOT NULL, grade_id TEXT NOT NULL, mark TEXT NOT NULL,
     before REAL, after REAL
 );
-CREATE INDEX IF NOT EXISTS distlab_mark_change_of ON distlab_mark_change (assignment, student)
+CREATE INDEX IF NOT EXISTS distlab_mark_change_of ON distlab_mark_change (assignment, student);
+CREATE INDEX IF NOT EXISTS distlab_grade_of ON grade (notebook_id);
+CREATE INDEX IF NOT EXISTS distlab_comment_of ON comment (notebook_id);
+CREATE INDEX IF NOT EXISTS distlab_submitted_notebook_of ON submitted_notebook (assignment_id);
+CREATE INDEX IF NOT EXISTS distlab_base_cell_of ON base_cell (notebook_id)
 """
-"""`distlab_writer` has a row only inside a transaction of `Marks`: it tells the triggers who writes, and why."""
+"""What stands beside nbgrader's tables, and indexes that those lack: without them each submission is found by
+reading the marks of all others, in formgrader too.
+
+`distlab_writer` has a row only inside a transaction of `Marks`: it tells the triggers who writes, and why."""
 
 TRIGGER = """
 CREATE TRIGGER IF NOT EXISTS distlab_{mark}_{verb} AFTER {event} ON grade
@@ -115,7 +124,7 @@ class Marks:
         event.listen(self._engine, "begin", _begin_immediate)
         self._known: dict[str, _Ids] = {}
         with self._engine.begin() as db:
-            _make_log(db)
+            _prepare(db)
 
     def close(self) -> None:
         self._engine.dispose()
@@ -319,6 +328,34 @@ def _timestamp(value: str) -> Any:
         return None  # text from outside: a submission is graded all the same
 
 
+def sign_changes(actor: str) -> None:
+    """Name `actor` in the log for what nbgrader's own code changes in this process from now on (formgrader).
+
+    Listens on the sessions of nbgrader's Gradebook: a process that has others must not call this.
+    """
+
+    def begin(session: Any, *_arguments: Any) -> None:
+        connection = session.connection()
+        if session.info.get("signed") or not _has_log(connection):
+            return
+        session.info["signed"] = True
+        connection.execute(text("INSERT INTO distlab_writer VALUES (:actor, '', '')"), {"actor": actor})
+
+    def end(session: Any) -> None:
+        session.flush()  # else the commit would do it, after the name is gone
+        if session.info.pop("signed", False):
+            session.connection().execute(text("DELETE FROM distlab_writer"))
+
+    event.listen(Session, "before_flush", begin)
+    event.listen(Session, "before_commit", end)
+    event.listen(Session, "after_rollback", lambda session: session.info.pop("signed", None))
+
+
+def _has_log(connection: Connection) -> bool:
+    """A gradebook that nothing was graded in has none."""
+    return inspect(connection).has_table("distlab_writer")
+
+
 @contextmanager
 def _writing_as(db: Connection, actor: str, reason: str, job: str) -> Iterator[None]:
     db.execute(
@@ -329,7 +366,7 @@ def _writing_as(db: Connection, actor: str, reason: str, job: str) -> Iterator[N
     db.execute(text("DELETE FROM distlab_writer"))
 
 
-def _make_log(db: Connection) -> None:
+def _prepare(db: Connection) -> None:
     for statement in TABLES.split(";\n"):
         db.execute(text(statement))
     for mark in MARKS:
