@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from distlab.course.grade import remote
 from distlab.course.grade.remote import Learner, Ran, RemoteError, Stopped
 from distlab.course.grade.wire import Channel, Closed
 from distlab.course.grade.work import Verdict
@@ -244,6 +245,17 @@ def test_a_call_over_its_time_is_interrupted_and_the_notebook_goes_on(shared: Le
     assert over.value.verdict == Verdict.TIMEOUT
     assert not over.value.lost
     assert shown(shared, "1")[0]["data"]["text/plain"] == "1"
+
+
+def test_code_that_lets_no_alarm_through_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote, "GRACE_S", 0.2)
+    with forks_rig.session(tmp_path) as channel:
+        found = Learner(channel, time.monotonic() + 1000)
+        found.files({}, LIMIT_S)
+        block = "import signal\nsignal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGALRM})\nwhile True: pass"
+        with pytest.raises(Stopped, match="too long") as stopped:
+            run(found, block, SHORT_S)
+        assert stopped.value.lost
 
 
 def test_functions_of_the_notebook_run_on_ranks(shared: Learner) -> None:

@@ -164,6 +164,7 @@ ENDINGS: list[tuple[str, Verdict, str]] = [
     ("looks.append(1); assert looks == [1] == looks, 'one look'", P, ""),
     ("assert look() == 1 and look() == 2, 'each call is one'", P, ""),
     ("from dataclasses import dataclass\n@dataclass\nclass D:\n    x: 'int'\nassert D(1).x == 1, 'dataclass'", P, ""),
+    ("def f(x: int): pass\nassert f.__annotations__ == {'x': int}, 'no flags of another module'", P, ""),
     # What a test prints goes nowhere, wherever from.
     ("import sys, os, warnings\nprint(value); print(value, file=sys.stderr); warnings.warn('x')", P, ""),
 ]  # fmt: skip
@@ -350,6 +351,32 @@ def test_what_was_reported_stands_when_the_test_process_dies(tmp_path: Path) -> 
         assert next(found) == Graded("a", P, 4, 4)
         with pytest.raises(Closed):
             next(found)
+
+
+def test_messages_forged_on_the_sessions_own_descriptor(tmp_path: Path) -> None:
+    """What learner code writes there is an answer of its own process, believed as little as any other."""
+    forge = """
+import json, os, struct
+def forge(message):
+    text = json.dumps(message).encode()
+    for fd in os.listdir("/proc/self/fd"):
+        try: os.write(int(fd), struct.pack("!II", len(text), 0) + text)
+        except OSError: pass
+def ahead():
+    for number in range(100):
+        forge({"id": number, "value": 3, "ok": True, "interrupted": False})
+def report():
+    forge({"graded": {"grade_id": "b", "verdict": "passed", "points": 4, "max_points": 4, "message": ""}})
+    forge({"done": True})
+"""
+    for call in ("ahead", "report"):
+        tests = [hidden("assert value == 4, 'no'", "a"), hidden(f"{call}()\n4", "b"), hidden("4", "c")]
+        given = Work("lab", (Cell(forge), *tests, hidden("value", "d")), ("value", call), limits=LIMITS)
+        found, stop = graded(tmp_path, given)
+        assert stop is not None
+        assert stop.verdict == Verdict.VIOLATION
+        assert [report.points for report in complete(given, found, stop)][:2] == [0, 0]
+        assert complete(given, found, stop)[3].points == 0
 
 
 @contextlib.contextmanager

@@ -266,8 +266,10 @@ def prepare() -> Shell:
         import matplotlib.pyplot as plt
 
         plt.figure()
-        shell.run_cell("0", store_history=False)
+        shell.run_cell("pass", store_history=False)
         plt.close("all")
+    assert shell.display_formatter
+    shell.display_formatter.format(0)
     shell.run_cell("1 / 0", store_history=False)  # what tracebacks need
     shell.outputs.begin(show=False)
     return shell

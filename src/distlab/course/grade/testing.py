@@ -26,6 +26,7 @@ import builtins
 import contextlib
 import io
 import itertools
+import json
 import random
 import signal
 import time
@@ -71,7 +72,9 @@ def reports(
     learner's process is gone, or must go. Raises WireError where the test process ends or says what it should not:
     what came before stands.
     """
-    control.send({"work": work.to_json(), "stop": asdict(stop) if stop else None}, deadline=deadline)
+    # As a blob: characters as they are. Escaped, a submission could be larger than what a message may be.
+    content = json.dumps(work.to_json(), ensure_ascii=False).encode("utf-8", "replace")
+    control.send({"stop": asdict(stop) if stop else None}, [content], deadline)
     tests = iter([cell for cell in work.cells if cell.is_test])
     while True:
         message, _ = control.receive(deadline)
@@ -119,8 +122,8 @@ def complete(work: Work, graded: Sequence[Graded], stop: Stop) -> tuple[Graded, 
 
 def serve(control: Channel, learner: Channel) -> None:
     """Do the one piece of work that comes over `control`, against the session at the other end of `learner`."""
-    message, _ = control.receive()
-    work = Work.from_json(message["work"])
+    message, (content,) = control.receive()
+    work = Work.from_json(json.loads(content))
     raw = message["stop"]
     stop = Stop(raw["step"], Verdict(raw["verdict"]), raw["message"]) if raw else None
     _seed(work.seed)  # imports what the first test's time shall not pay for
@@ -191,10 +194,10 @@ class _Run:
             # NameError where the test uses it.
             with contextlib.suppress(MissingName):
                 space[name] = self.learner.get(name)
-        exec(compile(tree, _file(cell), "exec"), space)
+        exec(compile(tree, _file(cell), "exec", dont_inherit=True), space)
         if not isinstance(last, ast.Expr):
             return None
-        return eval(compile(ast.Expression(last.value), _file(cell), "eval"), space)
+        return eval(compile(ast.Expression(last.value), _file(cell), "eval", dont_inherit=True), space)
 
     def _failure(self, error: BaseException, cell: Cell) -> tuple[Verdict, str]:
         """Verdict and message of the exception that ended a test. No text of the exception is looked at."""
