@@ -87,6 +87,26 @@ time.sleep(600)
     assert group.processes() == []
 
 
+def test_a_running_process_is_added(group):
+    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    group.add(process.pid)
+    assert group.processes() == [process.pid]
+    assert group.usage().processes == 1
+    process.communicate(b"\n", timeout=60)
+    assert process.returncode == 0
+    assert (group.processes(), group.usage().memory_kills) == ([], 0)
+
+
+def test_processes_killed_or_refused_at_a_limit_are_counted(group):
+    run_in(group, f"b = bytearray({256 * MIB})")
+    assert group.usage().memory_kills == 1
+    run_in(
+        group,
+        "import threading, time\nfor _ in range(40): threading.Thread(target=time.sleep, args=[1]).start()",
+    )
+    assert group.usage().processes_refused >= 1
+
+
 def test_the_cpu_quota_is_what_the_kernel_holds(group):
     if not isinstance(group, V1Group):
         pytest.skip("reads cgroup v1's files")
@@ -144,6 +164,24 @@ def test_the_systemd_scope_carries_every_limit(user, manager):
         "--property=TasksMax=64",
         "--unit=distlab-alice.scope",
     } <= set(command)
+
+
+def test_the_systemd_scope_of_a_running_process_carries_every_limit():
+    command = SystemdGroup("distlab-alice.scope", True, 512 * MIB, 1.5, 64, 100).add_command(4711)
+    assert command[:3] == ["busctl", "--user", "call"]
+    at = command.index("StartTransientUnit")
+    signature, unit, mode, count, *words = command[at + 1 :]
+    assert (signature, unit, mode, words.pop()) == ("ssa(sv)a(sa(sv))", "distlab-alice.scope", "fail", "0")
+    assert words[:4] == ["PIDs", "au", "1", "4711"]
+    limits = {tuple(words[i : i + 3]) for i in range(4, len(words), 3)}
+    assert len(limits) == int(count) - 1
+    assert {
+        ("MemoryMax", "t", str(512 * MIB)),
+        ("MemorySwapMax", "t", "0"),
+        ("CPUQuotaPerSecUSec", "t", "1500000"),
+        ("CPUWeight", "t", "100"),
+        ("TasksMax", "t", "64"),
+    } <= limits
 
 
 def test_delegated_controllers_are_read_from_the_users_manager(tmp_path):

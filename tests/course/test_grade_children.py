@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
 import pytest
 
 from distlab.course import cgroup
+from distlab.course.grade.children import Children, SandboxFailed
+from distlab.course.grade.warm import NOBODYS_UID
 from distlab.course.grade.work import Limits
+from distlab.course.processes import ProcessId
 from tests.course.children_rig import MIB, Running, is_gone, probing, processes_of
 
 WORK = """
@@ -261,10 +266,79 @@ def test_when_the_server_dies_its_children_are_lost_and_the_next_has_a_new_one()
 
 
 def test_a_server_that_cannot_start_says_why():
-    with probing() as children:
-        children._setup = children._setup.replace("child_probe:prepare", "no_such_module:prepare")
-        with pytest.raises(Exception, match="No module named 'no_such_module'"):
-            children.start("probe", Limits())
+    with (
+        Children({}, "no_such_module:prepare") as children,
+        pytest.raises(SandboxFailed, match="No module named 'no_such_module'"),
+    ):
+        children.start("probe", Limits())
+
+
+MAKER = """
+import sys
+from tests.course.children_rig import Running, probing
+children = probing().__enter__()
+running = Running(children)
+print(running.child.pid, running.run("import os, time; os.fork() or time.sleep(600); answer = 1"), flush=True)
+sys.stdin.read()
+"""
+
+
+def test_when_their_maker_is_killed_all_end(children):
+    maker = subprocess.Popen(
+        [sys.executable, "-c", MAKER],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        cwd=Path(__file__).parents[2],
+    )
+    pid = int(maker.stdout.readline().split()[0])
+    init = ProcessId.of(pid)
+    maker.kill()
+    maker.communicate()
+    assert init.wait(60)
+    assert not processes_of(NOBODYS_UID + pid)
+    with Children({}, "child_probe:prepare"):
+        own = cgroup.own_groups()["memory"] if "memory" in cgroup.own_groups() else Path("/sys/fs/cgroup")
+        assert not list(own.glob(f"distlab-grade-{maker.pid}-*")), "swept by the next"
+
+
+NORMAL_USER = """
+import os, sys
+from pathlib import Path
+from distlab.course import cgroup
+from tests.course.children_rig import Running, probing
+
+cgroup.own_groups = lambda: dict(zip(cgroup.CONTROLLERS, map(Path, sys.argv[1:])))
+assert os.geteuid() == 1000
+with probing() as children, Running(children) as running:
+    print(running.run("import os; answer = [os.getuid(), len(os.listdir('/proc/self/fd'))]"))
+    running.begin("import ctypes; ctypes.CDLL(None).unshare(0x10000000)")
+    print(running.child.ending(60).violation)
+"""
+
+
+def test_a_normal_user_gets_children_too():
+    """In a user namespace root is one, with root's files; and with a control group that is its own."""
+    groups = cgroup.own_groups()
+    if os.geteuid() != 0 or not set(cgroup.CONTROLLERS) <= set(groups):
+        pytest.skip("needs root, and cgroup v1, to become a normal user with groups of its own")
+    folders = [groups[name] / f"distlab-normal-{os.getpid()}" for name in cgroup.CONTROLLERS]
+    for folder in folders:
+        folder.mkdir(mode=0o755)
+        folder.chmod(0o755)
+    try:
+        user = ["bwrap", "--unshare-user", "--uid", "1000", "--gid", "1000", "--dev-bind", "/", "/", "--"]
+        done = subprocess.run(
+            [*user, sys.executable, "-c", NORMAL_USER, *map(str, folders)],
+            capture_output=True,
+            text=True,
+            timeout=200,
+            cwd=Path(__file__).parents[2],
+            check=False,
+        )
+    finally:
+        for folder in folders:
+            folder.rmdir()
+    assert done.stdout.splitlines() == ["[1000, 5]", "True"], done.stderr
 
 
 def test_started_cold_a_child_is_the_same():

@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+from distlab.course.grade.warm import MAX_FILES
 from distlab.course.grade.wire import TimedOut
 from tests.course.children_rig import MIB, Running, is_gone, probing
 
@@ -129,9 +130,9 @@ def large():
     with open("/tmp/large", "wb", buffering=0) as file:
         for _ in range(5):
             file.write(bytes(2**20))
-answer = [outcome(large), outcome(fill, "/tmp"), outcome(fill, "/dev/shm")]
+answer = [outcome(large), outcome(fill, "/tmp"), outcome(fill, "/dev/shm"), os.statvfs("/tmp").f_files]
 """
-    assert running.run(OUTCOME + code) == ["EFBIG", "ENOSPC", "ENOSPC"]
+    assert running.run(OUTCOME + code) == ["EFBIG", "ENOSPC", "ENOSPC", MAX_FILES]
     assert running.run("answer = 'still here'") == "still here"
 
 
@@ -276,6 +277,29 @@ def test_a_call_that_only_an_escape_makes_is_a_violation(attack, call):
     running.begin(OUTCOME + call)
     ended = running.child.ending(60)
     assert ended.violation, ended
+
+
+def test_a_call_in_the_other_dialect_of_the_processor_is_no_way_out(attack):
+    """Instructions of 32-bit programs have numbers of their own: 21 is mount there."""
+    if os.uname().machine != "x86_64":
+        pytest.skip("instructions of x86_64")
+    running = attack()
+    running.begin(
+        "import ctypes, mmap\n"
+        "page = mmap.mmap(-1, 4096, prot=7)\n"
+        "page.write(bytes.fromhex('b815000000cd80c3'))\n"
+        "ctypes.CFUNCTYPE(ctypes.c_int)(ctypes.addressof(ctypes.c_char.from_buffer(page)))()"
+    )
+    assert running.child.ending(60).signal in (31, 11), "filtered, or not known to this kernel"
+
+
+def test_a_descriptor_in_flight_holds_up_nobody(attack):
+    """Its standard output, sent and never received, outlives it."""
+    running = attack()
+    running.begin(
+        "import os, socket; s = socket.socket(fileno=3); socket.send_fds(s, [b'x'], [1, 2]); os._exit(5)"
+    )
+    assert running.child.ending(60).status == 5
 
 
 def test_a_call_that_libraries_try_is_refused_and_no_violation(attack):

@@ -360,7 +360,14 @@ class SystemdGroup(Group):
         return [*scope, *settings, "--", *argv]
 
     def add(self, pid: int) -> None:
-        """The scope comes to be with the process in it; systemd-run can only start one."""
+        done = subprocess.run(self.add_command(pid), capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise OSError(f"systemd made no scope for process {pid}: {done.stderr.strip()}")
+        # The call is answered before the scope has its process.
+        _poll_until(lambda: pid in self.processes(), f"moving process {pid} into {self.unit}")
+
+    def add_command(self, pid: int) -> list[str]:
+        """Makes the scope with the process in it; systemd-run can only start one."""
         properties = [
             ("PIDs", "au", "1", str(pid)),
             ("MemoryMax", "t", str(self.memory_bytes)),
@@ -374,11 +381,7 @@ class SystemdGroup(Group):
         call = ["busctl", self._manager(), "call", manager, "/org/freedesktop/systemd1", f"{manager}.Manager"]
         call += ["StartTransientUnit", "ssa(sv)a(sa(sv))", self.unit, "fail", str(len(properties))]
         call += [word for setting in properties for word in setting]
-        done = subprocess.run([*call, "0"], capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise OSError(f"systemd made no scope for process {pid}: {done.stderr.strip()}")
-        # The call is answered before the scope has its process.
-        _poll_until(lambda: pid in self.processes(), f"moving process {pid} into {self.unit}")
+        return [*call, "0"]
 
     def _control_group(self) -> Path | None:
         path = self._systemctl("show", "--property=ControlGroup", "--value", self.unit).strip()

@@ -35,7 +35,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -151,7 +151,8 @@ class Child:
             memory=memory,
             output=output,
             processes=bool(usage and usage.processes_refused),
-            lost=status is None and not (self._killed or memory or output),
+            # Started cold, its init is the learner's own user's, who may end it.
+            lost=status is None and not (self._killed or memory or output or self.process),
             memory_peak_bytes=usage.memory_peak_bytes if usage else 0,
             tail=self._tail,
         )
@@ -291,7 +292,8 @@ class _Server:
 class Children:
     """Where children come from. `roles` maps each role to the function that its children run on their channels.
 
-    `mounts` and `env` are added to what every child sees; `warm=False` starts each child cold.
+    `mounts` and `env` are added to what every child sees; `warm=False` starts each child cold. The server starts
+    in the background when this is entered; where that fails, the first `start` says so.
     """
 
     def __init__(
@@ -306,6 +308,7 @@ class Children:
         self._mounts, self._env = mounts, dict(env or {})
         self.warm = os.geteuid() == 0 if warm is None else warm
         self._server: _Server | None = None
+        self._starting: Future[_Server] | None = None
         self._lock = threading.Lock()
         # A sandbox dies with the thread that started it; this one lives as long as this object.
         self._starter = ThreadPoolExecutor(1, thread_name_prefix="children")
@@ -315,6 +318,8 @@ class Children:
 
     def __enter__(self) -> Self:
         cgroup.sweep("grade-", lambda rest: Path(f"/proc/{rest.partition('-')[0]}").exists())
+        if self.warm:
+            self._starting = self._starter.submit(self._new_server, time.monotonic() + Limits().start_s)
         return self
 
     def __exit__(
@@ -322,10 +327,9 @@ class Children:
     ) -> None:
         for child in list(self._living):
             child.kill()
-        with self._lock:
-            if self._server:
-                self._server.stop()
-                self._server = None
+        with self._lock, contextlib.suppress(SandboxFailed, OSError):
+            if server := self._server or (self._starting and self._starting.result()):
+                server.stop()
         self._starter.shutdown()
 
     def start(self, role: str, limits: Limits, *, fds: Sequence[socket.socket] = ()) -> Child:
@@ -397,7 +401,8 @@ class Children:
             self._server.stop()
             self._server = None
         if self._server is None:
-            self._server = self._starter.submit(self._new_server, deadline).result()
+            starting, self._starting = self._starting, None
+            self._server = (starting or self._starter.submit(self._new_server, deadline)).result()
         return self._server
 
     def _new_server(self, deadline: float) -> _Server:

@@ -45,7 +45,11 @@ from distlab.course.grade import namespaces
 from distlab.course.grade.wire import Channel
 from distlab.course.grade.work import Limits
 
-IMPORTS = ("numpy", "torch.distributed", "IPython.core.interactiveshell", "distlab")
+IMPORTS = (
+    "numpy", "torch.distributed", "IPython.core.interactiveshell",
+    "distlab.predict.scorecard", "distlab.train.launch", "distlab.train.loop",
+)  # fmt: skip
+"""What labs import, and what takes long of it."""
 MAX_MESSAGE_BYTES = 1 << 16
 MAX_CHANNELS = 4
 
@@ -56,6 +60,8 @@ No account has these numbers, and no learner's server: see `distlab.course.homes
 """
 
 OPEN_FILES = 4096
+MAX_FILES = 200_000
+"""In /tmp, and in /dev/shm: as many as are forgotten quickly when a child ends."""
 LARGE_PAGE = 2 * 2**20
 MADV_COLLAPSE = 25
 OOM_SCORE = "900"
@@ -218,8 +224,9 @@ def _build_walls(limits: Limits) -> None:
     namespaces.mount("none", "/", flags=namespaces.PRIVATE | namespaces.RECURSIVE)
     # Of the other users' processes, as its init, a child sees nothing.
     namespaces.mount("proc", "/proc", "proc", no_programs | namespaces.NO_EXEC, "hidepid=2")
+    options = f"mode=1777,size={limits.tmp_bytes},nr_inodes={MAX_FILES}"
     for folder in ("/tmp", "/dev/shm"):
-        namespaces.mount("tmpfs", folder, "tmpfs", no_programs, f"mode=1777,size={limits.tmp_bytes}")
+        namespaces.mount("tmpfs", folder, "tmpfs", no_programs, options)
     terminals = "newinstance,ptmxmode=0666,mode=620"
     namespaces.mount("devpts", "/dev/pts", "devpts", namespaces.NO_SUID | namespaces.NO_EXEC, terminals)
     namespaces.loopback_up()
