@@ -18,6 +18,7 @@ from nbformat.notebooknode import NotebookNode
 from nbformat.v4 import new_markdown_cell, new_output
 
 from distlab.course.grade.collected import Collected
+from distlab.course.grade.queue import give_like
 from distlab.course.grade.records import Record
 from distlab.course.grade.work import Graded, Result, Shown, Verdict
 from distlab.course.homes import give
@@ -140,11 +141,9 @@ def put_in_place(stage: Path, course: Path, student: str, assignment: str) -> No
             raise NotADirectoryError(f"{folder} is a link; it must be a folder of its own")
     target.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
     if os.geteuid() == 0:
-        # What root made belongs to whom the course directory belongs: the instructors' servers.
-        uid = course.stat().st_uid
-        give(stage, uid)
-        for folder in (course / "autograded", target.parent):
-            os.chown(folder, uid, uid)
+        give(stage, course.stat().st_uid)
+    for folder in (course / "autograded", target.parent):
+        give_like(course, folder)
     old = stage.with_name(f"{stage.name}.old")
     if target.exists():
         os.rename(target, old)

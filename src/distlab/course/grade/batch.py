@@ -4,6 +4,10 @@ This is the coordinator: it runs neither tests nor learner code. A worker takes 
 submission, has it graded, stages the autograded notebook and stores the result, which ends the lease. The
 writer then puts the staged folder in place and the marks into the gradebook, in groups: a gradebook's commit
 waits for the disk several times, whether it holds one submission or thirty. Every step can be taken again.
+
+On Kubernetes a batch is a Job: `distlab course grade ASSIGNMENT --workers N` in the grader's image, with the
+course's volume mounted (a disk of one machine, for the queue's sake) and no service of its own. A pod that is
+killed loses nothing; the Job's next one goes on where it stood.
 """
 
 from __future__ import annotations

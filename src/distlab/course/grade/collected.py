@@ -82,6 +82,7 @@ class Lab:
         self.limits = limits or Limits()
         folder = course / "source" / assignment
         try:
+            (course / "gradebook.db").stat()  # nbgrader would make a new one
             self.source: NotebookNode = nbformat.read(folder / f"{assignment}.ipynb", 4)
             with Gradebook(f"sqlite:///{course / 'gradebook.db'}", COURSE_ID) as gradebook:
                 self.cells = assignment_cells(gradebook, assignment, assignment)
