@@ -6,7 +6,7 @@ BIND ?= 127.0.0.1
 export PYTHON PORT BIND
 VENV := .venv/bin
 
-.PHONY: help up down test lint bench book labs lock gpu
+.PHONY: help up down test lint bench book labs deep lock gpu
 help:
 	@echo "make up          start the site on http://localhost:$(PORT) (DETACH=1: in the background)"
 	@echo "make down        stop it"
@@ -14,6 +14,7 @@ help:
 	@echo "make bench       benchmarks into benchmarks/results.json (BENCH=name for one)"
 	@echo "make book        build the book only"
 	@echo "make labs        regenerate labs/ from solutions/"
+	@echo "make deep        labs' tests under 20 seeds and against mutants: hours; reports in benchmarks/deep/"
 	@echo "make gpu         on a machine with a GPU: the book and every notebook in the GPU tier"
 	@echo "make lock        rewrite requirements/ from pyproject.toml"
 
@@ -44,6 +45,11 @@ book:
 labs:
 	@scripts/setup course
 	@$(VENV)/distlab course check-labs --write
+
+deep:
+	@scripts/setup dev
+	@set -e; for lab in solutions/mod-*-lab-*/; do \
+		$(VENV)/distlab course check-lab "$$(basename $$lab)" --deep; done
 
 gpu:
 	@scripts/setup dev

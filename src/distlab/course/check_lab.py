@@ -104,20 +104,29 @@ def findings_of(root: Path, lab: str, seeds: int, children: Children) -> Iterato
     answers = wrong_answers(root, lab)
     yield from (Finding("bank of wrong answers", problem=problem) for problem in check_bank(answers, model))
     for seed in range(seeds):
-        what = f"model answer, seed {seed}"
-        result, seconds = _graded(replace(model, seed=seed), children)
-        problems = [_said(cell) for cell in result.cells if cell.verdict != Verdict.PASSED]
-        yield Finding(what, seconds, MODEL_S, "; ".join(problems))
-    starter = lab_work(root, lab, parse_notebook(learner_notebook(root, lab)), display=False)
-    result, seconds = _graded(starter, children)
-    problems = [_said(cell) for cell in result.cells if cell.points or cell.verdict == Verdict.NOT_GRADABLE]
-    yield Finding("untouched starter", seconds, problem="; ".join(problems))
+        yield check_model(model, seed, children)
+    yield check_starter(root, lab, children)
     for answer in answers:
-        yield _check_wrong(model, answer, children)
+        yield check_wrong(model, answer, children)
 
 
-def _check_wrong(model: Work, answer: WrongAnswer, children: Children) -> Finding:
-    """Each test that must fail does, by an assertion of its own."""
+def check_model(model: Work, seed: int, children: Children) -> Finding:
+    """The model answer passes every test."""
+    result, seconds = _graded(replace(model, seed=seed), children)
+    problems = [_said(cell) for cell in result.cells if cell.verdict != Verdict.PASSED]
+    return Finding(f"model answer, seed {seed}", seconds, MODEL_S, "; ".join(problems))
+
+
+def check_starter(root: Path, lab: str, children: Children) -> Finding:
+    """What learners get earns nothing."""
+    notebook = parse_notebook(learner_notebook(root, lab))
+    result, seconds = _graded(lab_work(root, lab, notebook, display=False), children)
+    problems = [_said(cell) for cell in result.cells if cell.points or cell.verdict == Verdict.NOT_GRADABLE]
+    return Finding("untouched starter", seconds, problem="; ".join(problems))
+
+
+def check_wrong(model: Work, answer: WrongAnswer, children: Children) -> Finding:
+    """Each test that must fail does, by an assertion of its own; the time is of the slowest of them."""
     changed = answer.put_into(model)
     tests = {cell.grade_id: cell for cell in model.cells if cell.is_test}
     problems, seconds = [], 0.0
