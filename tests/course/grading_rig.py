@@ -12,7 +12,7 @@ from pathlib import Path
 from nbgrader.api import Gradebook
 
 from distlab.course import jupyter
-from distlab.course.grade.execute import SOCKET_ENV
+from distlab.course.grade.graders import SOCKET_ENV
 from distlab.course.jupyter.settings import COURSE_ENV
 from distlab.course.site import COURSE_ID, Site
 from tests.course.small_lab import LAB_ID
@@ -22,14 +22,16 @@ CONFIGS = Path(jupyter.__file__).parent
 SERVICE = """
 import sys
 from pathlib import Path
-from distlab.course.grade.run import Limits
+from distlab.course.grade.children import Children
 from distlab.course.grade.runner import MAX_BODY_BYTES, make_app
+from distlab.course.grade.work import Limits
 from distlab.course.service import serve
 
 limits = Limits(memory_bytes=700 * 2**20, processes=150, cell_s=60, wall_s=120)
-app = make_app(limits, concurrency=2)
-print("up", flush=True)
-serve(app, Path(sys.argv[1]), MAX_BODY_BYTES)
+with Children() as children:
+    app = make_app(limits, children, concurrency=2)
+    print("up", flush=True)
+    serve(app, Path(sys.argv[1]), MAX_BODY_BYTES)
 """
 """The service with limits that a hostile submission reaches soon."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import socket
 from collections.abc import Iterator
@@ -49,20 +50,6 @@ except OSError:
 print("spied", found, os.getuid())
 """
 
-THIEF = """
-shell = get_ipython()
-stolen = []
-def steal(lines):
-    stolen.append("".join(lines))
-    if "HIDDEN" in stolen[-1]:
-        text = stolen[-1].replace("\\n", " ")
-        shell.kind = type("Stolen_" + "".join(c for c in text if c.isalnum())[:80], (AssertionError,), {})
-        print(text)
-        return ["print(" + repr(text) + ")\\n", f"raise shell.kind({text!r})\\n"]
-    return lines
-shell.input_transformers_post.append(steal)
-"""
-
 XSS_MARKDOWN = """<script>alert('XSS')</script> <img src=x onerror="alert('XSS')">
 [link](javascript:alert('XSS'))
 <svg onload="alert('XSS')"></svg> <iframe srcdoc="<script>alert('XSS')</script>"></iframe>
@@ -98,7 +85,7 @@ def site(tmp_path_factory: pytest.TempPathFactory, home: Path) -> Iterator[Site]
         _submit_all(site, port=server.getsockname()[1])
         for which in (
             ["--CourseDirectory.student_id_exclude=loop"],
-            ["--student=loop", "--SandboxExecute.cell_s=5"],
+            ["--student=loop", "--Autograde.cell_s=5"],
         ):
             graded = nbgrader(site, home, "autograde", LAB_ID, *which)
             assert graded.returncode == 0, graded.stderr
@@ -113,8 +100,9 @@ def _submit_all(site: Site, port: int) -> None:
         return Submission(site.course / "release" / LAB_ID / f"{LAB_ID}.ipynb").honest()
 
     def hostile_at_the_end(code: str) -> Submission:
-        # After both functions are defined and the visible test has passed, before the hidden tests.
-        return honest().add(code, at=len(honest().notebook["cells"]))
+        # After both functions are defined, before the last test.
+        made = honest()
+        return made.add(code, at=made.notebook["cells"].index(made.cell("hidden_triple")))
 
     course = site.course
     honest().submit(course, "honest")
@@ -130,7 +118,6 @@ def _submit_all(site: Site, port: int) -> None:
     grader = str(site.grader_sockets / "grader.sock")
     spy = SPY.format(course=str(site.course), root=str(site.root), port=port, grader=grader)
     honest().add(spy).submit(course, "spy")
-    honest().answer("double", THIEF + "\ndef double(x):\n    return 2 * x").submit(course, "thief")
     honest().answer(
         "double", "import sys\ndef double(x):\n    print('a warning', file=sys.stderr)\n    return 2 * x"
     ).submit(course, "stderr")
@@ -202,19 +189,18 @@ def test_a_wrong_answer_fails_the_hidden_test_alone(site: Site) -> None:
 @pytest.mark.parametrize(
     ("student", "verdict", "says"),
     [
-        ("loop", "timeout", "a cell may take 5 s"),
-        ("memory", "memory", "more than 700 MiB"),
-        ("exit", "died", "the kernel died"),
+        ("loop", "timeout", "Your code took too long."),
+        ("memory", "out of memory", "Your code needed more than 700 MiB of memory."),
+        ("exit", "error", "Your code's process ended."),
     ],
 )
-def test_tests_that_did_not_finish_are_worth_nothing(
+def test_tests_that_were_not_reached_are_worth_nothing(
     site: Site, student: str, verdict: str, says: str
 ) -> None:
-    # The functions were defined and right by then: only tests that ran to their end count.
-    assert auto_scores(site, student) == {**ALL, "hidden_double": 0.0, "hidden_triple": 0.0}
+    # The function was defined and right by then: only tests that ran to their end count.
+    assert auto_scores(site, student) == {**ALL, "hidden_triple": 0.0}
     assert autograded(site, student)["metadata"]["distlab"]["verdict"] == verdict
-    assert says in feedback(site, student)
-    assert "Not finished: the run ended before this test did." in feedback(site, student)
+    assert f"{verdict.capitalize()}: {says}" in html.unescape(feedback(site, student))
 
 
 def test_a_fork_bomb_reaches_a_limit(site: Site) -> None:
@@ -257,7 +243,6 @@ STUDENTS = (
     "exit",
     "forks",
     "spy",
-    "thief",
     "stderr",
     "forged",
 )
@@ -265,19 +250,10 @@ STUDENTS = (
 
 @pytest.mark.parametrize("student", [*STUDENTS, "xss", "broken"])
 def test_feedback_holds_nothing_of_hidden_tests_or_solutions(site: Site, student: str) -> None:
-    html = feedback(site, student)
+    page = feedback(site, student)
     for secret in (HIDDEN_CANARY, SOLUTION_CANARY, "17041", "34082", "HIDDEN TESTS", "triple(7)"):
-        assert secret not in html
-    assert "hidden_double" in html
-    # A thief's exception carries the text in its name too.
-    assert HIDDEN_CANARY.replace("_", "") not in html
-
-
-def test_the_thief_did_see_the_hidden_tests(site: Site) -> None:
-    # Else the test above would pass for want of a theft.
-    assert "17041" in outputs(site, "thief")
-    assert HIDDEN_CANARY.replace("_", "") in outputs(site, "thief")
-    assert "Failed." in feedback(site, "thief")
+        assert secret not in page
+    assert "hidden_double" in page
 
 
 def test_feedback_runs_no_scripts_and_asks_no_other_host(site: Site) -> None:
@@ -297,15 +273,11 @@ def test_feedback_runs_no_scripts_and_asks_no_other_host(site: Site) -> None:
 
 def test_the_service_is_named_when_it_does_not_answer(site: Site, home: Path) -> None:
     before = auto_scores(site, "honest")
-    gone = nbgrader(
-        site,
-        home,
-        "autograde",
-        LAB_ID,
-        "--student=honest",
-        "--force",
-        "--SandboxExecute.socket=/nowhere/grader.sock",
-    )
+    (site.grader_sockets / "grader.sock").rename(site.grader_sockets / "gone.sock")
+    try:
+        gone = nbgrader(site, home, "autograde", LAB_ID, "--student=honest", "--force")
+    finally:
+        (site.grader_sockets / "gone.sock").rename(site.grader_sockets / "grader.sock")
     assert gone.returncode == 1
-    assert "the grading service does not answer on /nowhere/grader.sock" in gone.stderr
+    assert "The grading service does not answer on " in gone.stderr
     assert auto_scores(site, "honest") == before

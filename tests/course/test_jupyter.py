@@ -17,10 +17,12 @@ from jupyter_client import BlockingKernelClient
 from nbformat.v4 import new_code_cell, new_notebook
 from nbgrader import __version__ as nbgrader_version
 from nbgrader.api import Gradebook
+from nbgrader.apps import api, autogradeapp
 from traitlets.config import Config
 
 from distlab.course import spawner
-from distlab.course.grade.execute import SOCKET_ENV, UnixConnection
+from distlab.course.grade.autograde import Autograde
+from distlab.course.grade.graders import UnixConnection
 from distlab.course.jupyter import settings
 from distlab.course.release import release_all
 from distlab.course.sandbox import availability
@@ -278,9 +280,9 @@ def test_a_broken_configuration_is_an_error(site: Site, tmp_path: Path) -> None:
     assert "broken on purpose" in done.stderr
 
 
-def test_the_grading_service_is_where_the_spawner_mounts_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(SOCKET_ENV, raising=False)
-    config = Config()
-    settings.instructor_nbgrader(config)
-    assert config.SandboxExecute.socket == f"{spawner.INSIDE_GRADER_SOCKETS}/grader.sock"
+def test_nbgraders_autograde_is_the_coordinators(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (api, autogradeapp):
+        monkeypatch.setattr(module, "Autograde", module.Autograde)  # put back afterwards
+    settings.instructor_nbgrader(Config())
+    assert api.Autograde is autogradeapp.Autograde is Autograde
     assert Path(settings.__file__).parent == spawner.CONFIGS

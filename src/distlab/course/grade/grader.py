@@ -24,7 +24,7 @@ from typing import Any
 
 import psutil
 
-from distlab.course.grade.children import Child, Children, SandboxFailed
+from distlab.course.grade.children import Child, Children
 from distlab.course.grade.outputs import clean_outputs, count_or_none
 from distlab.course.grade.remote import GRACE_S, Learner, Stopped
 from distlab.course.grade.testing import Stop, complete, reports
@@ -43,7 +43,10 @@ class _MachineFault(Exception):  # noqa: N818 - a state of the machine
 
 
 def grade(work: Work, children: Children) -> Result:
-    """Both passes. A fault of this machine is the verdict `not gradable`; all else says something of the work."""
+    """Both passes. A sandbox that is lost is the verdict `not gradable`; all else says something of the work.
+
+    Raises `SandboxFailed` where this machine can make none.
+    """
     shown: tuple[Shown, ...] = ()
     started = time.monotonic()
     tested = started
@@ -53,7 +56,7 @@ def grade(work: Work, children: Children) -> Result:
             shown, stop = _display(work, children)
         tested = time.monotonic()
         graded, stop = _test(work, children, stop)
-    except (SandboxFailed, _MachineFault) as fault:
+    except _MachineFault as fault:
         stop = Stop(0, Verdict.NOT_GRADABLE, f"Not graded: {fault}")
         graded = ()
     cells = complete(work, graded, stop) if stop else graded

@@ -10,7 +10,6 @@ links: so what is sanitised is the rendered HTML, the last step before the page.
 # mypy: disable-error-code="no-untyped-call"
 from __future__ import annotations
 
-import builtins
 from typing import Any
 
 import bleach  # type: ignore[import-untyped]
@@ -22,8 +21,7 @@ from nbformat.notebooknode import NotebookNode
 from nbformat.v4 import new_output
 from traitlets import Bool
 
-from distlab.course.grade.execute import NOT_FINISHED
-from distlab.course.labsource import hidden_messages, is_hidden
+from distlab.course.labsource import is_hidden
 
 TAGS = {
     "a", "abbr", "b", "blockquote", "br", "code", "dd", "del", "div", "dl", "dt", "em", "h1", "h2",
@@ -31,19 +29,10 @@ TAGS = {
     "sup", "table", "tbody", "td", "th", "thead", "tr", "ul",
 }  # fmt: skip
 DATA_IMAGES = ("data:image/png;base64,", "data:image/jpeg;base64,")
-EXCEPTION_NAMES = {
-    name
-    for name, value in vars(builtins).items()
-    if isinstance(value, type) and issubclass(value, BaseException)
-}
 
 
 class OmitHiddenTests(Preprocessor):
-    """Leave of a hidden test its name, its points, and which of its author's messages it failed with.
-
-    What a sandbox says about a failure is the learner's code speaking: its text is shown only where it is,
-    word for word, a message in the test's own source, an exception's name only where it is one of Python's.
-    """
+    """Leave of a hidden test its name, its points and its verdict, with the message that its author wrote."""
 
     enabled = Bool(True).tag(config=True)
 
@@ -59,16 +48,12 @@ class OmitHiddenTests(Preprocessor):
 
 
 def _verdict(cell: NotebookNode) -> str:
-    error = next((output for output in cell.outputs if output.output_type == "error"), None)
-    if error is None:
-        return "Passed." if cell.execution_count is not None else "Not run."
-    if error.ename == NOT_FINISHED:
-        return "Not finished: the run ended before this test did."
-    if error.evalue in hidden_messages(cell.source):
-        return f"Failed: {error.evalue}"
-    if error.ename in EXCEPTION_NAMES:
-        return f"Failed: the test stopped with {error.ename}."
-    return "Failed."
+    """What grading noted; never what stands in the outputs."""
+    noted = cell.metadata.get("distlab", {})
+    verdict, message = noted.get("verdict"), noted.get("message")
+    if verdict is None:
+        return "Not run."
+    return f"{str(verdict).capitalize()}{f': {message}' if message else '.'}"
 
 
 @pass_context

@@ -10,21 +10,16 @@ stop at metadata of an unexpected shape, so that one forged cell would leave a s
 from __future__ import annotations
 
 import copy
-import io
 import json
-from pathlib import Path
 from typing import Any
 
 import nbformat
-from nbconvert.exporters import NotebookExporter
 from nbformat.notebooknode import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from nbgrader.api import Gradebook  # type: ignore[import-untyped]
-from nbgrader.preprocessors import NbGraderPreprocessor  # type: ignore[import-untyped]
 
 from distlab.course.grade.outputs import IMAGES, clean_outputs, count_or_none
 from distlab.course.labsource import SCHEMA_VERSION
-from distlab.course.quiz.own import own_form
 
 MAX_NOTEBOOK_BYTES = 20 * 1024 * 1024
 MAX_CELLS = 2000
@@ -34,36 +29,6 @@ MAX_SOURCE = 200_000
 UNREADABLE = (
     "The submitted notebook could not be read ({reason}). What follows are the cells of the assignment."
 )
-
-
-class SubmissionExporter(NotebookExporter):
-    """Reads a notebook as data: a broken one becomes an empty one that says so, and is graded as such."""
-
-    def from_filename(
-        self, filename: str, resources: dict[str, Any] | None = None, **kw: Any
-    ) -> tuple[Any, dict[str, Any]]:
-        path = Path(filename)
-        with path.open("rb") as file:
-            content = file.read(MAX_NOTEBOOK_BYTES + 1)
-        notebook = parse_notebook(content)
-        resources = dict(resources or {})
-        resources["metadata"] = {"name": path.stem, "path": str(path.parent)}
-        # The base class reads from a stream; nothing of the original text is left in it.
-        result: tuple[Any, dict[str, Any]] = self.from_file(
-            io.StringIO(nbformat.writes(notebook)), resources=resources, **kw
-        )
-        return result
-
-
-class RestoreCells(NbGraderPreprocessor):  # type: ignore[misc]
-    """Give every cell of the assignment its own metadata and locked text, and bring missing ones back."""
-
-    def preprocess(self, nb: NotebookNode, resources: dict[str, Any]) -> tuple[NotebookNode, dict[str, Any]]:
-        names = resources["nbgrader"]
-        with Gradebook(names["db_url"]) as gradebook:
-            cells = assignment_cells(gradebook, names["notebook"], names["assignment"])
-        nb.cells = restore(nb.cells, own_form(cells, names["assignment"], names["student"]))
-        return nb, resources
 
 
 def parse_notebook(content: bytes) -> NotebookNode:

@@ -13,9 +13,9 @@ from typing import Any
 from nbgrader.preprocessors import Execute  # type: ignore[import-untyped]
 
 from distlab.course.exchange import plugin
-from distlab.course.grade.execute import SOCKET_ENV
+from distlab.course.grade import autograde
 from distlab.course.grade.formgrader import TEMPLATES
-from distlab.course.site import INSIDE_COURSE, INSIDE_GRADER_SOCKETS
+from distlab.course.site import INSIDE_COURSE
 
 COURSE_ENV = "DISTLAB_COURSE"
 """Where the course directory lies, if not at INSIDE_COURSE: for an operator outside the sandboxes."""
@@ -87,20 +87,7 @@ def instructor_nbgrader(c: Any) -> None:
     c.Execute.timeout = VALIDATE_CELL_S
     stderr_is_no_failure()
 
-    c.Autograde.exporter_class = "distlab.course.grade.submission.SubmissionExporter"
-    c.Autograde.sanitize_preprocessors = [
-        "nbgrader.preprocessors.ClearOutput",
-        "distlab.course.grade.submission.RestoreCells",
-        "nbgrader.preprocessors.CheckCellMetadata",
-    ]
-    c.Autograde.autograde_preprocessors = [
-        "distlab.course.grade.execute.SandboxExecute",
-        "nbgrader.preprocessors.LimitOutput",
-        "nbgrader.preprocessors.SaveAutoGrades",
-        "nbgrader.preprocessors.AssignLatePenalties",
-        "nbgrader.preprocessors.CheckCellMetadata",
-    ]
-    c.SandboxExecute.socket = os.environ.get(SOCKET_ENV, str(INSIDE_GRADER_SOCKETS / "grader.sock"))
+    autograde.install()
 
     c.GenerateFeedback.preprocessors = [
         "nbgrader.preprocessors.GetGrades",
