@@ -55,10 +55,11 @@ def test_a_port_that_is_none_is_bad_input(
     assert f"distlab course up: PORT is {port!r}" in capsys.readouterr().err
 
 
-def test_a_reader_that_has_seen_enough_gets_no_traceback() -> None:
+@pytest.mark.parametrize("line", ["doctor --json", "scorecard --formats"])  # print's own way, and rich's
+def test_a_reader_that_has_seen_enough_gets_no_traceback(line: str) -> None:
     reading, writing = os.pipe()
     os.close(reading)
-    command = [sys.executable, "-m", "distlab.cli", "doctor", "--json"]
+    command = [sys.executable, "-m", "distlab.cli", *line.split()]
     ended = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True)
     os.close(writing)
     assert (ended.returncode, ended.stderr) == (141, "")

@@ -154,6 +154,10 @@ def main(argv: list[str] | None = None) -> None:
     except BrokenPipeError:  # who read the output, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
+    except SystemExit as end:
+        if isinstance(end.__context__, BrokenPipeError):  # rich ends a program so, with 1
+            sys.exit(141)
+        raise
 
 
 @contextmanager

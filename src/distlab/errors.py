@@ -26,4 +26,6 @@ class LaunchError(WorkError):
 
 def printable(text: str) -> str:
     """Text of a file that anybody may have written, on one line and without what a terminal would obey."""
+    if text.isprintable():
+        return text
     return "".join(c if c.isprintable() else "?" for c in text)

@@ -591,6 +591,24 @@ def test_the_summary_comes_first_and_all_cells_are_there_to_be_had(
     assert "not listed" not in out
 
 
+def test_of_very_many_misses_the_furthest_are_listed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("distlab.predict.validation.report.FAR_OFF_MOST", 3)
+    rows = "".join(f"dgx_h100,8,8,{size}MiB,1e3\n" for size in (3, 4, 5, 6, 7))
+    (tmp_path / "far.csv").write_text(ALL_REDUCE + rows)
+    assert scorecard("--cases", str(tmp_path)) == 0
+    out = capsys.readouterr().out
+    listed = [size for size in (3, 4, 5, 6, 7) if f"{size * 2**20} bytes" in out]
+    assert listed == [3, 4, 5]  # the shortest are the furthest from a second
+    assert (
+        "\n2 cells that meet their targets, or have none, or of a group are not among the 3 furthest off,"
+        in out
+    )
+    assert scorecard("--cases", str(tmp_path), "--all") == 0
+    assert "not listed" not in capsys.readouterr().out
+
+
 def test_of_a_group_the_cells_that_miss_are_listed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

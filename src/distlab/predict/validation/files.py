@@ -7,11 +7,12 @@ Formats: `distlab.predict.validation.columns`.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import math
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
@@ -78,7 +79,7 @@ def score_folder(folder: Path) -> tuple[list[Scored], Problems]:
         for path, rows in tables
         if rows and (names := ignored([name for name in rows[0] if name != EXCESS]))
     ]
-    models = dict(_models(row for _, rows in tables for row in rows))
+    models = _models([row for _, rows in tables for row in rows])
     scored: list[Scored] = []
     cells = 0
     for path, rows in tables:
@@ -149,15 +150,15 @@ def _score_rows(
     return found, wrong, Problems(said, len(said) * len(rows))
 
 
-def _models(rows: Iterable[Row]) -> Iterator[tuple[str, Transformer]]:
-    """Of rows of iteration times; those that are wrong are told of when they are scored."""
-    for row in rows:
-        if "iteration_s" in row:
-            try:
+def _models(rows: Sequence[Row]) -> dict[str, Transformer]:
+    """Of rows of iteration times, the last of each name; those that are wrong are told of when they are scored."""
+    found: dict[str, Transformer] = {}
+    for row in reversed(rows):
+        if "iteration_s" in row and row.get("model", "") not in found:
+            with contextlib.suppress(ValueError, ArithmeticError):
                 check_counts(row)
-                yield row.get("model", ""), megatron.iteration_case(row).model
-            except (ValueError, ArithmeticError):
-                continue
+                found[row.get("model", "")] = megatron.iteration_case(row).model
+    return found
 
 
 def _said(error: Exception) -> str:

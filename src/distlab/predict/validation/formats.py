@@ -11,7 +11,7 @@ activations have no fitted parameter.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import replace
 from functools import cache, lru_cache
 from typing import cast, get_args
@@ -181,14 +181,24 @@ def _there(scored: Scored, row: Row) -> Scored:
 
 
 def score_step(case: megatron.Case, family: str) -> Scored:
-    fitted = _key(case) in {_key(known) for known in megatron.FITTED}
+    fitted = _key(case) in _fitted_steps()
     unit = "s" if case.unit == "iteration_s" else "TFLOP/s"
     name, predicted = printable(case.name), case.predict()
     return Scored(family, name, predicted, case.measured, "step", fitted, unit=unit, inputs=case)
 
 
 def _key(case: megatron.Case) -> tuple[Transformer, Layout, Software, str, str]:
-    return replace(case.model, name=""), case.layout, case.software, case.unit, case.cluster.name
+    return _unnamed(case.model), case.layout, case.software, case.unit, case.cluster.name
+
+
+@lru_cache(maxsize=1024)
+def _unnamed(model: Transformer) -> Transformer:
+    return replace(model, name="")
+
+
+@cache
+def _fitted_steps() -> frozenset[Hashable]:
+    return frozenset(map(_key, megatron.FITTED))
 
 
 def check_counts(row: Row) -> None:

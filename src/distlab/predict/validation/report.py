@@ -11,6 +11,7 @@ Nothing is fitted here. The book's page shows the same tables, computed when it 
 
 from __future__ import annotations
 
+import heapq
 import json as jsonlib
 import sys
 from collections.abc import Sequence
@@ -30,6 +31,9 @@ from distlab.predict.validation.peers import beside, described, side_by_side
 from distlab.predict.validation.shipped import score_shipped
 from distlab.predict.validation.tables import Table, details, formats_table, summary
 from distlab.predict.validation.targets import Group, groups
+
+FAR_OFF_MOST = 500
+"""Cells of a group that are listed: nobody reads more, and a table of them takes longer than their predictions."""
 
 
 def main(
@@ -66,7 +70,8 @@ def main(
         answers, missing = ask(scored) if peers else ([], [])
     if json:
         rows = [cell.as_row() for cell in scored] + [answer.as_row() for answer in answers]
-        print(jsonlib.dumps(rows, indent=1, allow_nan=False))
+        lines = [jsonlib.dumps(row, allow_nan=False) for row in rows]
+        print("[\n" + ",\n".join(lines) + "\n]")
     else:
         if misses and not scored:
             _line("No group misses its target.")
@@ -128,14 +133,20 @@ def _print(scored: Sequence[Scored], every_cell: bool) -> None:
         show(table)
     rest = len(scored) - sum(len(group.cells) for group in detailed)
     if rest:
-        _line(f"{rest} cells that meet their targets, or have none, are not listed; --all lists them.")
+        cut = any(len(group.cells) == FAR_OFF_MOST for group in detailed) and not every_cell
+        most = f", or of a group are not among the {FAR_OFF_MOST} furthest off," if cut else ""
+        _line(f"{rest} cells that meet their targets, or have none{most}, are not listed; --all lists them.")
     for line in verdict(scored, found):
         _line(line)
 
 
 def far_off(group: Group) -> Group:
-    """Of a group that misses its target, the cells that do: all of them where only their mean does."""
-    return replace(group, cells=tuple(filter(group.target.missed_by, group.cells)) or group.cells)
+    """Of a group that misses its target, the cells that do: all of them where only their mean does. Of very many the
+    furthest off, which come first."""
+    cells = tuple(filter(group.target.missed_by, group.cells)) or group.cells
+    if len(cells) > FAR_OFF_MOST:
+        cells = tuple(heapq.nlargest(FAR_OFF_MOST, cells, key=lambda cell: abs(cell.signed_error)))
+    return replace(group, cells=cells)
 
 
 def show(table: Table) -> None:
