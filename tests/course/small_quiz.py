@@ -24,8 +24,9 @@ questions:
       gpus: [4, 8, 16, 32, 64]
       payload_MB: {from: 100, to: 900, step: 50}
     let:
-      link: Link(5e-6, 50e9)
-    text: "{gpus} GPUs all-reduce {payload_MB} MB around a ring at 50 GB/s and 5 µs. How long does it take?"
+      alpha_us: 2 + 3
+      link: Link(alpha_us * 1e-6, 50e9)
+    text: "{gpus} GPUs all-reduce {payload_MB} MB around a ring at 50 GB/s and {alpha_us} µs. How long does it take?"
     unit: ms
     key: ring_all_reduce_s(payload_MB * 1e6, gpus, link) * 1e3
     check: 2 * (gpus - 1) * 5e-3 + 2 * (gpus - 1) / gpus * payload_MB / 50

@@ -3,6 +3,7 @@
 # ruff: noqa: E501 - a fault a line
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,15 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert "named like mod-107-quiz.yaml" in capsys.readouterr().err
 
 
+def test_the_instructors_page_says_what_is_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page = (ROOT / "book" / "instructor" / "quizzes.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    assert problems_of(write_bank(tmp_path, example)) == []
+    check_quizzes(ROOT)
+    for line in capsys.readouterr().out.replace(f"{ROOT}/", "").splitlines():
+        assert line in page
+
+
 @pytest.mark.parametrize(
     ("old", "new", "problem"),
     [
@@ -57,7 +67,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
         ("check: 2 * (gpus - 1) * 5e-3", "check: 2 * gpus * 5e-3", "the check"),
         ("check: 2 * (gpus - 1) * 5e-3", "check: ring_all_reduce_s(1, 2, link) + 2 * (gpus - 1) * 5e-3", "check is no second way: it calls"),
         ("bounds: [0.5, 400]", "bounds: [0.5, 40]", "is outside its bounds 0.5 to 40"),
-        ("link: Link(5e-6, 50e9)", "link: Link(5e-6, 0)", "cannot be computed: SettingError("),
+        ("link: Link(alpha_us * 1e-6, 50e9)", "link: Link(alpha_us * 1e-6, 0)", "cannot be computed: SettingError("),
         ("gpus: [4, 8, 16, 32, 64]\n      payload_MB: {from: 100, to: 900, step: 50}", "gpus: [4, 8]\n      payload_MB: [100, 100]", "have 2 different keys; give it more to draw from"),
         # of wrong answers
         ("value: payload_MB / 50\n", "value: 2 * payload_MB / 50\n", "too near the key"),

@@ -243,8 +243,19 @@ def test_released_numbers_stay_and_the_rest_may_be_corrected(tmp_path: Path) -> 
         return Quizzes.of(site).quiz_cells(QUIZ_ID, "alice")
 
     before = publish(BANK)
-    with pytest.raises(BankError, match=r"q01 is released, and what is drawn for it has changed.* q01b"):
+    with pytest.raises(BankError, match=r"q01 is released, and its numbers have changed.* q01b"):
         publish(BANK.replace("step: 50", "step: 25"))
+    for old, new in (
+        ("alpha_us: 2 + 3", "alpha_us: 2 + 8"),  # a formula that the text shows
+        ("cases: 6", "cases: 7"),
+        (
+            "      - {text: NVLink 4",
+            "      - {text: PCIe 6.0 x16, value: value('pcie6_x16_Bps')}\n      - {text: NVLink 4",
+        ),
+    ):
+        assert old in BANK
+        with pytest.raises(BankError, match="its numbers have changed"):
+            publish(BANK.replace(old, new))
     assert Quizzes.of(site).quiz_cells(QUIZ_ID, "alice") == before
 
     # A bank that is being edited changes nothing until it is released.

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 import yaml
 
-from distlab.course.site import LAB_ID
+from distlab.course.site import ASSIGNMENT_ID
 
 SOURCE_FOLDER = "book"
 """Where the pages lie, below the folder of `_config.yml` and `_toc.yml`."""
@@ -41,9 +41,10 @@ class BookError(Exception):
 
 
 def known_labs(root: Path) -> list[str]:
-    """The ids of the labs in the repository at `root`, learners' copies included, sorted."""
-    folders = (path for name in ("labs", "solutions") for path in (root / name).glob("*/"))
-    return sorted({path.name for path in folders if LAB_ID.fullmatch(path.name)})
+    """The ids of the labs and quizzes in the repository at `root`, learners' copies of labs included, sorted."""
+    folders = [path.name for name in ("labs", "solutions") for path in (root / name).glob("*/")]
+    banks = [path.stem for path in (root / "assessments").glob("*.yaml")]
+    return sorted({name for name in (*folders, *banks) if ASSIGNMENT_ID.fullmatch(name)})
 
 
 def check_config(root: Path) -> list[str]:

@@ -24,7 +24,7 @@ from sphinx.errors import ConfigError
 from sphinx.util.docutils import SphinxDirective
 
 from distlab.course.book_check import CELL_CACHE_VARIABLE, SOURCE_FOLDER, known_labs
-from distlab.course.site import LAB_ID
+from distlab.course.site import QUIZ_ID
 
 MATHJAX_PARTS = ("tex-mml-chtml.js", "a11y", "input/tex", "output/chtml", "sre", "ui")
 """What of MathJax's `es5` folder a page can ask for: TeX in, HTML out, and the tools of its menu."""
@@ -40,7 +40,7 @@ _JAVASCRIPT = {"text/javascript", "application/javascript", "module"}
 
 
 class OpenLab(SphinxDirective):
-    """A button that opens a lab in the reader's own JupyterLab: `{open-lab} mod-107-lab-3`."""
+    """A button that opens a lab or a quiz in the reader's own JupyterLab: `{open-lab} mod-107-lab-3`."""
 
     required_arguments = 1
     has_content = False
@@ -50,22 +50,24 @@ class OpenLab(SphinxDirective):
         lab = self.arguments[0]
         root = Path(self.env.app.confdir)
         known = known_labs(root)
-        if not LAB_ID.fullmatch(lab) or lab not in known:
+        without_banks = not any(map(QUIZ_ID.fullmatch, known))  # as learners' copies of the repository are
+        if lab not in known and not (without_banks and QUIZ_ID.fullmatch(lab)):
             raise self.error(
-                f"open-lab: there is no lab {lab!r} under labs/ or solutions/; "
+                f"open-lab: there is no lab {lab!r} under labs/ or solutions/ and no quiz in assessments/; "
                 f"there are: {', '.join(known) or 'none'}"
             )
         return [nodes.raw("", open_lab_button(lab), format="html")]
 
 
 def open_lab_button(lab: str) -> str:
-    """The HTML of the button for `lab`; its accessible name says which lab it opens."""
-    module, number = lab.rsplit("-lab-", 1)
-    name = html.escape(f"{module.upper()} Lab {number}")
+    """The HTML of the button for `lab`, which may be a quiz; its accessible name says which one it opens."""
+    module, what, number = re.split("-(lab|quiz)-?", lab)
+    name = html.escape(f"{module.upper()} {what.capitalize()} {number}".rstrip())
     url = html.escape(OPEN_LAB_URL.format(lab=lab))
     return (
         '<p class="open-lab">'
-        f'<a class="open-lab-button" href="{url}" rel="nofollow" aria-label="Open the lab: {name}">Open the lab</a>'
+        f'<a class="open-lab-button" href="{url}" rel="nofollow" '
+        f'aria-label="Open the {what}: {name}">Open the {what}</a>'
         f'<span class="open-lab-note">{name} opens in your own JupyterLab. '
         "You sign in first if you have not.</span>"
         "</p>\n"

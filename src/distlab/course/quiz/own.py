@@ -8,6 +8,7 @@ edited changes nobody's questions.
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 import os
 import tempfile
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from distlab.course.atomic import write_atomic
 from distlab.course.quiz.bank import Bank, BankError, Question, read_bank
-from distlab.course.quiz.draw import Variant, course_secret, draw_all, make_secret, seed_of
+from distlab.course.quiz.draw import FIELD, Variant, course_secret, draw, draw_all, make_secret, seed_of
 from distlab.course.quiz.notebook import lab_text, own_cells, own_texts, starters
 from distlab.course.site import QUIZ_ID, Site
 from distlab.errors import WorkError
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
 
 GENERIC = ""
 """The user whose variant nbgrader's source and gradebook hold: nobody."""
+
+COMPARED = 50
+"""Of so many learners the numbers are compared before a changed bank takes the place of a released one."""
 
 
 def is_quiz(assignment: str) -> bool:
@@ -147,26 +151,34 @@ def generic_notebook(path: Path) -> NotebookNode:
 def publish_bank(site: Site, path: Path) -> None:
     """Make the bank in `path` the one that learners' questions are drawn from.
 
-    Raises BankError where a question that is out already would be drawn otherwise: whoever has it would be graded by
-    numbers that they never saw. Texts, keys and tolerances may be corrected.
+    Raises BankError where a question that is out already would have other numbers: whoever has it would be graded by
+    what they never saw. Wording, keys and tolerances may be corrected.
     """
     released = Quizzes.of(site).banks / path.name
     if released.exists():
-        before = {question.id: question for question in read_bank(released).questions}
-        for question in read_bank(path).questions:
-            old = before.get(question.id)
-            if old is not None and _drawn(old) != _drawn(question):
+        old, new = read_bank(released), read_bank(path)
+        before = {question.id: question for question in old.questions}
+        for question in new.questions:
+            if question.id in before and not _looks_the_same(old, before[question.id], new, question):
                 raise BankError(
-                    f"{path}: question {question.id} is released, and what is drawn for it has changed; "
+                    f"{path}: question {question.id} is released, and its numbers have changed; "
                     f"give the changed question an id of its own, such as {question.id[:3]}b"
                 )
     write_atomic(released, path.read_bytes())
 
 
-def _drawn(question: Question) -> tuple[object, ...]:
-    """All of a question that its draws depend on."""
-    numbers = len(question.wrong) if question.kind == "choice" else 0
-    return (
-        *(question.kind, tuple(question.given.items()), numbers, len(question.options), len(question.items)),
-        *(tuple((question.arguments or {}).items()), question.cases),
-    )
+def _looks_the_same(old_bank: Bank, old: Question, new_bank: Bank, new: Question) -> bool:
+    """Whether a learner sees the same numbers in both, and as many answers to choose from or to order."""
+    texts = [old.text, *(option.text for option in old.options), *(item.text for item in old.items)]
+    shown = {name for text in texts for name, _ in FIELD.findall(text)}
+    names = sorted(shown & {*old.given, *old.let} | {*old.given})
+
+    def seen(bank: Bank, question: Question) -> list[object]:
+        seeds = (hashlib.sha256(f"{question.id} {number}".encode()).digest() for number in range(COMPARED))
+        variants = [draw(bank, question, seed) for seed in seeds]
+        return [
+            [[v.names.get(name) for name in names], len(v.choices), [case.arguments for case in v.cases]]
+            for v in variants
+        ]
+
+    return old.kind == new.kind and seen(old_bank, old) == seen(new_bank, new)
