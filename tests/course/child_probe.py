@@ -6,14 +6,26 @@ Mounted into the sandboxes of `children_rig.py`; its roles' functions.
 from __future__ import annotations
 
 import contextlib
+import mmap
+import threading
+import time
 
 from distlab.course.grade.wire import Channel, Closed
 
-MAX_BLOB_BYTES = 2**20
+LEFT: list = []
 
 
 def prepare() -> None:
     """Nothing more to import."""
+
+
+def prepare_a_thread() -> None:
+    LEFT.append(threading.Thread(target=time.sleep, args=[600], daemon=True))
+    LEFT[0].start()
+
+
+def prepare_shared_memory() -> None:
+    LEFT.append(mmap.mmap(-1, 4096))
 
 
 def serve(channel: Channel, *others: Channel) -> None:

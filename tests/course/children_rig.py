@@ -17,14 +17,14 @@ PROBE = Path(__file__).with_name("child_probe.py")
 MIB = 2**20
 
 
-def probing(**arguments) -> Children:
+def probing(prepare: str = "prepare", **arguments) -> Children:
     """Children of the one role `probe`."""
     for problem in availability():
         pytest.skip(f"no sandbox with limits can be made here: {problem.what}")
     mount = Mount(str(PROBE), "/opt/probe/child_probe.py")
     return Children(
         {"probe": "child_probe:serve"},
-        "child_probe:prepare",
+        f"child_probe:{prepare}",
         (mount,),
         {"PYTHONPATH": "/opt/probe"},
         **arguments,

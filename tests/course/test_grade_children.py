@@ -81,6 +81,7 @@ answer = {
     "written": {path: outcome(path) for path in PATHS},
     "scale": os.environ["DISTLAB_SCALE"],
     "groups": open("/proc/self/cgroup").read(),
+    "arguments": __import__("sys").argv,
 }
 """
 
@@ -108,6 +109,7 @@ def test_a_child_has_what_it_needs_and_no_more(children):
     assert seen["cwd"] == "/tmp"
     assert seen["interfaces"] == ["lo"]
     assert seen["scale"] == "grading"
+    assert seen["arguments"] == [""]
     assert "grade" not in seen["groups"], "nor the names of control groups"
     assert not {"solutions", "tests", "book", "root", "home", "var"} & set(seen["root"]) - {"root"}
     written = {path for path, outcome in seen["written"].items() if outcome == "written"}
@@ -270,6 +272,18 @@ def test_a_server_that_cannot_start_says_why():
         Children({}, "no_such_module:prepare") as children,
         pytest.raises(SandboxFailed, match="No module named 'no_such_module'"),
     ):
+        children.start("probe", Limits())
+
+
+@pytest.mark.parametrize(
+    ("prepare", "reason"),
+    [
+        ("prepare_a_thread", "must have one thread, and has 2"),
+        ("prepare_shared_memory", "memory that all its children would share"),
+    ],
+)
+def test_a_server_that_children_would_not_be_safe_from_is_refused(prepare, reason):
+    with probing(prepare) as children, pytest.raises(SandboxFailed, match=reason):
         children.start("probe", Limits())
 
 

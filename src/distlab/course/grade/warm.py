@@ -85,7 +85,8 @@ class Request:
 def main() -> None:
     requests = socket.socket(fileno=int(sys.argv[1]))
     setup, walled = json.loads(sys.argv[2]), "--walled" in sys.argv[3:]
-    # What learners' code knows as __main__ is not this program.
+    # What learners' code knows as __main__, and as its arguments, is not this program's.
+    sys.argv = [""]
     sys.modules["__main__"] = types.ModuleType("__main__")
     for name in IMPORTS:
         importlib.import_module(name)
@@ -143,6 +144,11 @@ def _settle() -> None:
         raise RuntimeError(
             f"the fork server must have one thread, and has {len(threads)}: {', '.join(names)}"
         )
+    shared = [
+        line for line in Path("/proc/self/maps").read_text().splitlines() if line.split()[1][1::2] == "ws"
+    ]
+    if shared:
+        raise RuntimeError(f"the fork server has memory that all its children would share: {shared[0]}")
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel forgets ended inits by itself
     gc.collect()
     gc.freeze()
