@@ -144,9 +144,8 @@ def _settle() -> None:
         raise RuntimeError(
             f"the fork server must have one thread, and has {len(threads)}: {', '.join(names)}"
         )
-    shared = [
-        line for line in Path("/proc/self/maps").read_text().splitlines() if line.split()[1][1::2] == "ws"
-    ]
+    mapped = [line.split(maxsplit=5) for line in Path("/proc/self/maps").read_text().splitlines()]
+    shared = [" ".join(line) for line in mapped if line[1].endswith("s") and "w" in line[1]]
     if shared:
         raise RuntimeError(f"the fork server has memory that all its children would share: {shared[0]}")
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel forgets ended inits by itself
