@@ -97,6 +97,15 @@ def test_an_error_is_shown_without_terminal_sequences(shared: Learner) -> None:
     assert os.path.dirname(forks_rig.__file__) not in "".join(output["traceback"])
 
 
+def test_a_deep_recursion_is_shown_by_its_ends(shared: Learner) -> None:
+    [output] = shown(shared, "def deeper(n):\n    deeper(n + 1)\ndeeper(0)")
+    text = "\n".join(output["traceback"])
+    assert output["ename"] == "RecursionError"
+    assert "----> 3 deeper(0)" in text
+    assert len(text) < 10_000
+    assert run(shared, "deeper(0)").outputs == []
+
+
 @pytest.mark.parametrize(
     ("source", "name"),
     [

@@ -28,7 +28,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import FrameType
+from types import FrameType, TracebackType
 from typing import Any
 
 from IPython.core.displayhook import DisplayHook
@@ -47,6 +47,8 @@ MAX_TEXT = 200_000
 """Characters of all text kept of one cell."""
 MAX_IMAGES = 8 * 2**20
 """Characters of all encoded images kept of one cell."""
+MAX_FRAMES = 40
+"""Of a traceback."""
 TEXT, IMAGES = "text/plain", ("image/png", "image/jpeg")
 INLINE = "module://matplotlib_inline.backend_inline"
 ESCAPES = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\)|.)?", re.DOTALL)
@@ -231,6 +233,13 @@ class Shell(InteractiveShell):
         self.asked_to_exit = False
         super().__init__(**arguments)
 
+    def showtraceback(self, exc_tuple: Any = None, *arguments: Any, **more: Any) -> None:
+        """Costly, in the number of frames and of modules: only where someone sees it, and not of all frames."""
+        if not self.outputs.show:
+            return
+        error, value, traceback = self._get_exc_info(exc_tuple)
+        super().showtraceback((error, value, _shortened(traceback)), *arguments, **more)
+
     def _showtraceback(self, etype: type, evalue: Any, stb: list[str]) -> None:
         self._last_traceback = stb
         if etype is OutOfTime:  # with this module's own frames
@@ -243,12 +252,27 @@ class Shell(InteractiveShell):
             said = ""
         self.outputs.error(etype.__name__, said, "\n".join(stb).split("\n"))
 
+    def _format_exception_for_storage(self, *_: Any, **__: Any) -> dict[str, Any]:
+        """Nothing is stored: there is no history. IPython would format every traceback a second time for it."""
+        return {}
+
     def enable_gui(self, gui: str | None = None) -> None:
         """There is no event loop of a window system."""
 
     def ask_exit(self) -> None:
         """What `exit` and `quit` call: the notebook's process ends after this cell."""
         self.asked_to_exit = True
+
+
+def _shortened(traceback: TracebackType | None) -> TracebackType | None:
+    """Of a deep recursion its beginning and its end."""
+    frames = []
+    while traceback is not None:
+        frames.append(traceback)
+        traceback = traceback.tb_next
+    if len(frames) > MAX_FRAMES:
+        frames[MAX_FRAMES // 2 - 1].tb_next = frames[-MAX_FRAMES // 2]
+    return frames[0] if frames else None
 
 
 def prepare() -> Shell:
@@ -270,6 +294,7 @@ def prepare() -> Shell:
         plt.close("all")
     assert shell.display_formatter
     shell.display_formatter.format(0)
+    shell.outputs.begin(show=True)
     shell.run_cell("1 / 0", store_history=False)  # what tracebacks need
     shell.outputs.begin(show=False)
     return shell
@@ -304,10 +329,8 @@ class _Session:
             request, blobs = self.channel.receive()
             try:
                 answer, content = self.answer(request, blobs)
-                if os.getpid() != self.pid:
-                    os._exit(
-                        0
-                    )  # a process that a cell forked, and that came back from it: it has no say here
+                if os.getpid() != self.pid:  # a process that a cell forked, and that came back from it
+                    os._exit(0)
                 self.channel.send({**answer, "id": request.get("id")}, content)
             except TooLarge:
                 self.channel.send({"too_large": True, "id": request.get("id")})
