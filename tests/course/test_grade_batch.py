@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -16,6 +18,7 @@ import pytest
 from nbgrader.utils import determine_grade, is_grade
 
 from distlab.course.grade.batch import GraderUnavailable
+from distlab.course.grade.collected import Collected, Lab
 from distlab.course.grade.gradebook import Marks
 from distlab.course.grade.queue import MAX_FAULTS, Queue, State
 from distlab.course.grade.records import Record, differences
@@ -161,6 +164,60 @@ def test_files_beside_the_notebook_come_along_and_links_do_not(course: Path) -> 
     assert sorted(seen) == ["data.txt", "mine.txt"]
     assert (course / "autograded" / "ann" / LAB_ID / "data.txt").read_text() == "the course's"
     assert not (course / "autograded" / "ann" / LAB_ID / "secret.txt").exists()
+
+
+def test_names_of_files_that_clash_hold_up_nobody(course: Path) -> None:
+    (course / "source" / LAB_ID / "data").mkdir()
+    (course / "source" / LAB_ID / "data" / "points.txt").write_text("the course's")
+    (course / "source" / LAB_ID / "table").write_text("the course's")
+    submit(course, "ann")
+    submit(course, "ben")
+    folder = course / "submitted" / "ann" / LAB_ID
+    (folder / "data").write_text("a file where the course has a folder")
+    (folder / "table").mkdir()
+    (folder / "table" / "x").write_text("a folder where the course has a file")
+    (folder / f"{LAB_ID}.ipynb").unlink()
+    (folder / f"{LAB_ID}.ipynb").mkdir()
+    (folder / f"{LAB_ID}.ipynb" / "x").write_text("a folder where the notebook belongs")
+    (folder / os.fsdecode(b"no\xfftext")).write_text("a name that is no text")
+    grade_all(course)
+    assert (scores(course, "ann"), scores(course, "ben")) == (ZERO, FULL)
+    graded = course / "autograded" / "ann" / LAB_ID
+    assert (graded / "data" / "points.txt").read_text() == (graded / "table").read_text() == "the course's"
+
+
+def test_what_nobody_thought_of_costs_one_submission_alone(
+    course: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for student in ("ann", "ben"):
+        submit(course, student)
+    restored = Lab.collect
+
+    def collect(lab: Lab, student: str) -> Collected:
+        if student == "ann":
+            raise RecursionError("a notebook like no other")
+        return restored(lab, student)
+
+    monkeypatch.setattr(Lab, "collect", collect)
+    grade_all(course)
+    assert scores(course, "ben") == FULL
+    with Queue(course) as queue:
+        [job] = queue.not_gradable()
+    assert (job.student, job.message) == ("ann", "RecursionError: a notebook like no other")
+
+
+def test_a_full_disk_stops_the_batch_and_blames_nobody(course: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    submit(course, "ann")
+
+    def collect(_lab: Lab, _student: str) -> Collected:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Lab, "collect", collect)
+    with pytest.raises(OSError, match="No space left"):
+        grade_all(course)
+    with Queue(course) as queue:
+        [job] = queue.jobs()
+    assert (job.state, job.faults) == (State.QUEUED, 0)
 
 
 @pytest.mark.parametrize("content", [b"{not a notebook", b"[]", b"\xff" * 100])

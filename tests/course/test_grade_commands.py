@@ -5,7 +5,10 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import shutil
+import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -218,6 +221,32 @@ def test_drain_status_cancel(course: Path, run: Run) -> None:
         assert run("grading", "resume")[0] == 0
     raw = json.loads(run("grading", "status", "--json")[1])
     assert raw["assignments"] == {LAB_ID: {"cancelled": 1, "done": 2}}
+
+
+def test_a_person_at_a_terminal_sees_how_far_it_is(
+    course: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    with service(socket_of(course), word_grader):
+        code, _, err = run("grade", LAB_ID)
+    assert code == 0
+    assert "Grading" in err
+    assert "3/3" in err
+    assert "left" in err
+
+
+def test_ctrl_c_lets_what_runs_finish_and_the_rest_waits(course: Path, run: Run) -> None:
+    def interrupted(work: Work) -> Result:
+        os.kill(os.getpid(), signal.SIGINT)
+        return word_grader(work)
+
+    with service(socket_of(course), interrupted):
+        code, _, err = run("grade", LAB_ID, "--workers", "1")
+    assert code == 1
+    assert "Finishing what runs; Ctrl-C again ends at once." in err
+    assert "2 submissions wait" in err
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert scores(course, "ann") == FULL
 
 
 def test_grades_are_csv_that_no_spreadsheet_takes_for_formulas(

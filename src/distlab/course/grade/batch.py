@@ -12,13 +12,17 @@ killed loses nothing; the Job's next one goes on where it stood.
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
+import sqlite3
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
+
+from sqlalchemy.exc import SQLAlchemyError
 
 from distlab.course.grade.autograded import fill, keep_others, put_in_place, write_stage
 from distlab.course.grade.collected import Collected, Lab
@@ -26,7 +30,7 @@ from distlab.course.grade.gradebook import LatePenalty, Marks
 from distlab.course.grade.queue import MAX_FAULTS, Asked, Job, Owner, Queue, State
 from distlab.course.grade.records import record_of, same_for_all
 from distlab.course.grade.work import Limits, Result, Verdict, Work
-from distlab.errors import WorkError
+from distlab.errors import SettingError, WorkError
 
 GROUP = 32
 """Submissions whose marks are written in one transaction."""
@@ -215,9 +219,12 @@ class Batch:
             return True
         try:
             self._grade(job, owner)
-        except BaseException:
-            self.queue.release(job, owner)
-            raise
+        except Exception as error:
+            if _is_everybodys(error):
+                self.queue.release(job, owner)
+                raise
+            # Something in this submission that nobody thought of must not hold up all others.
+            self.queue.finish(job, owner, None, fault=f"{type(error).__name__}: {error}")
         self._tell()
         return True
 
@@ -243,7 +250,7 @@ class Batch:
             result = same_for_all(collected.work, Verdict.NOT_GRADABLE, fault)
             record = record_of(collected, result)
         if fault and job.faults + 1 < MAX_FAULTS:
-            self.queue.finish(job, owner, "", fault=fault)
+            self.queue.finish(job, owner, None, fault=fault)
             return
         notebook = fill(collected, result, record)
         if job.question:
@@ -271,3 +278,10 @@ class Batch:
             message = result.message or next((cell.message for cell in cells), "")
             return result, message or "The grader could not grade it."
         return result, ""
+
+
+def _is_everybodys(error: Exception) -> bool:
+    """Would the next submission meet this, too?"""
+    if isinstance(error, OSError):
+        return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EMFILE, errno.ENOMEM)
+    return isinstance(error, WorkError | SettingError | sqlite3.Error | SQLAlchemyError)

@@ -78,6 +78,8 @@ class Lab:
 
     def __init__(self, course: Path, assignment: str, limits: Limits | None = None) -> None:
         """Raises `SettingError` where the assignment was not released in this course directory."""
+        if Path(assignment).name != assignment:
+            raise SettingError(f"{assignment!r} is no assignment's id; one looks like mod-107-lab-3.")
         self.course, self.assignment = course, assignment
         self.limits = limits or Limits()
         folder = course / "source" / assignment
@@ -145,7 +147,7 @@ class Lab:
             self.assignment,
             self.source,
             notebook.cells,
-            files={} if read.refusal else {**_learners(read.files), **self.files},
+            files={} if read.refusal else self._beside(_learners(read.files)),
             seed=tests.seed,
             limits=self.limits,
         )
@@ -158,8 +160,18 @@ class Lab:
             notebook,
             work,
             repaired,
-            {**read.files, **self.files},
+            self._beside(read.files),
             read.refusal,
+        )
+
+    def _beside(self, files: dict[str, str]) -> dict[str, str]:
+        """A learner's files and the course's, which win, also where one's file is the other's folder."""
+        kept = {name: content for name, content in files.items() if not self._is_ours(name)}
+        return {**kept, **self.files}
+
+    def _is_ours(self, name: str) -> bool:
+        return any(
+            name == ours or name.startswith(f"{ours}/") or ours.startswith(f"{name}/") for ours in self.files
         )
 
     def _read(self, student: str) -> _Read:
@@ -197,8 +209,11 @@ def read_plain(path: Path, most: int) -> bytes:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:
         return b""
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        return b""
     with open(descriptor, "rb") as file:
-        return file.read(most) if stat.S_ISREG(os.fstat(descriptor).st_mode) else b""
+        return file.read(most)
 
 
 def read_files(folder: Path) -> tuple[dict[str, str], str]:
@@ -206,10 +221,10 @@ def read_files(folder: Path) -> tuple[dict[str, str], str]:
     files: dict[str, str] = {}
     total = 0
     for root, folders, names in os.walk(folder):
-        folders.sort()
+        folders[:] = sorted(name for name in folders if not name.endswith(".ipynb"))
         for name in sorted(names):
             path = Path(root) / name
-            if path.is_symlink() or not path.is_file() or path.suffix == ".ipynb":
+            if path.is_symlink() or not path.is_file() or path.suffix == ".ipynb" or not _is_text(name):
                 continue
             content = read_plain(path, MAX_FILES_BYTES - total + 1)
             total += len(content)
@@ -218,6 +233,15 @@ def read_files(folder: Path) -> tuple[dict[str, str], str]:
                 return {}, f"Not run: the submission has more than {limit} beside the notebook."
             files[path.relative_to(folder).as_posix()] = base64.b64encode(content).decode()
     return files, ""
+
+
+def _is_text(name: str) -> bool:
+    """A name may hold bytes that are no text, which JSON cannot carry."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _sha256(content: bytes) -> str:

@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 
 COURSE_ENV = "DISTLAB_COURSE"
 
+PIPED_COLUMNS = 200
+"""How wide a table is where no terminal says how wide it may be."""
+
 STOPS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -409,11 +412,14 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(*columns)
+    table = Table()
+    for column in columns:
+        table.add_column(column, overflow="fold")  # nothing is cut off
     for row in rows:
         table.add_row(*(printable(cell) for cell in row))
     # Names are strangers' words: never read as markup of the terminal's colours.
-    Console(markup=False, highlight=False).print(table)
+    width = None if sys.stdout.isatty() else PIPED_COLUMNS
+    Console(markup=False, highlight=False, width=width).print(table)
 
 
 def _check_known(option: str, given: Sequence[str], known: Sequence[str], what: str) -> None:

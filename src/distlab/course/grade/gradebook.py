@@ -181,6 +181,8 @@ class Marks:
 
     def _write(self, db: Connection, job: Job, record: Record) -> None:
         ids = self._ids(db, job.assignment)
+        if ids is None:
+            return  # removed since: its marks have no place any more
         new_submission = _last_submission(db, job) != job.submission
         if job.state == State.FAILED and not new_submission:
             return
@@ -287,7 +289,7 @@ class Marks:
                 )
         return row, notebook
 
-    def _ids(self, db: Connection, assignment: str) -> _Ids:
+    def _ids(self, db: Connection, assignment: str) -> _Ids | None:
         if assignment not in self._known:
             row = db.execute(
                 select(Assignment.id, Assignment.duedate, Notebook.id)
@@ -295,9 +297,7 @@ class Marks:
                 .where(Assignment.name == assignment, Notebook.name == assignment)
             ).one_or_none()
             if row is None:
-                raise SettingError(
-                    f"The gradebook has no assignment {assignment!r} with a notebook of that name."
-                )
+                return None
 
             def cells(*models: Any) -> dict[str, str]:
                 wanted = [select(model.name, model.id).where(model.notebook_id == row[2]) for model in models]

@@ -168,6 +168,7 @@ class Queue:
                 for statement in SCHEMA.split(";\n"):
                     self._db.execute(statement)
         except sqlite3.DatabaseError as error:
+            self._db.close()
             raise WorkError(
                 f"{self.path} cannot be used as the grading queue ({error}); if it is damaged, move it away: "
                 "marks are in gradebook.db, and what waited can be asked for again."
@@ -355,7 +356,7 @@ class Queue:
             ).fetchone()
         return int(row[0])
 
-    def finish(self, job: Job, owner: Owner, record: str, *, fault: str = "") -> bool:
+    def finish(self, job: Job, owner: Owner, record: str | None, *, fault: str = "") -> bool:
         """Store the result and end the lease, in one transaction; False if the lease was not the caller's any more.
 
         With `fault` (the machine's, in a sentence) the job is queued again; from the third on it is failed.
