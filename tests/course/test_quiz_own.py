@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+import shutil
+import subprocess
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +18,13 @@ from nbgrader.utils import compute_checksum  # type: ignore[import-untyped]
 
 from distlab.course.exchange.client import ClientError
 from distlab.course.exchange.store import Store
+from distlab.course.export import export_learner
 from distlab.course.grade.collected import Lab
 from distlab.course.grade.labwork import restored, work_of
 from distlab.course.grade.submission import parse_notebook
 from distlab.course.grade.work import Kind, Work
 from distlab.course.labsource import hidden_lines
-from distlab.course.quiz.bank import BankError
+from distlab.course.quiz.bank import BankError, Question
 from distlab.course.quiz.draw import Variant, course_secret, make_secret, seed_of
 from distlab.course.quiz.own import GENERIC, QuizUnavailable, Quizzes, publish_bank, quiz_cells
 from distlab.course.release import ReleaseError, release_all
@@ -29,18 +32,20 @@ from distlab.course.site import Site
 from tests.course.exchange_rig import Rig, lab_folder, running, token
 from tests.course.small_quiz import BANK, QUIZ_ID, write_bank
 
+ROOT = Path(__file__).parents[2]
+REAL_QUIZ = "mod-107-quiz"
 USERS = [f"learner-{number}" for number in range(50)]
 
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
-    """A site on which the small quiz is released."""
+    """A site on which the small quiz and a real one are released."""
     root = tmp_path_factory.mktemp("site")
-    write_bank(root)
+    shutil.copy(ROOT / "assessments" / f"{REAL_QUIZ}.yaml", write_bank(root).parent)
     site = Site(root)
     site.secrets.mkdir(parents=True)
     (site.secrets / "course-secret").write_text("5e" * 32)  # the same draws at every run
-    assert release_all(site) == [QUIZ_ID]
+    assert sorted(release_all(site)) == sorted([QUIZ_ID, REAL_QUIZ])
     assert release_all(site) == []
     return site
 
@@ -50,9 +55,9 @@ def quizzes(site: Site) -> Quizzes:
     return Quizzes.of(site)
 
 
-def learners_copy(site: Site, user: str) -> bytes:
-    folder = Store(site.exchange).assignment(QUIZ_ID)
-    return Quizzes.of(site).own_files(QUIZ_ID, user, folder)[f"{QUIZ_ID}.ipynb"]
+def learners_copy(site: Site, user: str, quiz_id: str = QUIZ_ID) -> bytes:
+    folder = Store(site.exchange).assignment(quiz_id)
+    return Quizzes.of(site).own_files(quiz_id, user, folder)[f"{quiz_id}.ipynb"]
 
 
 def cells_of(notebook: bytes) -> dict[str, Any]:
@@ -62,17 +67,17 @@ def cells_of(notebook: bytes) -> dict[str, Any]:
     }
 
 
-def submission_of(site: Site, user: str, answers: dict[str, str]) -> NotebookNode:
+def submission_of(site: Site, user: str, answers: dict[str, str], quiz_id: str = QUIZ_ID) -> NotebookNode:
     """What `user` was given, with these cells as answers."""
-    notebook = json.loads(learners_copy(site, user))
+    notebook = json.loads(learners_copy(site, user, quiz_id))
     for cell in notebook["cells"]:
         grade_id = cell["metadata"].get("nbgrader", {}).get("grade_id")
         cell["source"] = answers.get(grade_id, cell["source"])
     return parse_notebook(json.dumps(notebook).encode())
 
 
-def model_answers(quizzes: Quizzes, user: str) -> dict[str, str]:
-    cells = quizzes.source(QUIZ_ID, user).cells
+def model_answers(quizzes: Quizzes, user: str, quiz_id: str = QUIZ_ID) -> dict[str, str]:
+    cells = quizzes.source(quiz_id, user).cells
     named = {cell.metadata.nbgrader.grade_id: cell for cell in cells if "nbgrader" in cell.metadata}
     return {grade_id: cell.source for grade_id, cell in named.items() if cell.metadata.nbgrader.solution}
 
@@ -97,10 +102,10 @@ def points(work: Work) -> dict[str, float]:
     return earned
 
 
-def graded(quizzes: Quizzes, user: str, submission: NotebookNode) -> dict[str, float]:
+def graded(quizzes: Quizzes, user: str, submission: NotebookNode, quiz_id: str = QUIZ_ID) -> dict[str, float]:
     """As the coordinator does it: the source of `user`, the answers of the submission."""
-    source = quizzes.source(QUIZ_ID, user)
-    return points(work_of(QUIZ_ID, source, restored(source, submission)))
+    source = quizzes.source(quiz_id, user)
+    return points(work_of(quiz_id, source, restored(source, submission)))
 
 
 def test_the_gradebook_and_the_released_notebook_are_the_generic_variant(
@@ -126,21 +131,31 @@ def test_everyone_has_numbers_of_their_own(site: Site) -> None:
     assert all(each == rest[0] for each in rest)
 
 
-def test_no_learner_gets_a_key_a_hidden_test_or_the_seed(site: Site, quizzes: Quizzes) -> None:
+@pytest.mark.parametrize("quiz_id", [QUIZ_ID, REAL_QUIZ])
+def test_no_learner_gets_a_key_a_hidden_test_or_the_seed(site: Site, quizzes: Quizzes, quiz_id: str) -> None:
     secret = course_secret(quizzes.secret)
+    questions = quizzes.bank(quiz_id).questions
+    told = ["Not the expected answer", "HIDDEN TESTS", "BEGIN SOLUTION", "<=", "== '", *secrets_of(questions)]
     for user in USERS:
-        copy = learners_copy(site, user).decode()
-        plain = copy.replace('\\"', '"')
-        for variant in quizzes.variants(QUIZ_ID, user):
-            for form in forms_of(variant):
-                assert form not in plain
+        plain = learners_copy(site, user, quiz_id).decode().replace('\\"', '"')
+        for variant in quizzes.variants(quiz_id, user):
+            assert not [form for form in forms_of(variant) if form in plain]
         for user_or_generic in (user, GENERIC):
-            for source in quizzes.quiz_cells(QUIZ_ID, user_or_generic).values():
+            for source in quizzes.quiz_cells(quiz_id, user_or_generic).values():
                 assert not [line for line in hidden_lines(source) if line in plain]
-        for told in (secret, seed_of(secret, user, QUIZ_ID), seed_of(b"", GENERIC, QUIZ_ID)):
-            assert told.hex() not in plain
-        for name in ("Twice the bytes", "nothing is shared out", "Not the expected answer", "BEGIN"):
-            assert name not in plain
+        for seed in (secret, seed_of(secret, user, quiz_id), seed_of(b"", GENERIC, quiz_id)):
+            assert seed.hex() not in plain
+            assert str(int.from_bytes(seed, "big")) not in plain
+        assert not [text for text in told if text in plain]
+
+
+def secrets_of(questions: Sequence[Question]) -> Iterator[str]:
+    """What a bank says of its questions and learners do not get."""
+    for question in questions:
+        yield from (question.explanation, question.see)
+        yield from (wrong.why for wrong in question.wrong)
+        yield from (option.why for option in question.options)
+        yield from (each.source for each in (question.key, question.check) if each is not None)
 
 
 def forms_of(variant: Variant) -> Iterator[str]:
@@ -148,11 +163,23 @@ def forms_of(variant: Variant) -> Iterator[str]:
     name = variant.question.answer
     if variant.question.kind == "code":
         for case in variant.cases:
-            yield repr(case.key)
-    elif isinstance(variant.key, float):
-        yield from (repr(variant.key), *map(repr, variant.interval), f"{name} = {variant.key:.3g}")
+            yield from (f"{case.arguments!r}, ", f"{case.key!r}," if len(repr(case.key)) > 6 else "return {")
+    elif isinstance(variant.key, int | float):
+        low, high = variant.interval
+        yield from (f"{name} = {variant.key!r}", f"{name} = {variant.key:.3g}", f"{low!r} <=", f"<= {high!r}")
+        if len(repr(variant.key)) > 6:  # as a shorter one another number of the text can be
+            yield repr(variant.key)
     else:
         yield from (f"{name} = {variant.key!r}", f'{name} = "{variant.key}"', f"{name} == {variant.key!r}")
+
+
+def test_the_learners_repository_has_no_bank(tmp_path: Path) -> None:
+    write_bank(tmp_path / "repository")
+    (tmp_path / "repository" / "README.md").write_text("read me")
+    for arguments in (["init", "-q"], ["add", "-A"]):
+        subprocess.run(["git", "-C", str(tmp_path / "repository"), *arguments], check=True)
+    assert export_learner(tmp_path / "repository", tmp_path / "copy") == 1
+    assert [path.name for path in (tmp_path / "copy").iterdir()] == ["README.md"]
 
 
 def test_a_checksum_is_of_what_the_learner_sees(site: Site) -> None:
@@ -167,11 +194,14 @@ def parse_all(notebook: bytes) -> list[NotebookNode]:
     return cells
 
 
-def test_the_own_answers_earn_all_and_the_untouched_notebook_nothing(site: Site, quizzes: Quizzes) -> None:
+@pytest.mark.parametrize("quiz_id", [QUIZ_ID, REAL_QUIZ])
+def test_the_own_answers_earn_all_and_the_untouched_notebook_nothing(
+    site: Site, quizzes: Quizzes, quiz_id: str
+) -> None:
     for user in USERS[:5]:
-        answers = model_answers(quizzes, user)
-        assert sum(graded(quizzes, user, submission_of(site, user, answers)).values()) == 100
-        assert sum(graded(quizzes, user, submission_of(site, user, {})).values()) == 0
+        for answers, earned in ((model_answers(quizzes, user, quiz_id), 100), ({}, 0)):
+            submission = submission_of(site, user, answers, quiz_id)
+            assert sum(graded(quizzes, user, submission, quiz_id).values()) == earned
 
 
 def test_another_learners_answers_do_not_fit(site: Site, quizzes: Quizzes) -> None:
@@ -310,8 +340,8 @@ def test_the_exchange_gives_everyone_their_own(exchange: Rig, site: Site, tmp_pa
         fetched.unlink()
         exchange.client(user).fetch_assignment(QUIZ_ID, tmp_path / user, restore={fetched.name})
         assert fetched.read_bytes() == learners_copy(site, user)
-    (listed,) = exchange.client("alice").assignments()
-    assert listed == {"assignment_id": QUIZ_ID, "notebooks": [QUIZ_ID]}
+    listed = exchange.client("alice").assignments()
+    assert {"assignment_id": QUIZ_ID, "notebooks": [QUIZ_ID]} in listed
     receipt = exchange.client("alice").submit(QUIZ_ID, [(fetched.name, fetched)], None)
     assert (receipt["user"], receipt["assignment"]) == ("alice", QUIZ_ID)
 
