@@ -25,10 +25,7 @@ import itertools
 import json
 import math
 import os
-import select
-import signal
 import socket
-import struct
 import subprocess
 import sys
 import threading
@@ -43,8 +40,11 @@ from typing import Any, Self
 
 from distlab.course import cgroup
 from distlab.course.grade import warm
+from distlab.course.grade.child import Child, Ending, SandboxFailed
 from distlab.course.grade.work import Limits
 from distlab.course.sandbox import Mount, Sandbox, base_env, python_mounts
+
+__all__ = ["Child", "Children", "Ending", "SandboxFailed"]
 
 ROLES = {
     "session": "distlab.course.grade.session:serve",
@@ -63,200 +63,6 @@ STARTERS_ENV = ("PATH", "XDG_RUNTIME_DIR", "DBUS_SESSION_BUS_ADDRESS")
 
 CPU_WEIGHT = 100
 """As much as any: a busy machine shall not make a submission late. Whoever grades bounds their number."""
-
-TAIL_BYTES = 4096
-KILL_TIMEOUT_S = 30.0
-_CREDENTIALS = struct.Struct("iII")
-
-
-class SandboxFailed(Exception):  # noqa: N818 - a state of the machine
-    """A sandbox did not start: a matter of this machine, not of the submission."""
-
-
-@dataclass(frozen=True)
-class Ending:
-    """How a child ended. One of `status` (its exit status) and `signal` (what killed it) is None.
-
-    `memory`: a process of it was killed at the limit on memory. `output`: it printed more than it may.
-    `processes`: some could not start at the limit on processes. `lost`: what it was forked from ended, which
-    is the machine's fault. `tail` is the end of what it printed to its standard streams: the learner's text.
-    """
-
-    status: int | None
-    signal: int | None
-    memory: bool
-    output: bool
-    processes: bool
-    lost: bool
-    memory_peak_bytes: int
-    tail: bytes
-
-    @property
-    def violation(self) -> bool:
-        """It made a system call that only an escape would make."""
-        return self.signal == signal.SIGSYS
-
-    @property
-    def processor(self) -> bool:
-        """It used more processor time than it may."""
-        return self.signal == signal.SIGXCPU
-
-
-class Child:
-    """One running sandbox; `pid` is its init's on this machine, `uid` who its processes are."""
-
-    def __init__(self, role: str, limits: Limits, group: cgroup.Group) -> None:
-        self.role, self.limits = role, limits
-        self.cores: list[int] = []
-        self.pid = self.uid = 0
-        self.group = group
-        self._pid_fd = -1
-        self._control, self.their_control = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._control.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
-        self._output, self.their_output = os.pipe()
-        os.set_blocking(self._output, False)
-        self.process: subprocess.Popen[bytes] | None = None  # started cold
-        self._status: int | None = None
-        self._usage: cgroup.Usage | None = None
-        self._killed = False
-        self._printed_bytes = 0
-        self._tail = b""
-        self._ended = threading.Event()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.kill()
-
-    def kill(self) -> Ending:
-        """End it and everything that it started; returns when nothing of it is left. May be called twice."""
-        self._killed = True
-        self._send_kill()
-        return self.ending(KILL_TIMEOUT_S)
-
-    def ending(self, timeout_s: float | None = None) -> Ending:
-        """Wait until it ended and nothing of it is left; raises TimeoutError after `timeout_s` seconds."""
-        if not self._ended.wait(timeout_s):
-            raise TimeoutError(f"the {self.role} sandbox still runs after {timeout_s:g} s")
-        usage, status = self._usage, self._status
-        ended_by = (
-            signal.SIGKILL if status is None else os.WTERMSIG(status) if os.WIFSIGNALED(status) else None
-        )
-        memory = bool(usage and usage.memory_kills)
-        output = self._printed_bytes > self.limits.output_bytes
-        return Ending(
-            status=os.WEXITSTATUS(status) if status is not None and ended_by is None else None,
-            signal=ended_by,
-            memory=memory,
-            output=output,
-            processes=bool(usage and usage.processes_refused),
-            # Started cold, its init is the learner's own user's, who may end it.
-            lost=status is None and not (self._killed or memory or output or self.process),
-            memory_peak_bytes=usage.memory_peak_bytes if usage else 0,
-            tail=self._tail,
-        )
-
-    @property
-    def running(self) -> bool:
-        """Whether anything of it is left."""
-        return not self._ended.is_set()
-
-    def _begin(self, deadline: float) -> None:
-        """Meet its init, move it into the control group, and see it start."""
-        self._control.settimeout(max(0.001, deadline - time.monotonic()))
-        data, ancillary, _, _ = self._control.recvmsg(
-            warm.MAX_MESSAGE_BYTES, socket.CMSG_SPACE(_CREDENTIALS.size)
-        )
-        self._expect("hello", data)
-        self.pid = _CREDENTIALS.unpack(ancillary[0][2])[0]
-        # It waits for the answer, so that the number is still its own.
-        self._pid_fd = os.pidfd_open(self.pid)
-        if self.process is None:
-            self.group.add(self.pid)
-            self.uid = warm.NOBODYS_UID + self.pid
-        self._control.send(json.dumps({"uid": self.uid}).encode())
-        self._expect("started", self._control.recv(warm.MAX_MESSAGE_BYTES))
-        self._control.setblocking(False)
-
-    def _expect(self, word: str, data: bytes) -> None:
-        if not data:
-            raise ConnectionResetError("it ended before it began")
-        if word not in (told := json.loads(data)):
-            raise SandboxFailed(f"the {self.role} sandbox did not start: {told.get('failed', told)}")
-
-    def _watch(self) -> None:
-        """Until all of it is gone: count what it prints, hear how it ended, and end what is left then."""
-        poll = select.poll()
-        for fd in (self._output, self._control.fileno(), self._pid_fd):
-            poll.register(fd, select.POLLIN)
-        while True:
-            ready = {fd for fd, _ in poll.poll()}
-            if self._output in ready and not self._drain():
-                poll.unregister(self._output)
-            if self._control.fileno() in ready and not self._hear():
-                poll.unregister(self._control)
-            if self._pid_fd in ready:
-                break
-        self._hear()
-        self._drain()
-        self._close()
-
-    def _drain(self) -> bool:
-        """Count what it printed; False at the end, and where it printed too much."""
-        while True:
-            try:
-                data = os.read(self._output, 1 << 16)
-            except BlockingIOError:
-                return True
-            if not data:
-                return False
-            self._printed_bytes += len(data)
-            self._tail = (self._tail + data)[-TAIL_BYTES:]
-            if self._printed_bytes > self.limits.output_bytes:
-                self._send_kill()
-                return False
-
-    def _hear(self) -> bool:
-        """How it ended, from its init; False where that is gone."""
-        try:
-            answer = self._control.recv(warm.MAX_MESSAGE_BYTES)
-        except BlockingIOError:
-            return True
-        except OSError:
-            return False
-        if not answer:
-            return False
-        self._status = json.loads(answer).get("status")
-        self._read_usage()  # a systemd scope forgets when its last process ends
-        self._send_kill()
-        return True
-
-    def _read_usage(self) -> None:
-        with contextlib.suppress(OSError, ValueError):
-            self._usage = self._usage or self.group.usage()
-
-    def _send_kill(self) -> None:
-        """The end of process 1 is the end of its whole namespace: nothing can be started any more."""
-        with contextlib.suppress(OSError):
-            signal.pidfd_send_signal(self._pid_fd, signal.SIGKILL)
-        if self.process is not None:
-            self.process.kill()
-
-    def _close(self) -> None:
-        try:
-            self._read_usage()
-            if self.process is not None:
-                self.process.kill()
-                self.process.wait()
-            self.group.remove()
-        finally:
-            self._control.close()
-            os.close(self._output)
-            if self._pid_fd >= 0:
-                os.close(self._pid_fd)
-                self._pid_fd = -1
-            self._ended.set()
 
 
 @dataclass
@@ -366,10 +172,9 @@ class Children:
             finally:
                 child.their_control.close()
                 os.close(child.their_output)
-            child._begin(deadline)
+            child.begin(deadline)
         except BaseException:
-            child._send_kill()
-            child._close()
+            child.abandon()
             self._give_cores_back(child)
             raise
         self._living.add(child)
@@ -378,7 +183,7 @@ class Children:
 
     def _watch(self, child: Child) -> None:
         try:
-            child._watch()
+            child.watch()
         finally:
             self._living.discard(child)
             self._give_cores_back(child)
