@@ -39,11 +39,13 @@ def forked(role: str, *ends: socket.socket, work: Path = Path("/")) -> Iterator[
     for end in ends:
         end.close()
     pid = int(server.recv(100))
+    process = os.pidfd_open(pid)  # unlike the number, never another process's
     try:
         yield pid
     finally:
         with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
+            signal.pidfd_send_signal(process, signal.SIGKILL)
+        os.close(process)
 
 
 @contextlib.contextmanager

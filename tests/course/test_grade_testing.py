@@ -16,7 +16,7 @@ from distlab.course.grade.work import Cell, Graded, Kind, Limits, Verdict, Work
 from tests.course import forks_rig
 
 LIMITS = Limits(cell_s=120.0, wall_s=1000.0, start_s=120.0)
-BRIEF = Limits(cell_s=0.3, wall_s=1000.0, start_s=120.0)
+BRIEF = Limits(cell_s=0.8, wall_s=1000.0, start_s=120.0)
 SEED = 20_261
 
 NOTEBOOK = """

@@ -29,6 +29,7 @@ import itertools
 import json
 import random
 import signal
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -287,12 +288,11 @@ def _place(traceback: TracebackType | None, cell: Cell) -> Place | None:
         code = traceback.tb_frame.f_code
         if code.co_filename == _file(cell):
             line = traceback.tb_lineno
+            place = (line, sys.maxsize, line, 0)  # anything on this line, where Python keeps no more of it
             first, last, column, end = next(
                 itertools.islice(code.co_positions(), traceback.tb_lasti // 2, None), (None,) * 4
             )
-            if first is None or last is None or column is None or end is None:
-                place = (line, 0, line, 0)
-            else:
+            if first is not None and last is not None and column is not None and end is not None:
                 place = (first, column, last, end)
         traceback = traceback.tb_next
     return place

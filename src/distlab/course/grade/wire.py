@@ -67,6 +67,7 @@ class Channel:
     def __init__(self, sock: socket.socket, bounds: Bounds | None = None) -> None:
         self._socket = sock
         self._socket.setblocking(False)
+        self._socket.set_inheritable(False)  # no program that this process starts gets it
         self.bounds = bounds or Bounds()
 
     def __enter__(self) -> Channel:
