@@ -85,6 +85,7 @@ COMMANDS = {
     "course book": ("distlab.course.book:book", "Build the book if its inputs changed"),
     "course check-labs": ("distlab.course.release:check_labs", "Are labs/ in step with solutions/?"),
     "course check-quizzes": ("distlab.course.quiz.lint:check_quizzes", "Are the question banks right?"),
+    "course show-quiz": ("distlab.course.quiz.show:show_quiz", "A learner's own questions, with keys"),
     "course check-lab": ("distlab.course.check_lab:check_lab", "Are a lab's tests right?"),
     "course grade-file": (
         "distlab.course.grade_file:grade_file",

@@ -16,6 +16,7 @@ import pytest
 from nbformat.notebooknode import NotebookNode
 from nbgrader.utils import compute_checksum  # type: ignore[import-untyped]
 
+from distlab.cli import main
 from distlab.course.exchange.client import ClientError
 from distlab.course.exchange.store import Store
 from distlab.course.export import export_learner
@@ -180,6 +181,24 @@ def test_the_learners_repository_has_no_bank(tmp_path: Path) -> None:
         subprocess.run(["git", "-C", str(tmp_path / "repository"), *arguments], check=True)
     assert export_learner(tmp_path / "repository", tmp_path / "copy") == 1
     assert [path.name for path in (tmp_path / "copy").iterdir()] == ["README.md"]
+
+
+def test_a_learners_questions_are_shown_with_keys(
+    site: Site, quizzes: Quizzes, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("DISTLAB_ROOT", str(site.root))
+    with pytest.raises(SystemExit, match="0"):
+        main(["course", "show-quiz", QUIZ_ID, "alice"])
+    shown = capsys.readouterr().out
+    for variant in quizzes.variants(QUIZ_ID, "alice"):
+        assert variant.text in shown
+        assert variant.question.explanation in shown
+    (first, second, *_) = quizzes.variants(QUIZ_ID, "alice")
+    assert f"Key: {first.key:g} ms, right from {first.interval[0]:g} to {first.interval[1]:g}. Twice" in shown
+    assert f"Key: {second.key}. Stage 1" in shown
+    with pytest.raises(SystemExit, match="2"):
+        main(["course", "show-quiz", "mod-2-quiz", "alice"])
+    assert "cannot be read" in capsys.readouterr().err
 
 
 def test_a_checksum_is_of_what_the_learner_sees(site: Site) -> None:
