@@ -591,6 +591,20 @@ def test_the_summary_comes_first_and_all_cells_are_there_to_be_had(
     assert "not listed" not in out
 
 
+def test_a_file_that_is_too_long_is_refused_before_it_is_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with (tmp_path / "long.csv").open("wb") as file:
+        file.truncate(20 * 2**20)
+    assert scorecard("--cases", str(tmp_path), "--json") == 0
+    printed = capsys.readouterr()
+    assert json.loads(printed.out) == []
+    assert (
+        "long.csv was not read: it has 20,971,520 bytes; a file has at most 16,777,216: split it."
+        in printed.err
+    )
+
+
 def test_of_very_many_misses_the_furthest_are_listed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

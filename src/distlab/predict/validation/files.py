@@ -26,7 +26,9 @@ from distlab.predict.validation import Row, Scored, shown
 from distlab.predict.validation.columns import FORMATS, formats_of, ignored
 from distlab.predict.validation.formats import check_counts, scorer
 
-FILE_MOST_BYTES = 64 * 2**20
+FILE_MOST_BYTES = 16 * 2**20
+"""Of one file: some 300,000 steps or 500,000 collectives, which take a quarter of a minute. A longer one is refused
+before it is read."""
 SENTENCES_MOST = 10
 """About the rows of one file; the rest is counted."""
 COUNTS = {column.name for one in FORMATS.values() for column in one.columns if column.values == "count"}
@@ -95,7 +97,10 @@ def score_folder(folder: Path) -> tuple[list[Scored], Problems]:
 def _rows(path: Path) -> list[Row]:
     """OSError for what is no regular file or too long, ValueError for what is no such table, csv.Error."""
     # The folder is its owner's choice, and so is where its links lead; what no regular file is stays refused.
-    content = read_limited(Path(os.path.realpath(path)), FILE_MOST_BYTES)
+    real = Path(os.path.realpath(path))
+    if (length := real.stat().st_size) > FILE_MOST_BYTES:
+        raise SettingError(f"it has {length:,} bytes; a file has at most {FILE_MOST_BYTES:,}: split it.")
+    content = read_limited(real, FILE_MOST_BYTES)
     # A remark in another encoding costs its letters, not the rows; with zeros in it, it is another one altogether.
     text = content.decode("utf-8-sig", "strict" if b"\0" in content else "replace")
     reader = csv.reader(table_lines(text))

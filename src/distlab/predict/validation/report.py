@@ -71,7 +71,7 @@ def main(
     if json:
         rows = [cell.as_row() for cell in scored] + [answer.as_row() for answer in answers]
         lines = [jsonlib.dumps(row, allow_nan=False) for row in rows]
-        print("[\n" + ",\n".join(lines) + "\n]")
+        print("[" + ",\n".join(lines) + "]")
     else:
         if misses and not scored:
             _line("No group misses its target.")
