@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import nbformat
 from nbgrader.api import Gradebook
 
 from distlab.course.grade.batch import Batch
@@ -98,3 +99,8 @@ def scores(course: Path, student: str) -> dict[str, float | None]:
     with gradebook(course) as book:
         submission = book.find_submission_notebook(LAB_ID, LAB_ID, student)
         return {grade.name: grade.auto_score for grade in submission.grades}
+
+
+def autograded(course: Path, student: str) -> nbformat.NotebookNode:
+    """The graded notebook, as formgrader and feedback get it."""
+    return nbformat.read(course / "autograded" / student / LAB_ID / f"{LAB_ID}.ipynb", 4)

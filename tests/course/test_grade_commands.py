@@ -6,7 +6,6 @@ import csv
 import io
 import json
 import os
-import shutil
 import signal
 import sys
 import threading
@@ -24,8 +23,6 @@ from distlab.course.grade.work import Result, Work
 from tests.course.batch_rig import (
     FULL,
     gradebook,
-    quick_folder,
-    released,
     scores,
     starter,
     submit,
@@ -70,26 +67,17 @@ def service(socket: Path, grader: Callable[[Work], Result]) -> Iterator[None]:
             socket.unlink()
 
 
-@pytest.fixture(scope="module")
-def template() -> Iterator[Path]:
-    with quick_folder() as folder:
-        yield released(folder).course
-
-
-@pytest.fixture
-def course(template: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A course directory with three submissions, and the environment that names it and the service."""
-    with quick_folder() as folder:
-        course = Path(shutil.copytree(template, folder / "course"))
-        submit(course, "ann")
-        submit(course, "ben", lambda s: s.answer("double", "def double(x):\n    return 1  # half"))
-        starter(course).submit(course, "cat")
-        monkeypatch.setenv("DISTLAB_COURSE", str(course))
-        monkeypatch.setenv("DISTLAB_GRADER_SOCKET", str(folder / "grader.sock"))
-        monkeypatch.setenv("JUPYTERHUB_USER", "teacher")
-        monkeypatch.setenv("JUPYTER_CONFIG_PATH", str(folder))
-        monkeypatch.setenv("COLUMNS", "200")
-        yield course
+@pytest.fixture(autouse=True)
+def submissions(course: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three submissions, and the environment that names the course and the service."""
+    submit(course, "ann")
+    submit(course, "ben", lambda s: s.answer("double", "def double(x):\n    return 1  # half"))
+    starter(course).submit(course, "cat")
+    monkeypatch.setenv("DISTLAB_COURSE", str(course))
+    monkeypatch.setenv("DISTLAB_GRADER_SOCKET", str(socket_of(course)))
+    monkeypatch.setenv("JUPYTERHUB_USER", "teacher")
+    monkeypatch.setenv("JUPYTER_CONFIG_PATH", str(course.parent))
+    monkeypatch.setenv("COLUMNS", "200")
 
 
 @pytest.fixture

@@ -17,14 +17,14 @@ from typing import Any
 
 import nbformat
 
-from distlab.course.grade import autograded, batch, collected, gradebook, queue, records
+from distlab.course.grade import autograded, batch, collected, gradebook, owner, queue, records
 from distlab.course.grade.queue import Queue, State
-from tests.course.batch_rig import grade_all, quick_folder, released, scores, submit
+from tests.course.batch_rig import grade_all, scores, submit
 from tests.course.small_lab import LAB_ID, Submission
 
 KILLS = 100
 STUDENTS = ("ann", "ben", "cat", "dan")
-TRACED = {module.__file__ for module in (autograded, batch, collected, gradebook, queue, records)}
+TRACED = {module.__file__ for module in (autograded, batch, collected, gradebook, owner, queue, records)}
 RIGHT = {"test_double": 2.0, "hidden_double": 3.0, "hidden_triple": 5.0, "explain": None}
 WRONG = {"test_double": 0.0, "hidden_double": 0.0, "hidden_triple": 0.0, "explain": None}
 
@@ -125,12 +125,7 @@ def check_graded_once(course: Path, when: datetime, right: bool, versions: int) 
     assert not list((course / "grading" / "owners").iterdir())
 
 
-def test_each_submission_is_graded_exactly_once_whenever_the_grader_is_killed() -> None:
-    with quick_folder() as folder:
-        kill_and_restart(released(folder).course)
-
-
-def kill_and_restart(course: Path) -> None:
+def test_each_submission_is_graded_exactly_once_whenever_the_grader_is_killed(course: Path) -> None:
     when, versions = submit_all(course, 0), 1
     steps = run_until(course, last=0)
     assert steps is not None

@@ -18,7 +18,7 @@ from nbformat.notebooknode import NotebookNode
 from nbformat.v4 import new_markdown_cell, new_output
 
 from distlab.course.grade.collected import Collected
-from distlab.course.grade.queue import give_like
+from distlab.course.grade.owner import give_like
 from distlab.course.grade.records import Record
 from distlab.course.grade.work import Graded, Result, Shown, Verdict
 from distlab.course.homes import give

@@ -27,7 +27,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from distlab.course.grade.autograded import fill, keep_others, put_in_place, write_stage
 from distlab.course.grade.collected import Collected, Lab
 from distlab.course.grade.gradebook import LatePenalty, Marks
-from distlab.course.grade.queue import MAX_FAULTS, Asked, Job, Owner, Queue, State
+from distlab.course.grade.owner import Owner
+from distlab.course.grade.queue import MAX_FAULTS, Asked, Job, Queue, State
 from distlab.course.grade.records import record_of, same_for_all
 from distlab.course.grade.work import Limits, Result, Verdict, Work
 from distlab.errors import SettingError, WorkError

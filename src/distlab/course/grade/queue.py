@@ -15,10 +15,8 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import os
 import sqlite3
 import threading
-import time
 import uuid
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -27,6 +25,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from distlab.course.grade.owner import Owner, alive, boot_id, clock, give_like
 from distlab.errors import WorkError
 
 MAX_FAULTS = 3
@@ -125,29 +124,6 @@ class Job:
         return cls(**{**values, "state": State(row["state"]), "timed": bool(row["timed"])})
 
 
-class Owner:
-    """A coordinator's proof of life: a locked file, which the system unlocks when the process ends.
-
-    Unlike a process id it means the same in every sandbox, and is never another process's.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.id = uuid.uuid4().hex
-        self._path = folder / self.id
-        while True:
-            self._file = open(self._path, "w")  # noqa: SIM115 (held until close)
-            give_like(folder, self._path)
-            fcntl.flock(self._file, fcntl.LOCK_EX)
-            with contextlib.suppress(FileNotFoundError):
-                if self._path.stat().st_ino == os.fstat(self._file.fileno()).st_ino:
-                    return
-            self._file.close()  # another took it for a dead one's before it was locked, and removed it
-
-    def close(self) -> None:
-        self._path.unlink(missing_ok=True)
-        self._file.close()
-
-
 class Queue:
     """The queue of one course directory. Methods may be called from several threads and processes."""
 
@@ -189,7 +165,7 @@ class Queue:
         owner = Owner(self.folder / "owners")
         for lock in (self.folder / "owners").iterdir():
             if lock.name != owner.id:
-                _alive(lock)
+                alive(lock)
         return owner
 
     # What is asked for
@@ -336,14 +312,14 @@ class Queue:
 
     def _free_lost(self, owner: Owner) -> None:
         """Queue again what was leased by a process that is gone, or for longer than any submission takes."""
-        alive = {owner.id: True}
+        lives = {owner.id: True}
         for row in self._db.execute("SELECT id, owner, boot, lease_until FROM job WHERE state = 'leased'"):
             holder = row["owner"]
-            if holder not in alive:
-                alive[holder] = _alive(self.folder / "owners" / holder)
+            if holder not in lives:
+                lives[holder] = alive(self.folder / "owners" / holder)
             # The clock counts from the start of the machine: a lease of before is its dead owner's.
             expired = row["boot"] == boot_id() and row["lease_until"] < clock()
-            if expired or not alive[holder]:
+            if expired or not lives[holder]:
                 self._db.execute("UPDATE job SET state = 'queued', owner = NULL WHERE id = ?", (row["id"],))
 
     def left(self, assignment: str | None = None) -> int:
@@ -461,33 +437,3 @@ class Queue:
 def now() -> str:
     """The time of day, UTC, for people."""
     return datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S.%f")
-
-
-def clock() -> float:
-    """Seconds since the machine started, sleep included: nobody can set it back."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME)
-
-
-def boot_id() -> str:
-    """Tells one start of the machine from the next."""
-    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-
-
-def give_like(folder: Path, path: Path) -> None:
-    """As root, give `path` to whom `folder` belongs: an instructor's server works with the same files."""
-    if os.geteuid() == 0:
-        owner = folder.stat()
-        os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)
-
-
-def _alive(lock: Path) -> bool:
-    try:
-        with open(lock, "rb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(lock)
-            return False
-    except BlockingIOError:
-        return True
-    except FileNotFoundError:
-        return False
