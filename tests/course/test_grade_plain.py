@@ -54,10 +54,10 @@ def same(one: Any, other: Any) -> bool:
     if type(one) is not type(other):
         return False
     match one:
+        case float() if math.isnan(one):
+            return math.isnan(other)
         case float():
-            return math.copysign(1, one) == math.copysign(1, other) and (
-                one == other or (math.isnan(one) and math.isnan(other))
-            )
+            return bool(one == other) and math.copysign(1, one) == math.copysign(1, other)
         case complex():
             return same(one.real, other.real) and same(one.imag, other.imag)
         case list() | tuple():

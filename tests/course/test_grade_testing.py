@@ -165,6 +165,8 @@ ENDINGS: list[tuple[str, Verdict, str]] = [
     ("assert look() == 1 and look() == 2, 'each call is one'", P, ""),
     ("from dataclasses import dataclass\n@dataclass\nclass D:\n    x: 'int'\nassert D(1).x == 1, 'dataclass'", P, ""),
     ("def f(x: int): pass\nassert f.__annotations__ == {'x': int}, 'no flags of another module'", P, ""),
+    ("import warnings\nwarnings.simplefilter('error')", P, ""),
+    ("import warnings\nwarnings.warn('of a test before')", P, ""),
     # What a test prints goes nowhere, wherever from.
     ("import sys, os, warnings\nprint(value); print(value, file=sys.stderr); warnings.warn('x')", P, ""),
 ]  # fmt: skip
@@ -505,6 +507,7 @@ def test_values_of_any_type_make_no_honest_test_pass(value: Any) -> None:
         {"stop": {"step": 1, "verdict": "great", "message": ""}},
         {"stop": {"step": "1", "verdict": "timeout", "message": ""}},
         {"done": False},
+        {"done": True},
     ],
     ids=str,
 )

@@ -31,6 +31,7 @@ import random
 import signal
 import sys
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from types import FrameType, TracebackType
@@ -87,7 +88,7 @@ def reports(
                     raise Malformed("a verdict that there is not")
                 yield Stop(step, Verdict(verdict), said[:MAX_MESSAGE])
                 return
-            case {"done": True}:
+            case {"done": True} if next(tests, None) is None:
                 return
             case _:
                 raise Malformed("not a report")
@@ -329,7 +330,13 @@ class _Nowhere(io.TextIOBase):
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    with contextlib.redirect_stdout(_Nowhere()), contextlib.redirect_stderr(_Nowhere()):
+    """What is printed goes nowhere, and what a test makes of warnings ends with it."""
+    nowhere = _Nowhere()
+    with (
+        contextlib.redirect_stdout(nowhere),
+        contextlib.redirect_stderr(nowhere),
+        warnings.catch_warnings(),
+    ):
         yield
 
 
