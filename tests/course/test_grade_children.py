@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ import pytest
 from distlab.course import cgroup
 from distlab.course.grade.children import Children, SandboxFailed
 from distlab.course.grade.warm import NOBODYS_UID
+from distlab.course.grade.wire import Closed
 from distlab.course.grade.work import Limits
 from distlab.course.processes import ProcessId
 from tests.course.children_rig import MIB, Running, is_gone, probing, processes_of
@@ -259,7 +261,9 @@ def test_when_the_server_dies_its_children_are_lost_and_the_next_has_a_new_one()
             running.run("import os; os.fork() or __import__('time').sleep(600)")
             server = children._server
             server.process.kill()
-            ended = running.child.ending(60)
+            with pytest.raises(Closed):
+                running.channel.receive(time.monotonic() + 60)
+            ended = running.child.kill()
             assert (ended.status, ended.signal, ended.lost) == (None, 9, True)
             assert is_gone(running.child)
         with Running(children) as running:

@@ -23,6 +23,8 @@ from distlab.course.grade import warm
 from distlab.course.grade.work import Limits
 
 TAIL_BYTES = 4096
+REPORT_S = 2.0
+"""How long the init of a child that was killed may take to say how it ended."""
 KILL_TIMEOUT_S = 30.0
 _CREDENTIALS = struct.Struct("iII")
 
@@ -68,7 +70,10 @@ class Child:
         self.cores: list[int] = []
         self.pid = self.uid = 0
         self.group = group
-        self._pid_fd = -1
+        self._init_fd = (
+            self._main_fd
+        ) = -1  # pidfds of its init, and of the process that runs the role's function
+        self._fds_lock = threading.Lock()
         self._control, self.their_control = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._control.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
         self._output, self.their_output = os.pipe()
@@ -89,8 +94,12 @@ class Child:
 
     def kill(self) -> Ending:
         """End it and everything that it started; returns when nothing of it is left. May be called twice."""
-        self._killed = True
-        self._send_kill()
+        # Its channel can close before its end is known: its init is left to say how it ended, and gets to say
+        # so at once, as now it does end.
+        self._signal("_main_fd")
+        if not self._ended.wait(REPORT_S):
+            self._killed = True
+            self._send_kill()
         return self.ending(KILL_TIMEOUT_S)
 
     def ending(self, timeout_s: float | None = None) -> Ending:
@@ -123,30 +132,33 @@ class Child:
     def begin(self, deadline: float) -> None:
         """Meet its init, move it into the control group, and see it start."""
         self._control.settimeout(max(0.001, deadline - time.monotonic()))
-        data, ancillary, _, _ = self._control.recvmsg(
-            warm.MAX_MESSAGE_BYTES, socket.CMSG_SPACE(_CREDENTIALS.size)
-        )
-        self._expect("hello", data)
-        self.pid = _CREDENTIALS.unpack(ancillary[0][2])[0]
+        self.pid = self._expect("hello")
         # It waits for the answer, so that the number is still its own.
-        self._pid_fd = os.pidfd_open(self.pid)
+        self._init_fd = os.pidfd_open(self.pid)
         if self.process is None:
             self.group.add(self.pid)
             self.uid = warm.NOBODYS_UID + self.pid
         self._control.send(json.dumps({"uid": self.uid}).encode())
-        self._expect("started", self._control.recv(warm.MAX_MESSAGE_BYTES))
+        self._main_fd = os.pidfd_open(self._expect("started"))
+        self._control.send(b'{"go": 1}')
         self._control.setblocking(False)
 
-    def _expect(self, word: str, data: bytes) -> None:
+    def _expect(self, word: str) -> int:
+        """The process that says `word`."""
+        data, ancillary, _, _ = self._control.recvmsg(
+            warm.MAX_MESSAGE_BYTES, socket.CMSG_SPACE(_CREDENTIALS.size)
+        )
         if not data:
             raise ConnectionResetError("it ended before it began")
         if word not in (told := json.loads(data)):
             raise SandboxFailed(f"the {self.role} sandbox did not start: {told.get('failed', told)}")
+        pid: int = _CREDENTIALS.unpack(ancillary[0][2])[0]
+        return pid
 
     def watch(self) -> None:
         """Until all of it is gone: count what it prints, hear how it ended, and end what is left then."""
         poll = select.poll()
-        for fd in (self._output, self._control.fileno(), self._pid_fd):
+        for fd in (self._output, self._control.fileno(), self._init_fd):
             poll.register(fd, select.POLLIN)
         while True:
             ready = {fd for fd, _ in poll.poll()}
@@ -154,7 +166,7 @@ class Child:
                 poll.unregister(self._output)
             if self._control.fileno() in ready and not self._hear():
                 poll.unregister(self._control)
-            if self._pid_fd in ready:
+            if self._init_fd in ready:
                 break
         self._hear()
         self._drain()
@@ -196,10 +208,14 @@ class Child:
 
     def _send_kill(self) -> None:
         """The end of process 1 is the end of its whole namespace: nothing can be started any more."""
-        with contextlib.suppress(OSError):
-            signal.pidfd_send_signal(self._pid_fd, signal.SIGKILL)
+        self._signal("_init_fd")
         if self.process is not None:
             self.process.kill()
+
+    def _signal(self, name: str) -> None:
+        """SIGKILL to the process that the descriptor stands for, if it is still open."""
+        with self._fds_lock, contextlib.suppress(OSError):
+            signal.pidfd_send_signal(getattr(self, name), signal.SIGKILL)
 
     def abandon(self) -> None:
         """End what did not begin."""
@@ -216,7 +232,8 @@ class Child:
         finally:
             self._control.close()
             os.close(self._output)
-            if self._pid_fd >= 0:
-                os.close(self._pid_fd)
-                self._pid_fd = -1
+            with self._fds_lock:  # the numbers are others' from here on
+                for fd in {self._init_fd, self._main_fd} - {-1}:
+                    os.close(fd)
+                self._init_fd = self._main_fd = -1
             self._ended.set()

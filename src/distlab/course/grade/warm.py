@@ -15,7 +15,8 @@ socket, the pipe for what is printed, then the role's channels. Each child is tw
 
 With `--walled` the sandbox around this program has the walls already (a normal user's, made by bubblewrap):
 it serves one request, as that child's init. On the control socket init sends `{"hello": 1}`, the host
-`{"uid": N}`, the child `{"started": 1}`, init `{"status": N}` (as of waitpid); or one of them `{"failed": why}`.
+`{"uid": N}`, the child `{"started": 1}`, the host `{"go": 1}`, in the end init `{"status": N}` (as of waitpid); or
+one of them `{"failed": why}`.
 """
 
 from __future__ import annotations
@@ -275,6 +276,8 @@ def _be_child(request: Request, uid: int) -> NoReturn:
             torch.set_num_threads(len(request.cores))
         channels = [Channel(socket.socket(fileno=3 + i)) for i in range(len(request.channels))]
         control.send(b'{"started": 1}')
+        if not control.recv(MAX_MESSAGE_BYTES):  # now the host has a hold on this process
+            os._exit(1)
         control.close()
     except BaseException as error:
         _send(control, {"failed": f"{type(error).__name__}: {error}"})
