@@ -6,12 +6,17 @@ import errno
 import json
 import os
 import shutil
+import sqlite3
 import threading
+from contextlib import closing
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 from nbgrader.utils import determine_grade, is_grade
+from sqlalchemy import event
+from sqlalchemy.engine import Engine
 
 from distlab.course.grade.batch import GraderUnavailable
 from distlab.course.grade.collected import Collected, Lab
@@ -414,3 +419,43 @@ def test_two_coordinators_share_a_queue(course: Path) -> None:
 def test_an_assignment_that_is_not_released_is_named(course: Path) -> None:
     with Queue(course) as queue, pytest.raises(SettingError, match="'mod-9-lab-9' is not released"):
         batch(course, queue).ask("mod-9-lab-9", ["ann"], by="t", reason="")
+
+
+def test_no_submission_costs_more_for_those_that_are_there_already(course: Path) -> None:
+    """No statement of grading reads a table from end to end."""
+    asked: list[tuple[str, Any]] = []
+
+    def note(_connection: Any, _cursor: Any, statement: str, parameters: Any, *_more: Any) -> None:
+        asked.append((statement, parameters))
+
+    for student in ("ann", "ben"):
+        submit(course, student)
+    with Queue(course) as queue:
+        work = batch(course, queue)
+        work.ask(LAB_ID, ["ann", "ben"], by="t", reason="")
+        of_queue: list[str] = []
+        queue._db.set_trace_callback(of_queue.append)
+        event.listen(Engine, "before_cursor_execute", note)
+        try:
+            work.run()
+        finally:
+            event.remove(Engine, "before_cursor_execute", note)
+            queue._db.set_trace_callback(None)
+    writing = next(
+        at for at, (statement, _) in enumerate(asked) if "INTO distlab_applied VALUES" in statement
+    )
+    assert len(asked) - writing > 20
+    assert len(of_queue) > 20
+    for file, statements in (
+        ("gradebook.db", asked[writing:]),
+        ("grading.db", [(one, ()) for one in of_queue]),
+    ):
+        with closing(sqlite3.connect(course / file)) as db:
+            for statement, parameters in statements:
+                if not statement.startswith(("SELECT", "UPDATE", "DELETE FROM distlab_applied")):
+                    continue
+                for *_, step in db.execute(f"EXPLAIN QUERY PLAN {statement}", parameters):
+                    assert not step.startswith("SCAN") or "USING" in step or "CONSTANT" in step, (
+                        step,
+                        statement,
+                    )
