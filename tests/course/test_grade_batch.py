@@ -20,6 +20,7 @@ from sqlalchemy.engine import Engine
 
 from distlab.course.grade.batch import GraderUnavailable
 from distlab.course.grade.collected import Collected, Lab
+from distlab.course.grade.gradebook import Marks
 from distlab.course.grade.queue import MAX_FAULTS, Queue, State
 from distlab.course.grade.records import Record
 from distlab.course.grade.work import Graded, Result, Verdict, Work
@@ -272,6 +273,23 @@ def test_a_test_that_cannot_be_run_needs_a_person_and_the_others_count(course: P
 
     grade_all(course, grader=grader)
     assert scores(course, "ann") == {**FULL, "hidden_double": None}
+
+
+def test_a_gradebook_that_cannot_be_written_loses_no_result(
+    course: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    submit(course, "ann")
+
+    def locked(_marks: Marks, _jobs: object) -> None:
+        raise sqlite3.OperationalError("database is locked")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Marks, "apply", locked)
+        with pytest.raises(sqlite3.OperationalError):
+            grade_all(course)
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("grade-")]
+    assert grade_all(course, grader=broken) == []  # nothing is graded again
+    assert scores(course, "ann") == FULL
 
 
 @pytest.mark.parametrize("points", [float("nan"), 4.0, -1.0])

@@ -122,16 +122,24 @@ class Batch:
     def run(self) -> None:
         """Work until nothing is left. Raises `GraderUnavailable`, and whatever broke the batch itself."""
         owner = self.queue.owner()
-        with Marks(self.course, self.late_penalty) as marks:
-            self._sweep(owner)
-            threads = [
-                threading.Thread(target=self._work, args=(owner,), name=f"grade-{n}", daemon=True)
-                for n in range(self.workers)
-            ]
-            for thread in threads:
-                thread.start()
-            self._write_until_ended(marks, threads)
-        owner.close()
+        try:
+            with Marks(self.course, self.late_penalty) as marks:
+                self._sweep(owner)
+                threads = [
+                    threading.Thread(target=self._work, args=(owner,), name=f"grade-{n}", daemon=True)
+                    for n in range(self.workers)
+                ]
+                for thread in threads:
+                    thread.start()
+                try:
+                    self._write_until_ended(marks, threads)
+                except Exception:
+                    self.stop()
+                    for thread in threads:
+                        thread.join()
+                    raise
+        finally:
+            owner.close()
         if self._broken is not None:
             raise self._broken
 

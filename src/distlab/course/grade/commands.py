@@ -305,9 +305,9 @@ def _run(batch: Batch, quiet: bool) -> None:
     """Run with a progress bar where a person looks on. Ctrl-C lets what runs finish, a second one ends at once."""
 
     def stop(_signum: int, _frame: object) -> None:
+        batch.stop()
         for each in STOPS:
             signal.signal(each, signal.default_int_handler)
-        batch.stop()
         print("Finishing what runs; Ctrl-C again ends at once.", file=sys.stderr)
 
     before = {each: signal.signal(each, stop) for each in STOPS}
