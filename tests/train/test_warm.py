@@ -11,6 +11,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
+import torch.distributed as dist
 
 from distlab.errors import LaunchError
 from distlab.train import warm
@@ -24,6 +25,10 @@ def _surroundings() -> tuple[int, str, str | None, int, float]:
 
 def _threads() -> int:
     return torch.get_num_threads()
+
+
+def _debug_level() -> str:
+    return dist.get_debug_level().name
 
 
 def _kill_the_server() -> None:
@@ -54,6 +59,12 @@ def test_ranks_do_not_inherit_each_others_descriptors() -> None:
 
 def test_each_launch_has_its_own_threads() -> None:
     assert [launch(_threads, 1, threads_per_rank=n)[0] for n in (2, 1)] == [2, 1]
+
+
+def test_torch_distributeds_debug_level_is_the_one_of_now(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert launch(_debug_level, 1) == ["OFF"]
+    monkeypatch.setenv("TORCH_DISTRIBUTED_DEBUG", "DETAIL")
+    assert launch(_debug_level, 1) == ["DETAIL"]
 
 
 def test_what_libraries_read_when_loaded_makes_a_new_server(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -125,10 +125,11 @@ def _call(job: Job) -> object:
     import torch
     import torch.distributed as dist
 
-    torch.set_num_threads(job.threads)
-
     from distlab.observe.profile.flight import flight_recorder
 
+    # What torch reads when it is imported, which was before this rank's environment was known.
+    torch.set_num_threads(job.threads)
+    dist.set_debug_level_from_env()
     gpu = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if job.backend == "nccl" else None
     if gpu is not None:
         torch.cuda.set_device(gpu)

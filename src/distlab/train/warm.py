@@ -126,9 +126,29 @@ def _affinity() -> list[int]:
     return sorted(os.sched_getaffinity(0))
 
 
+class _Forked:
+    """The server as a child that was forked, as far as this module uses `subprocess.Popen`."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self._ended = False
+
+    def poll(self) -> int | None:
+        """None while it runs."""
+        if not self._ended:
+            self._ended = os.waitpid(self.pid, os.WNOHANG)[0] == self.pid
+        return 0 if self._ended else None
+
+    def wait(self) -> int:
+        if not self._ended:
+            os.waitpid(self.pid, 0)
+            self._ended = True
+        return 0
+
+
 @dataclass
 class _Server:
-    process: subprocess.Popen[bytes]
+    process: subprocess.Popen[bytes] | _Forked
     requests: socket.socket
     owner: int
     """The process that made it: one that was forked from that makes its own."""
@@ -198,6 +218,21 @@ def _new_server() -> _Server:
     finally:
         os.close(errors)
     return _Server(process, ours, os.getpid(), _variables())
+
+
+def prefork() -> None:
+    """Make the server by a fork of this process, which has torch, one thread, and nothing done yet."""
+    global _server
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    pid = os.fork()
+    if pid == 0:
+        kept = theirs.detach()
+        os.closerange(3, kept)
+        os.closerange(kept + 1, os.sysconf("SC_OPEN_MAX"))
+        os.setsid()
+        serve(socket.socket(fileno=kept))
+    theirs.close()
+    _server = _Server(_Forked(pid), ours, os.getpid(), _variables())
 
 
 def _ready(requests: socket.socket) -> bool:

@@ -18,6 +18,7 @@ from __future__ import annotations
 import base64
 import builtins
 import contextlib
+import importlib
 import io
 import itertools
 import operator
@@ -39,6 +40,7 @@ from traitlets.config import Config
 
 from distlab.course.grade import plain
 from distlab.course.grade.wire import Channel, Closed, Malformed, TooLarge
+from distlab.train import warm
 
 WORK = Path("/tmp/lab")
 """Where the notebook runs, beside its own files."""
@@ -280,6 +282,8 @@ def prepare() -> Shell:
     if Shell.initialized():
         return Shell.instance()
     os.environ["MPLBACKEND"] = INLINE
+    for name in warm.IMPORTS:
+        importlib.import_module(name)
     config = Config()
     config.HistoryManager.enabled = False
     config.InteractiveShell.colors = "nocolor"
@@ -302,6 +306,7 @@ def prepare() -> Shell:
 
 def serve(channel: Channel, work: Path = WORK) -> None:
     """Do what comes over `channel` until its other end is closed."""
+    warm.prefork()  # a lab's `launch` need not import torch again
     session = _Session(channel)
     work.mkdir(parents=True, exist_ok=True)
     os.chdir(work)
