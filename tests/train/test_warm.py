@@ -28,7 +28,8 @@ def _threads() -> int:
 
 
 def _debug_level() -> str:
-    return dist.get_debug_level().name
+    name: str = dist.get_debug_level().name  # type: ignore[attr-defined]
+    return name
 
 
 def _kill_the_server() -> None:

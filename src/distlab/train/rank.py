@@ -129,7 +129,7 @@ def _call(job: Job) -> object:
 
     # What torch reads when it is imported, which was before this rank's environment was known.
     torch.set_num_threads(job.threads)
-    dist.set_debug_level_from_env()
+    dist.set_debug_level_from_env()  # type: ignore[attr-defined]
     gpu = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if job.backend == "nccl" else None
     if gpu is not None:
         torch.cuda.set_device(gpu)
