@@ -132,6 +132,10 @@ def _reason(stop: Stop, session: Child) -> Stop:
     if ending.output:
         mib = limits.output_bytes // MIB
         return Stop(stop.step, Verdict.OUTPUT, f"Your code printed more than {mib} MiB.")
+    if ending.processor:
+        return Stop(
+            stop.step, Verdict.TIMEOUT, f"Your code used more than {limits.cpu_s:g} s of processor time."
+        )
     if ending.violation:
         return Stop(stop.step, Verdict.VIOLATION, "Your code made a system call that no notebook needs.")
     return stop
