@@ -22,8 +22,9 @@ from distlab.course.check_lab import (
 from distlab.course.grade.children import Children
 from distlab.course.grade_file import grade_file
 from distlab.course.labsource import LabError
-from distlab.course.release import ReleaseError, learner_notebook
+from distlab.course.release import ReleaseError, learner_notebook, release_all
 from distlab.course.sandbox import availability
+from distlab.course.site import Site
 from distlab.errors import SettingError
 from tests.course.small_lab import LAB, LAB_ID, Submission, write_lab
 
@@ -164,10 +165,11 @@ def test_slow_answers_are_late() -> None:
 
 def test_release_refuses_a_model_answer_that_fails(tmp_path: Path) -> None:
     root = write_all(tmp_path)
-    refuse_failing_model(root, LAB_ID)
+    site = Site(root)
+    assert release_all(site, refuse_failing_model) == [LAB_ID]
     write_all(root, LAB.replace("assert triple(7) == 21", 'assert triple(7)["x"]'))
     with pytest.raises(ReleaseError, match=r"lab\.md: cell 7, line \d+: .*'hidden_triple'.*model answer"):
-        refuse_failing_model(root, LAB_ID)
+        release_all(site, refuse_failing_model)
     report_path(root, LAB_ID).parent.mkdir(parents=True)
     report_path(root, LAB_ID).write_text(json.dumps({"inputs": inputs_digest(root, LAB_ID)}))
     refuse_failing_model(root, LAB_ID)  # was checked already, says the report

@@ -187,10 +187,10 @@ def deep_report(root: Path, lab: str, findings: list[Finding], children: Childre
     def each(mutant: Mutant, killed: bool) -> None:
         nonlocal done
         done += 1
+        print(f"[{done}/{len(all_mutants)}] {'killed' if killed else 'lives'}: {mutant.id}", flush=True)
         if not killed:
             why = explanations.get(mutant.id, "NOT EXPLAINED")
-            print(f"[{done}/{len(all_mutants)}] lives: {mutant.id}, line {mutant.line}: {mutant.before}")
-            print(f"    as {mutant.after}\n    {why}", flush=True)
+            print(f"    line {mutant.line}: {mutant.before}\n    as {mutant.after}\n    {why}", flush=True)
 
     result = survival(work, all_mutants, explanations, run, each)
     for name in sorted(explanations.keys() - {mutant.id for mutant in result.explained}):
