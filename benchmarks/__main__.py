@@ -10,7 +10,18 @@ import sys
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import book, checkpoints, collectives, observe, predict, recovery, site, starting, train
+from benchmarks import (
+    book,
+    checkpoints,
+    collectives,
+    grade,
+    observe,
+    predict,
+    recovery,
+    site,
+    starting,
+    train,
+)
 from benchmarks.results import Result, record
 
 BENCHMARKS = {
@@ -31,6 +42,9 @@ BENCHMARKS = {
     "recovery.ray": recovery.ray,
     "recovery.horovod": recovery.horovod,
     "book.build": book.build,
+    "grade.throughput": grade.throughput,
+    "grade.overhead_s": grade.overhead,
+    "grade.workers": grade.workers,
     "site.second_up": site.second_up,
     "site.open_lab": site.open_lab,
     "site.learners": site.twenty_learners,

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from nbgrader.api import Gradebook
+from nbgrader.api import Gradebook  # type: ignore[import-untyped]
 
 from distlab.course import jupyter
 from distlab.course.grade.graders import SOCKET_ENV

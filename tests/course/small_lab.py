@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 LAB_ID = "mod-1-lab-1"
 SOLUTION_CANARY = "kestrel_solution_canary"
@@ -99,12 +100,13 @@ class Submission:
     def __init__(self, released: Path) -> None:
         self.notebook = json.loads(released.read_text())
 
-    def cell(self, grade_id: str) -> dict:
-        return next(
+    def cell(self, grade_id: str) -> dict[str, Any]:
+        found: dict[str, Any] = next(
             cell
             for cell in self.notebook["cells"]
             if cell["metadata"].get("nbgrader", {}).get("grade_id") == grade_id
         )
+        return found
 
     def answer(self, grade_id: str, source: str) -> Submission:
         self.cell(grade_id)["source"] = source
@@ -116,7 +118,12 @@ class Submission:
         return self.answer("explain", "Because $2x$ is `x + x`, and $a < b$.")
 
     def add(self, source: str, at: int = 1, cell_type: str = "code", **metadata: object) -> Submission:
-        cell = {"cell_type": cell_type, "metadata": metadata, "source": source, "id": f"added-{at}"}
+        cell: dict[str, Any] = {
+            "cell_type": cell_type,
+            "metadata": metadata,
+            "source": source,
+            "id": f"added-{at}",
+        }
         if cell_type == "code":
             cell |= {"outputs": [], "execution_count": None}
         self.notebook["cells"].insert(at, cell)

@@ -1,0 +1,151 @@
+"""Grading: submissions per second beside stock nbgrader, what isolation costs, what a second worker brings."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import psutil
+
+from benchmarks.results import Result
+from distlab.course.grade.batch import Batch
+from distlab.course.grade.children import Children
+from distlab.course.grade.grader import grade
+from distlab.course.grade.queue import Queue
+from distlab.course.grade.work import Cell, Kind, Work
+from distlab.course.release import release_all
+from distlab.course.site import Site
+from tests.course.grading_rig import grading_service, instructor_env
+from tests.course.small_lab import LAB, LAB_ID, Submission, write_lab
+
+STUDENTS = 30
+REPEATS = 3
+LIGHT_LAB = LAB.replace("import math", "import torch")
+"""Three tests, two functions, and the import that every lab of the course begins with."""
+
+COMPUTE = """
+def work():
+    total = 0
+    for i in range(15_000_000):
+        total += i
+    return total
+
+total = work()
+"""
+"""About a second of one processor."""
+
+
+def throughput() -> list[Result]:
+    """30 submissions of a light lab: `distlab course grade` with the site's service, isolation on, and stock
+    `nbgrader autograde`, which has none; each from the command's start to its end."""
+    with tempfile.TemporaryDirectory() as folder:
+        site = _site(Path(folder))
+        stock = _stock_s(site, Path(folder) / "stock")
+        home = Path(folder) / "home"
+        with grading_service(site):
+            ours = []
+            for number in range(REPEATS + 1):
+                if number:
+                    shutil.rmtree(site.course / "autograded")
+                    for path in site.course.glob("grading.db*"):
+                        path.unlink()
+                started = time.perf_counter()
+                _run([_program("distlab"), "course", "grade", LAB_ID], instructor_env(site, home), home)
+                ours.append(time.perf_counter() - started)
+    seconds = statistics.median(ours[1:])  # the first waits for the service to be ready
+    return [
+        Result("grade.throughput", STUDENTS / seconds, "submissions/s", "nbgrader", stock / seconds),
+        Result("grade.throughput.nbgrader", STUDENTS / stock, "submissions/s"),
+    ]
+
+
+def overhead() -> list[Result]:
+    """A submission that computes nothing: all that grading it takes is overhead. One worker, without marks."""
+    work = Work(
+        LAB_ID,
+        (
+            Cell("import torch\ndef double(x):\n    return 2 * x"),
+            Cell("assert double(2) == 4", "visible", Kind.VISIBLE, 1.0),
+            Cell("assert double(21) == 42, 'wrong'", "hidden", Kind.HIDDEN, 2.0),
+        ),
+        ("double",),
+    )
+    with Children() as children:
+        for _ in range(3):
+            grade(work, children)
+        times = []
+        for _ in range(30):
+            started = time.perf_counter()
+            grade(work, children)
+            times.append(time.perf_counter() - started)
+        memory = _memory_MiB()
+    return [
+        Result("grade.overhead_s", statistics.median(times), "s"),
+        Result("grade.server_MiB", memory, "MiB"),
+    ]
+
+
+def workers() -> list[Result]:
+    """Eight submissions with about two seconds of compute each, by one worker and by two."""
+    with tempfile.TemporaryDirectory() as folder, Children() as children:
+        site = _site(Path(folder), LAB.replace("import math", COMPUTE.strip()), students=8)
+        seconds: dict[int, list[float]] = {}
+        for count in (1, 2, 1, 2):
+            with Queue(site.course) as queue:
+                grader = functools.partial(grade, children=children)
+                batch = Batch(site.course, queue, grader, assignment=LAB_ID, workers=count)
+                batch.ask(LAB_ID, batch.lab(LAB_ID).students(), by="bench", reason="bench", again=True)
+                started = time.perf_counter()
+                batch.run()
+                seconds.setdefault(count, []).append(time.perf_counter() - started)
+    one, two = (statistics.median(seconds[count]) for count in (1, 2))
+    return [Result("grade.workers_2", 8 / two, "submissions/s", "one worker", one / two)]
+
+
+def _memory_MiB() -> float:  # noqa: N802 - units keep their case
+    """The proportional share of memory of the fork server and its sandbox."""
+    below = psutil.Process().children(recursive=True)
+    return sum(process.memory_full_info().pss for process in below) / 2**20
+
+
+def _site(folder: Path, lab: str = LIGHT_LAB, students: int = STUDENTS) -> Site:
+    """A course with submissions that earn all."""
+    site = Site(folder / "site")
+    write_lab(site.root, lab)
+    release_all(site)
+    released = site.course / "release" / LAB_ID / f"{LAB_ID}.ipynb"
+    for number in range(students):
+        Submission(released).honest().submit(site.course, f"student{number:02}")
+    return site
+
+
+def _stock_s(site: Site, folder: Path) -> float:
+    """The same submissions by nbgrader as it comes."""
+    for name in ("source", "release", "submitted"):
+        shutil.copytree(site.course / name, folder / name)
+    env = {**os.environ, "JUPYTER_CONFIG_DIR": str(folder / "none"), "HOME": str(folder)}
+    _run([_program("nbgrader"), "generate_assignment", LAB_ID, "--force"], env, folder)
+    started = time.perf_counter()
+    _run([_program("nbgrader"), "autograde", LAB_ID], env, folder)
+    seconds = time.perf_counter() - started
+    graded = json.loads((folder / "autograded" / "student00" / LAB_ID / f"{LAB_ID}.ipynb").read_text())
+    assert graded["cells"]
+    assert len(list((folder / "autograded").iterdir())) == STUDENTS
+    return seconds
+
+
+def _program(name: str) -> str:
+    return str(Path(sys.executable).with_name(name))
+
+
+def _run(command: list[str], env: dict[str, str], folder: Path) -> None:
+    done = subprocess.run(command, env=env, cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
