@@ -175,13 +175,16 @@ def test_what_python_looks_for_in_any_object_is_not_asked(learner: Learner) -> N
 
 def test_exceptions_are_also_of_their_builtin_class(learner: Learner) -> None:
     raises = learner.get("raises")
-    for cls in (ValueError, KeyError, FileNotFoundError, StopIteration, UnicodeError, RemoteError):
+    for cls in (ValueError, KeyError, FileNotFoundError, UnicodeError, RemoteError):
         with pytest.raises(cls) as caught:
             raises(cls.__name__ if cls is not RemoteError else "Exception")
         assert isinstance(caught.value, RemoteError)
     for name in ("KeyboardInterrupt", "SystemExit", "GeneratorExit"):
         with pytest.raises(RemoteError):
             raises(name)
+    with pytest.raises(RuntimeError) as stopped:  # else `all(map(...))` were true
+        list(map(raises, ["StopIteration"]))
+    assert stopped.value.kind == "StopIteration"  # type: ignore[attr-defined]
     with pytest.raises(TypeError) as missing:
         raises()
     assert "raises()" not in str(missing.value)

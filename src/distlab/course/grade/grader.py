@@ -27,8 +27,8 @@ import psutil
 from distlab.course.grade.children import Child, Children
 from distlab.course.grade.outputs import clean_outputs, count_or_none
 from distlab.course.grade.remote import GRACE_S, Learner, Stopped
-from distlab.course.grade.testing import Stop, complete, reports
-from distlab.course.grade.wire import Channel, WireError
+from distlab.course.grade.testing import TEST_TOO_LONG, Stop, complete, reports
+from distlab.course.grade.wire import Channel, TimedOut, WireError
 from distlab.course.grade.work import MIB, Cell, Graded, Kind, Result, Shown, Verdict, Work
 from distlab.machine import cores, cpu_model, gpus
 
@@ -113,8 +113,8 @@ def _test(work: Work, children: Children, stop: Stop | None) -> tuple[tuple[Grad
                     ended = report
                 else:
                     graded.append(report)
-        except WireError:
-            ended = _lost_tests(work, len(graded), tests)
+        except WireError as error:
+            ended = _lost_tests(work, len(graded), tests, late=isinstance(error, TimedOut))
         if ended and ended is not stop and ended != stop:
             ended = _reason(ended, session)
     return tuple(graded), ended
@@ -141,8 +141,8 @@ def _reason(stop: Stop, session: Child) -> Stop:
     return stop
 
 
-def _lost_tests(work: Work, done: int, tests: Child) -> Stop:
-    """The test process ended in the middle: where, and whose fault it was."""
+def _lost_tests(work: Work, done: int, tests: Child, late: bool) -> Stop:
+    """The test process ended in the middle, or said nothing in time: where, and whose fault it was."""
     ending = tests.kill()
     if ending.lost:
         raise _MachineFault("the sandbox of the tests was lost.")
@@ -150,6 +150,8 @@ def _lost_tests(work: Work, done: int, tests: Child) -> Stop:
     step = steps[done] if done < len(steps) else len(work.cells)
     if ending.memory:
         return Stop(step, Verdict.MEMORY, "The test needed too much memory for what your code gave.")
+    if late or ending.processor:  # inside one call of a library's, which no alarm interrupts
+        return Stop(step, Verdict.TIMEOUT, TEST_TOO_LONG)
     return Stop(step, Verdict.NOT_GRADABLE, "Not graded: the process of the tests ended.")
 
 

@@ -21,6 +21,7 @@ from __future__ import annotations
 import math
 import re
 import sys
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -31,6 +32,9 @@ from distlab.course.grade.wire import Malformed, TooLarge
 MAX_DEPTH = 64
 MAX_ITEMS = 1_000_000
 """Values in one encoding, counting those within containers, and the length of a range."""
+MAX_SAME_HASH = 100
+"""Keys of one set or dict that have one hash. Python compares each of them with all others: a million such keys,
+easily made of whole numbers, would take it hours that nothing can interrupt."""
 MAX_INT_BITS = 14_000
 """Of a whole number: Python turns up to 4,300 decimal digits into text."""
 MAX_BYTES = 64 * 2**20
@@ -328,6 +332,8 @@ class _Decoder:
         return dict(zip(self._distinct(flat[::2]), flat[1::2], strict=True))
 
     def _distinct(self, keys: list[Any]) -> list[Any]:
+        if max(Counter(map(hash, keys)).values(), default=0) > MAX_SAME_HASH:
+            raise Malformed("too many keys of one hash")
         if len(set(keys)) != len(keys):
             raise Malformed("a key stands twice")
         return keys

@@ -122,7 +122,12 @@ class Learner:
         if answer.get("interrupted") is True:
             raise self._stop(Stopped(Verdict.TIMEOUT, TOO_LONG, lost=False))
         if "raised" in answer:
-            raise self._error(answer["raised"])
+            error = self._error(answer["raised"])
+            # Outside `next` it would end a `map` or a `zip` of the test's early, as if all had been looked at.
+            if isinstance(error, StopIteration) and function != "next":
+                error, kind = ERRORS["RuntimeError"](), error.kind
+                error.kind = kind
+            raise error
         return self._value(answer, content)
 
     def _ask(

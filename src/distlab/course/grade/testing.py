@@ -52,6 +52,7 @@ MAX_MESSAGE = 500
 LEFT_OUT = "…"
 """Stands for a value in a message."""
 CHECK_FAILED = "A check of this test failed."
+TEST_TOO_LONG = "The test took too long with what your code gave."
 LIBRARY_MESSAGES = ("msg", "err_msg")
 """The keywords under which torch's and numpy's assertions take a message."""
 
@@ -348,7 +349,7 @@ def _time(learner: Learner) -> Iterator[None]:
 
     def over(_: int, __: FrameType | None) -> None:
         if running and not learner.asking:
-            raise Stopped(Verdict.TIMEOUT, "The test took too long with what your code gave.", lost=False)
+            raise Stopped(Verdict.TIMEOUT, TEST_TOO_LONG, lost=False)
 
     before = signal.signal(signal.SIGALRM, over)
     signal.setitimer(signal.ITIMER_REAL, max(learner.deadline - time.monotonic(), 0.001), 0.5)
