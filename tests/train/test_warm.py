@@ -98,3 +98,29 @@ def test_the_servers_imports_touch_no_gpu_and_nothing_beside_the_notebook(tmp_pa
         [sys.executable, "-P", "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
     )
     assert (done.stdout, done.returncode) == ("False\n", 0), done.stderr
+
+
+PREFORKED = """
+import threading, psutil, sys
+from distlab.train import warm
+from distlab.train.launch import launch
+from tests.train.test_warm import _surroundings
+
+if "threads" in sys.argv:
+    threading.Thread(target=threading.Event().wait, daemon=True).start()
+warm.prefork_if_alone()
+server = psutil.Process(launch(_surroundings, 2)[1][0])
+print(server.cmdline() == psutil.Process().cmdline(), server.parent() == psutil.Process())
+"""
+
+
+@pytest.mark.parametrize(("arguments", "forked"), [([], True), (["threads"], False)])
+def test_a_command_without_threads_forks_its_server(arguments: list[str], forked: bool) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", PREFORKED, *arguments],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout.splitlines()[-1:] == [f"{forked} True"], done.stderr

@@ -115,11 +115,13 @@ def run(config: TrainConfig, announce: bool = False) -> TrainResult | None:
         return train_with_ray(config, config.world_size)[0]
     if is_rank():
         return _run_as_rank(config)
+    if announce:
+        _say_start(config, "as processes")
+    from distlab.train import warm
     from distlab.train.launch import launch
     from distlab.train.loop import train
 
-    if announce:
-        _say_start(config, "as processes")
+    warm.prefork_if_alone()  # before anything here asks for a GPU
     results = launch(
         train,
         config.world_size,

@@ -229,10 +229,22 @@ def prefork() -> None:
         kept = theirs.detach()
         os.closerange(3, kept)
         os.closerange(kept + 1, os.sysconf("SC_OPEN_MAX"))
+        nothing = os.open(os.devnull, os.O_RDWR)
+        for standard in (0, 1, 2):
+            os.dup2(nothing, standard)
         os.setsid()
         serve(socket.socket(fileno=kept))
     theirs.close()
     _server = _Server(_Forked(pid), ours, os.getpid(), _variables())
+
+
+def prefork_if_alone() -> None:
+    """`prefork` for a command's process; not where there are threads, which a fork would lose (OpenMP's, say)."""
+    if (pid := os.fork()) == 0:  # OpenBLAS starts threads when it is imported, and ends them before a fork
+        os._exit(0)
+    os.waitpid(pid, 0)
+    if len(os.listdir("/proc/self/task")) == 1:
+        prefork()
 
 
 def _ready(requests: socket.socket) -> bool:
