@@ -11,7 +11,7 @@ runs in the learner's process, and nothing of the learner's process runs here.
 
 How a test ends:
 
-- passed, or as many points as its last expression says, if that is a number;
+- passed, or as many points as its last expression says, if that has a value;
 - failed: an assertion of its own. The message is the sentence that stands in the test's source, values left out;
 - failed: any other exception in the test's code. Tests are released only if they pass on the model solution, so it
   came of what the learner's code gave (`None` where a list was expected);
@@ -238,18 +238,20 @@ def _seed(seed: int) -> None:
 
 
 def _credit(value: Any, points: float) -> tuple[Verdict, float]:
-    """What the last expression of a test says: a number is one of points, all else says nothing.
+    """What the last expression of a test says: None says nothing, a number is one of points.
 
-    ValueError for a number out of range. It may come of what the learner's code gave, and full points for it
-    could be had by giving nonsense.
+    TypeError for all else, ValueError for a number out of range. It may come of what the learner's code gave (a
+    number and an array are an array), and full points for it could be had by giving nonsense.
     """
     number = (
         value.item()
         if type(value).__module__ in ("numpy", "torch") and getattr(value, "ndim", 1) == 0
         else value
     )
-    if type(number) not in (int, float):
+    if number is None:
         return Verdict.PASSED, points
+    if type(number) not in (int, float):
+        raise TypeError("not a number of points")
     if not 0 <= number <= points:
         raise ValueError("points out of range")
     if number == points:
