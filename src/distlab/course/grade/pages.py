@@ -10,6 +10,7 @@ links: so what is sanitised is the rendered HTML, the last step before the page.
 # mypy: disable-error-code="no-untyped-call"
 from __future__ import annotations
 
+import html
 from typing import Any
 
 import bleach  # type: ignore[import-untyped]
@@ -29,6 +30,19 @@ TAGS = {
     "sup", "table", "tbody", "td", "th", "thead", "tr", "ul",
 }  # fmt: skip
 DATA_IMAGES = ("data:image/png;base64,", "data:image/jpeg;base64,")
+
+MAX_MARKDOWN = 20_000
+"""Characters of a cell that are rendered. That takes a time of their square; a longer text is shown as it is."""
+
+
+class _Attachments(dict[str, dict[str, str]]):
+    """Pictures by name. One that is not there is shown as missing; nbconvert would give up the whole page."""
+
+    def __contains__(self, name: object) -> bool:
+        return True
+
+    def __missing__(self, name: str) -> dict[str, str]:
+        return {"image/png": ""}
 
 
 class OmitHiddenTests(Preprocessor):
@@ -59,11 +73,13 @@ def _verdict(cell: NotebookNode) -> str:
 @pass_context
 def safe_markdown(context: Context, source: str) -> str:
     """Markdown to HTML without scripts, styles, forms or anything that another host would serve."""
-    cell = context.get("cell", {})
-    renderer = IPythonRenderer(escape=False, attachments=cell.get("attachments", {}))
-    html = MarkdownWithMath(renderer=renderer).render(source)
+    if len(source) > MAX_MARKDOWN:
+        return f"<pre>{html.escape(source)}</pre>"
+    attachments = _Attachments(context.get("cell", {}).get("attachments", {}))
+    renderer = IPythonRenderer(escape=False, attachments=attachments)
+    rendered = MarkdownWithMath(renderer=renderer).render(source)
     clean: str = bleach.clean(
-        html, tags=TAGS, attributes=_allowed, protocols={"http", "https", "mailto", "data"}, strip=True
+        rendered, tags=TAGS, attributes=_allowed, protocols={"http", "https", "mailto", "data"}, strip=True
     )
     return clean
 

@@ -127,7 +127,7 @@ def _clean_cell(raw: dict[str, Any]) -> NotebookNode:
     if isinstance(source, list):
         source = "".join(part for part in source if isinstance(part, str))
     source = source if isinstance(source, str) else ""
-    source = source.encode("utf-8", "replace").decode("utf-8")[:MAX_SOURCE]
+    source = _writable(source)[:MAX_SOURCE]
     if raw.get("cell_type") == "code":
         cell: NotebookNode = new_code_cell(source)
         cell.outputs = clean_outputs(raw.get("outputs"))
@@ -157,8 +157,13 @@ def _clean_attachments(raw: Any) -> dict[str, dict[str, str]]:
             if mime in IMAGES and isinstance(content, str) and content.isascii()
         }
         if images:
-            clean[name] = images
+            clean[_writable(name)] = images
     return clean
+
+
+def _writable(text: str) -> str:
+    """Lone surrogates are valid JSON but cannot be written as UTF-8."""
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _unreadable(reason: str) -> NotebookNode:
