@@ -17,7 +17,7 @@ PROBE = Path(__file__).with_name("child_probe.py")
 MIB = 2**20
 
 
-def probing(prepare: str = "prepare", **arguments) -> Children:
+def probing(prepare: str = "prepare", mounts: tuple[Mount, ...] = (), **arguments) -> Children:
     """Children of the one role `probe`."""
     for problem in availability():
         pytest.skip(f"no sandbox with limits can be made here: {problem.what}")
@@ -25,7 +25,7 @@ def probing(prepare: str = "prepare", **arguments) -> Children:
     return Children(
         {"probe": "child_probe:serve"},
         f"child_probe:{prepare}",
-        (mount,),
+        (mount, *mounts),
         {"PYTHONPATH": "/opt/probe"},
         **arguments,
     )

@@ -18,6 +18,7 @@ from distlab.course.grade.warm import NOBODYS_UID
 from distlab.course.grade.wire import Closed
 from distlab.course.grade.work import Limits
 from distlab.course.processes import ProcessId
+from distlab.course.sandbox import Mount
 from tests.course.children_rig import MIB, Running, is_gone, probing, processes_of
 
 WORK = """
@@ -46,6 +47,17 @@ def reduce_ranks():
 
 answer = {"gradient": gradient, "product": product, "factorials": factorials, "roots": roots,
           "reduced": launch(reduce_ranks, 2), "threads": torch.get_num_threads()}
+"""
+
+BENEATH = """
+import os
+def refused(path):
+    try:
+        open(path, "w")
+    except OSError:
+        return True
+answer = [open("/tmp/deep/folder/file").read(), open("/tmp/deep/alone").read(),
+          refused("/tmp/deep/folder/new"), refused("/tmp/deep/alone"), refused("/tmp/deep/new"), os.listdir("/tmp")]
 """
 
 RAY = """
@@ -386,3 +398,12 @@ def test_groups_of_a_killed_maker_are_swept(tmp_path, monkeypatch):
     cgroup.sweep("grade-", lambda rest: rest.startswith("1-"))
     left = sorted(path.name for path in tmp_path.iterdir())
     assert left == ["distlab-grade-1-x", "distlab-grade-3-full", "distlab-other"]
+
+
+def test_an_environment_below_tmp_is_there_for_children_too(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    for name in ("folder/file", "alone"):
+        (tmp_path / name).write_text(name)
+    mounts = tuple(Mount(str(tmp_path / name), f"/tmp/deep/{name}") for name in ("folder", "alone"))
+    with probing(mounts=mounts) as children, Running(children) as running:
+        assert running.run(BENEATH) == ["folder/file", "alone", True, True, True, ["deep"]]

@@ -122,14 +122,17 @@ def run(config: TrainConfig, announce: bool = False) -> TrainResult | None:
     from distlab.train.loop import train
 
     warm.prefork_if_alone()  # before anything here asks for a GPU
-    results = launch(
-        train,
-        config.world_size,
-        config,
-        timeout_s=COLLECTIVE_TIMEOUT_S,
-        stop_s=STOP_S,
-        max_restarts=config.max_restarts,
-    )
+    try:
+        results = launch(
+            train,
+            config.world_size,
+            config,
+            timeout_s=COLLECTIVE_TIMEOUT_S,
+            stop_s=STOP_S,
+            max_restarts=config.max_restarts,
+        )
+    finally:
+        warm.end()
     return results[0]
 
 

@@ -14,6 +14,7 @@ import contextlib
 import errno
 import importlib
 import json
+import math
 import os
 import select
 import signal
@@ -44,6 +45,8 @@ READ_WHEN_LOADED = (
     "TORCH_CPP_", "TORCH_LOGS", "TORCH_SHOW_CPP_STACKTRACES",
 )  # fmt: skip
 """Variables that libraries read when they are loaded: where one has changed, a new server is made."""
+STEP_S = 0.1
+"""How long a wait lasts at a time: between two, Python handles a Ctrl-C that another thread took."""
 NUMBER = struct.Struct("i")
 
 
@@ -67,18 +70,17 @@ class Rank:
 
     def wait(self, timeout: float | None = None) -> int:
         """Raises subprocess.TimeoutExpired after `timeout` seconds."""
-        code = self._read(timeout)
-        if code is None:
-            assert timeout is not None
-            raise subprocess.TimeoutExpired("a rank", timeout)
+        deadline = math.inf if timeout is None else time.monotonic() + timeout
+        while (code := self._read(STEP_S)) is None:
+            if time.monotonic() > deadline:
+                raise subprocess.TimeoutExpired("a rank", timeout or 0)
         return code
 
-    def _read(self, timeout: float | None) -> int | None:
+    def _read(self, timeout: float) -> int | None:
         if self.returncode is None and select.select([self._ending], [], [], timeout)[0]:
             status = self._ending.recv(NUMBER.size)
             # Without the server its ranks are killed, too.
-            code = NUMBER.unpack(status)[0] if status else -signal.SIGKILL
-            self.returncode = code
+            self.returncode = NUMBER.unpack(status)[0] if status else -signal.SIGKILL
             self._ending.close()
         return self.returncode
 
@@ -227,7 +229,7 @@ def prefork() -> None:
     pid = os.fork()
     if pid == 0:
         kept = theirs.detach()
-        os.closerange(3, kept)
+        os.closerange(3, kept)  # (an empty range does no harm above 0)
         os.closerange(kept + 1, os.sysconf("SC_OPEN_MAX"))
         nothing = os.open(os.devnull, os.O_RDWR)
         for standard in (0, 1, 2):
@@ -247,11 +249,20 @@ def prefork_if_alone() -> None:
         prefork()
 
 
+def end() -> None:
+    """End the server, if there is one: nothing of a command is left when it has ended."""
+    global _server
+    with _lock:
+        if _server is not None:
+            _server.end()
+            _server = None
+
+
 def _ready(requests: socket.socket) -> bool:
-    """Wait for the server's first word; in short steps, between which Python handles a Ctrl-C."""
+    """Wait for the server's first word."""
     deadline = time.monotonic() + START_S
     while time.monotonic() < deadline:
-        if select.select([requests], [], [], 0.1)[0]:
+        if select.select([requests], [], [], STEP_S)[0]:
             return bool(requests.recv(1))
     return False
 

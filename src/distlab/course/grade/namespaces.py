@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import fcntl
 import os
+import re
 import socket
 import struct
 from collections.abc import Iterable
@@ -49,6 +50,17 @@ def enter(namespace_fd: int, kind: int) -> None:
 def mount(source: str, target: str, kind: str = "", flags: int = 0, options: str = "") -> None:
     names = [text.encode() for text in (source, target, kind)]
     _check(_libc.mount(*names, flags, options.encode() or None), f"mount {target}")
+
+
+def mounts_beneath(folder: str) -> list[str]:
+    """What is mounted somewhere in `folder`, outer ones first."""
+    found = []
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as lines:
+        for line in lines:
+            path = re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), line.split()[4])
+            if path.startswith(f"{folder}/"):
+                found.append(path)
+    return sorted(found, key=lambda path: path.count("/"))
 
 
 def unmount(target: str) -> None:

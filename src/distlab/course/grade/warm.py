@@ -31,6 +31,7 @@ import os
 import resource
 import signal
 import socket
+import stat
 import sys
 import traceback
 import types
@@ -232,10 +233,24 @@ def _build_walls(limits: Limits) -> None:
     namespaces.mount("proc", "/proc", "proc", no_programs | namespaces.NO_EXEC, "hidepid=2")
     options = f"mode=1777,size={limits.tmp_bytes},nr_inodes={MAX_FILES}"
     for folder in ("/tmp", "/dev/shm"):
-        namespaces.mount("tmpfs", folder, "tmpfs", no_programs, options)
+        _empty(folder, no_programs, options)
     terminals = "newinstance,ptmxmode=0666,mode=620"
     namespaces.mount("devpts", "/dev/pts", "devpts", namespaces.NO_SUID | namespaces.NO_EXEC, terminals)
     namespaces.loopback_up()
+
+
+def _empty(folder: str, flags: int, options: str) -> None:
+    """Mount an empty `folder`; what is mounted beneath it stays, such as an environment below /tmp."""
+    kept = [(path, os.open(path, os.O_PATH)) for path in namespaces.mounts_beneath(folder)]
+    namespaces.mount("tmpfs", folder, "tmpfs", flags, options)
+    for path, fd in kept:
+        if stat.S_ISDIR(os.fstat(fd).st_mode):
+            os.makedirs(path, exist_ok=True)
+        else:
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            Path(path).touch()
+        namespaces.mount(f"/proc/self/fd/{fd}", path, flags=namespaces.BIND)
+        os.close(fd)
 
 
 def _name_user(uid: int) -> None:
