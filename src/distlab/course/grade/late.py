@@ -16,7 +16,11 @@ def late_penalty() -> LatePenalty:
     app.load_cwd_config = False
     app.load_config_file()
     assign = AssignLatePenalties(config=app.config)
+    level = assign.log.level  # of a log that this process shares
     assign.log.setLevel("ERROR")
-    assign.init_plugin()
+    try:
+        assign.init_plugin()
+    finally:
+        assign.log.setLevel(level)
     rule: LatePenalty = assign.plugin_inst.late_submission_penalty
     return rule
