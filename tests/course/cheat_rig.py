@@ -245,7 +245,7 @@ FORMS = {form: word for word in CANARIES for form in _forms(word)}
 def leaked(text: str) -> set[str]:
     """The canaries that stand in `text`, plainly or in a common disguise: separators, case, another order, codes."""
     plain = html.unescape(text)
-    views = {text, plain, urllib.parse.unquote(plain), re.sub(r"\\u00([0-9a-f]{2})", _character, plain)}
+    views = {text, plain, urllib.parse.unquote(plain), re.sub(r"\\(?:u00|x)([0-9a-f]{2})", _character, plain)}
     bare = {_bare(view) for view in views} | {re.sub(r"<[^>]*>", "", view).lower() for view in views}
     return {word for view in bare for form, word in FORMS.items() if form in view}
 
