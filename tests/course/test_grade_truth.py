@@ -9,17 +9,22 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
+from nbformat.v4 import new_code_cell, new_notebook
+from nbgrader.preprocessors import Execute
+from nbgrader.utils import determine_grade
 
+from distlab.course.bank import wrong_answers
 from distlab.course.grade.batch import Batch
 from distlab.course.grade.children import Children
 from distlab.course.grade.grader import grade
+from distlab.course.grade.labwork import focused, lab_work
 from distlab.course.grade.queue import Queue
 from distlab.course.grade.records import Record
-from distlab.course.grade.work import Limits, Result, Verdict
+from distlab.course.grade.work import Limits, Result, Verdict, Work
 from distlab.course.release import release_all
 from distlab.course.sandbox import availability
 from distlab.course.site import COURSE_ID, Site
@@ -27,6 +32,8 @@ from tests.course.batch_rig import gradebook, quick_folder
 from tests.course.small_lab import HEADER, LAB_ID, Submission, write_lab
 
 pytestmark = pytest.mark.skipif(bool(availability()), reason="needs sandboxes with limits")
+
+REPO = Path(__file__).parents[2]
 
 CELL_S = 8
 """What both give a cell before they stop it; nbgrader's default is 30."""
@@ -179,7 +186,13 @@ class Graded:
 
 
 @pytest.fixture(scope="module")
-def graded() -> Iterator[Graded]:
+def children() -> Iterator[Children]:
+    with Children() as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def graded(children: Children) -> Iterator[Graded]:
     with quick_folder() as folder:
         site = Site(folder)
         write_lab(site.root, _lab())
@@ -192,7 +205,7 @@ def graded() -> Iterator[Graded]:
         stock = folder / "stock"
         shutil.copytree(site.course, stock)
         _nbgrader_autograde(stock, folder / "home")
-        results = _grade(site.course)
+        results = _grade(site.course, children)
         yield Graded(_points(stock, results), _points(site.course, results), results)
 
 
@@ -209,9 +222,9 @@ def _nbgrader_autograde(course: Path, home: Path) -> None:
     assert failed == list(NOT_GRADED), done.stderr[-3000:]
 
 
-def _grade(course: Path) -> dict[str, Result]:
+def _grade(course: Path, children: Children) -> dict[str, Result]:
     limits = Limits(cell_s=CELL_S, wall_s=120)
-    with Children() as children, Queue(course) as queue:
+    with Queue(course) as queue:
         grader = functools.partial(grade, children=children)
         batch = Batch(course, queue, grader, assignment=LAB_ID, workers=2, limits=limits)
         batch.ask(LAB_ID, batch.lab(LAB_ID).students(), by="teacher", reason="test")
@@ -261,3 +274,43 @@ def test_verdicts_say_how_it_ended(graded: Graded, student: str, verdict: Verdic
     for cell in result.cells:
         by_points = {cell.max_points: {Verdict.PASSED}, 0.0: set(Verdict) - {Verdict.PASSED, Verdict.PARTIAL}}
         assert cell.verdict in by_points.get(cell.points, {Verdict.PARTIAL})
+
+
+# The course's own labs
+
+
+def _variations(lab: str) -> Work:
+    """The model and all known-wrong answers one after the other, each with those of its tests that start no ranks."""
+    model = lab_work(REPO, lab, display=False)
+    tests = [cell.grade_id for cell in model.cells if cell.is_test]
+    light = {
+        test for test in tests if not any("launch(" in cell.source for cell in focused(model, [test]).cells)
+    }
+    cells = [*focused(model, light).cells]
+    for answer in wrong_answers(REPO, lab):
+        if failing := light & set(answer.fails):
+            changed = focused(answer.put_into(model), failing)
+            cells += [replace(cell, grade_id=f"{cell.grade_id} of {answer.name}") for cell in changed.cells]
+    return replace(model, cells=tuple(cells))
+
+
+def _points_in_one_kernel(work: Work, folder: Path) -> dict[str, float]:
+    """By nbgrader's own preprocessor, in a kernel of its own, and its own rule for points."""
+    notebook = new_notebook()
+    for cell in work.cells:
+        meta = {"grade_id": cell.grade_id, "grade": cell.is_test, "solution": False, "points": cell.points}
+        notebook.cells.append(new_code_cell(cell.source, metadata={"nbgrader": meta}))
+    Execute(timeout=120).preprocess(notebook, {"metadata": {"path": str(folder)}})
+    graded = [cell for cell in notebook.cells if cell.metadata.nbgrader.grade]
+    return {cell.metadata.nbgrader.grade_id: determine_grade(cell)[0] for cell in graded}
+
+
+@pytest.mark.parametrize("lab", ["mod-107-lab-3", "mod-14-lab-1"])
+def test_the_labs_tests_come_to_the_same(lab: str, children: Children, tmp_path: Path) -> None:
+    work = _variations(lab)
+    ours = {cell.grade_id: cell.points for cell in grade(work, children).cells}
+    assert _points_in_one_kernel(work, tmp_path) == ours
+    wrong = [points for test, points in ours.items() if " of " in test]
+    assert len(wrong) > 8
+    assert not any(wrong)
+    assert all(points for test, points in ours.items() if " of " not in test)
