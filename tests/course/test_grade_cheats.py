@@ -230,6 +230,7 @@ def test_a_sandbox_sees_nothing_of_the_course(course: Course) -> None:
         ("gc-hunt", "found [] []"),
         ("read-only-written", "left behind: []"),
         ("files-hunt", "hunted []"),
+        ("terminals-taken", "terminals: 64"),
     ],
 )
 def test_who_looks_finds_nothing(course: Course, student: str, says: str) -> None:

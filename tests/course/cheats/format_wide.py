@@ -1,5 +1,5 @@
 """
-attack: a notebook of two million empty objects, and one of a hundred thousand cells
+attack: a notebook of millions of empty objects
 after: the coordinator's memory: a small file, and twenty times as much once it is read
 """
 
@@ -8,5 +8,5 @@ from pathlib import Path
 
 def submit(folder: Path, notebook: dict) -> None:
     (folder / "mod-1-lab-1.ipynb").write_text(
-        '{"metadata": [' + "{}," * 500_000 + '0], "cells": [' + "{}," * 100_000 + "0]}"
+        '{"metadata": [' + "{}," * 1_500_000 + '0], "cells": [' + "{}," * 100_000 + "0]}"
     )

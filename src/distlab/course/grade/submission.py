@@ -22,6 +22,8 @@ from distlab.course.grade.outputs import IMAGES, clean_outputs, count_or_none
 from distlab.course.labsource import SCHEMA_VERSION
 
 MAX_NOTEBOOK_BYTES = 20 * 1024 * 1024
+MAX_PARTS = 3_000_000
+"""Lists, objects and their items, as far as characters tell. Each takes up to a hundred bytes of memory."""
 MAX_CELLS = 2000
 MAX_SOURCE = 200_000
 """Characters of one cell's source."""
@@ -35,6 +37,8 @@ def parse_notebook(content: bytes) -> NotebookNode:
     """A well-formed notebook of code and markdown cells from any bytes."""
     if len(content) > MAX_NOTEBOOK_BYTES:
         return _unreadable(f"it is larger than {MAX_NOTEBOOK_BYTES // 2**20} MiB")
+    if sum(map(content.count, (b"[", b"{", b","))) > MAX_PARTS:
+        return _unreadable(f"it has more than {MAX_PARTS} parts")
     try:
         raw = json.loads(content.decode("utf-8"))
     except (ValueError, RecursionError):

@@ -64,6 +64,8 @@ No account has these numbers, and no learner's server: see `distlab.course.homes
 OPEN_FILES = 4096
 MAX_FILES = 200_000
 """In /tmp, and in /dev/shm: as many as are forgotten quickly when a child ends."""
+MAX_TERMINALS = 64
+"""Pseudo-terminals of one child; the machine has 4,096 for all that runs on it."""
 LARGE_PAGE = 2 * 2**20
 MADV_COLLAPSE = 25
 OOM_SCORE = "900"
@@ -234,7 +236,7 @@ def _build_walls(limits: Limits) -> None:
     options = f"mode=1777,size={limits.tmp_bytes},nr_inodes={MAX_FILES}"
     for folder in ("/tmp", "/dev/shm"):
         _empty(folder, no_programs, options)
-    terminals = "newinstance,ptmxmode=0666,mode=620"
+    terminals = f"newinstance,ptmxmode=0666,mode=620,max={MAX_TERMINALS}"
     namespaces.mount("devpts", "/dev/pts", "devpts", namespaces.NO_SUID | namespaces.NO_EXEC, terminals)
     namespaces.loopback_up()
 
