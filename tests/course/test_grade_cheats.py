@@ -235,6 +235,8 @@ def test_a_sandbox_sees_nothing_of_the_course(course: Course) -> None:
         ("read-only-written", "left behind: []"),
         ("files-hunt", "hunted []"),
         ("terminals-taken", "terminals: 64"),
+        ("shown-flood", "left out: the notebook shows more than is kept"),
+        ("shown-flood", "still there"),
     ],
 )
 def test_who_looks_finds_nothing(course: Course, student: str, says: str) -> None:

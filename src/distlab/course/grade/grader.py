@@ -25,7 +25,7 @@ from typing import Any
 import psutil
 
 from distlab.course.grade.children import Child, Children
-from distlab.course.grade.outputs import clean_outputs, count_or_none
+from distlab.course.grade.outputs import LEFT_OUT, clean_outputs, count_or_none, size
 from distlab.course.grade.remote import GRACE_S, Learner, Stopped
 from distlab.course.grade.testing import TEST_TOO_LONG, Stop, complete, reports
 from distlab.course.grade.wire import Channel, TimedOut, WireError
@@ -75,8 +75,12 @@ def _overall(cells: Iterable[Graded], stop: Stop | None) -> Verdict:
 
 
 def _display(work: Work, children: Children) -> tuple[tuple[Shown, ...], Stop | None]:
-    """What each code cell shows, and where the run stopped before its end, if it did."""
+    """What each code cell shows, and where the run stopped before its end, if it did.
+
+    Of all that is shown, as much is kept as may be printed: a page holds it all.
+    """
     shown = [Shown() for _ in work.cells]
+    left = work.limits.output_bytes
     ours, theirs = socket.socketpair()
     step = 0
     with Channel(ours) as channel, children.start("session", work.limits, fds=[theirs]) as session:
@@ -87,7 +91,10 @@ def _display(work: Work, children: Children) -> tuple[tuple[Shown, ...], Stop | 
                 if cell.kind == Kind.HIDDEN:
                     continue
                 ran = learner.run(cell.source, True, work.limits.cell_s)
-                shown[step] = Shown(tuple(clean_outputs(ran.outputs)), count_or_none(ran.execution_count))
+                outputs = clean_outputs(ran.outputs)
+                kept = outputs if size(outputs) <= left else [LEFT_OUT]
+                left -= size(kept)
+                shown[step] = Shown(tuple(kept), count_or_none(ran.execution_count))
                 if ran.interrupted and not cell.is_test:
                     raise Stopped(Verdict.TIMEOUT, TOO_LONG)
         except Stopped as stopped:

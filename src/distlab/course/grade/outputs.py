@@ -19,6 +19,10 @@ MAX_IMAGE_BYTES = 2 * 1024 * 1024
 IMAGES = {"image/png": b"\x89PNG\r\n\x1a\n", "image/jpeg": b"\xff\xd8\xff"}
 """The image types that hold nothing but pixels, with their first bytes. SVG can hold scripts."""
 
+LEFT_OUT = NotebookNode(
+    output_type="stream", name="stdout", text="... left out: the notebook shows more than is kept ...\n"
+)
+
 CUT = "\n... the rest of this cell's output was cut off ...\n"
 
 
@@ -33,6 +37,17 @@ def clean_outputs(raw: Any) -> list[NotebookNode]:
         if budget.left <= 0:
             break
     return outputs
+
+
+def size(outputs: list[NotebookNode]) -> int:
+    """Characters of cleaned outputs: text, and images as they are encoded."""
+    return sum(_characters(value) for output in outputs for value in output.values())
+
+
+def _characters(value: Any) -> int:
+    if isinstance(value, dict):
+        return sum(map(_characters, value.values()))
+    return sum(map(len, value)) if isinstance(value, list) else len(str(value))
 
 
 class _Budget:
