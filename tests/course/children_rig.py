@@ -11,10 +11,13 @@ import pytest
 from distlab.course.grade.children import Child, Children
 from distlab.course.grade.wire import Channel
 from distlab.course.grade.work import Limits
-from distlab.course.sandbox import Mount, availability
+from distlab.course.sandbox import Mount, availability, python_mounts
 
 PROBE = Path(__file__).with_name("child_probe.py")
 MIB = 2**20
+
+OWN_IN_TMP = {Path(mount.target).parts[2] for mount in python_mounts() if mount.target.startswith("/tmp/")}
+"""What an environment below /tmp leaves of itself in every child's."""
 
 
 def probing(prepare: str = "prepare", mounts: tuple[Mount, ...] = (), **arguments) -> Children:
