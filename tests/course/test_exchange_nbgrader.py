@@ -150,6 +150,9 @@ def test_the_whole_loop(teacher: Person, person: Callable[[str], Person]) -> Non
     assert "No feedback on" in alice.ok("fetch_feedback", LAB)
     for student in ("alice", "bob"):
         graded(teacher, student, f"for {student}")
+    # nbgrader copies a page that was handed in to where the feedback lies.
+    for folder in ("submitted", "feedback"):
+        (teacher.home / folder / "bob" / LAB / "own.html").write_text("<p>handed in</p>")
     assert "Feedback released to alice" in teacher.ok("release_feedback", LAB)
     assert "feedback ready to be fetched" in alice.ok("list", "--cached")
     alice.ok("fetch_feedback", LAB)

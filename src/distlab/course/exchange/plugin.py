@@ -149,7 +149,10 @@ class ExchangeReleaseFeedback(Exchange, abc.ExchangeReleaseFeedback):  # type: i
             student = folder.parent.name
             if student in excluded or self.one_student() not in (None, student):
                 continue
+            submitted = Path(course.format_path(course.submitted_directory, student, assignment))
             for html in sorted(folder.glob("*.html")):
+                if (submitted / html.name).exists() and not (submitted / f"{html.stem}.ipynb").exists():
+                    continue  # a page that the learner handed in, which nbgrader copies along
                 try:
                     time = (folder / "timestamp.txt").read_text().strip()
                     self.client.put_feedback(assignment, student, time, html.stem, html)
