@@ -22,7 +22,7 @@ from distlab.course.grade.grader import grade
 from distlab.course.grade.labwork import lab_work
 from distlab.course.grade.queue import Job, Queue, State
 from distlab.course.grade.records import Record
-from distlab.course.grade.work import Cell, Limits, Result, Verdict
+from distlab.course.grade.work import Cell, Kind, Limits, Result, Verdict, Work
 from distlab.course.release import release_all
 from distlab.course.sandbox import availability
 from distlab.course.site import Site
@@ -152,6 +152,14 @@ def test_what_stopped_a_cheat_is_its_own_doing(course: Course, cheat: Cheat) -> 
     assert Verdict.NOT_GRADABLE not in {result.verdict, *(cell.verdict for cell in result.cells)}
     if cheat.verdict:
         assert result.verdict == cheat.verdict, result.message
+
+
+def test_a_test_that_no_alarm_interrupts_ends_as_the_submissions_timeout(course: Course) -> None:
+    test = Cell("assert sum(range(large())) == 1, 'no'", "t", Kind.HIDDEN, 2.0)
+    cells = (Cell("def large():\n    return 10**12"), test)
+    work = Work(LAB_ID, cells, ("large",), limits=replace(LIMITS, cpu_s=2), display=False)
+    result = grade(work, course.children)
+    assert [(cell.verdict, cell.points) for cell in result.cells] == [(Verdict.TIMEOUT, 0.0)]
 
 
 def test_the_points_that_there_are_stay(course: Course) -> None:
