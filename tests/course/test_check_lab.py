@@ -167,9 +167,10 @@ def test_release_refuses_a_model_answer_that_fails(tmp_path: Path) -> None:
     root = write_all(tmp_path)
     site = Site(root)
     assert release_all(site, refuse_failing_model) == [LAB_ID]
-    write_all(root, LAB.replace("assert triple(7) == 21", 'assert triple(7)["x"]'))
-    with pytest.raises(ReleaseError, match=r"lab\.md: cell 7, line \d+: .*'hidden_triple'.*model answer"):
-        release_all(site, refuse_failing_model)
+    for wrong in ('assert triple(7)["x"]', "import no_such_module; assert triple(7)"):
+        write_all(root, LAB.replace("assert triple(7) == 21", wrong))
+        with pytest.raises(ReleaseError, match=r"lab\.md: cell 7, line \d+: .*'hidden_triple'.*model answer"):
+            release_all(site, refuse_failing_model)
     report_path(root, LAB_ID).parent.mkdir(parents=True)
     report_path(root, LAB_ID).write_text(json.dumps({"inputs": inputs_digest(root, LAB_ID)}))
     refuse_failing_model(root, LAB_ID)  # was checked already, says the report

@@ -29,6 +29,7 @@ from distlab.course.grade.children import Children
 from distlab.course.grade.grader import grade
 from distlab.course.grade.labwork import focused, lab_work
 from distlab.course.grade.submission import parse_notebook
+from distlab.course.grade.testing import OWN_FAULT
 from distlab.course.grade.work import Graded, Limits, Result, Verdict, Work
 from distlab.course.labsource import LabError, cell_place, hidden_messages
 from distlab.course.mutants import Mutant, mutants_of
@@ -166,7 +167,7 @@ def refuse_failing_model(root: Path, lab: str) -> None:
     with Children() as children:
         result, _ = _graded(lab_work(root, lab, display=False), children)
     for cell in result.cells:
-        if cell.verdict not in (Verdict.PASSED, Verdict.NOT_GRADABLE):
+        if cell.verdict not in (Verdict.PASSED, Verdict.NOT_GRADABLE) or cell.message == OWN_FAULT:
             place = cell_place(source_path(root, lab), cell.grade_id)
             error = place.error(
                 f"the test {cell.grade_id!r} does not pass on the model answer: {_said(cell)}"

@@ -16,7 +16,7 @@ How a test ends:
 - failed: any other exception in the test's code. Tests are released only if they pass on the model solution, so it
   came of what the learner's code gave (`None` where a list was expected);
 - error: the learner's code raised. timeout, too much output, violation: it gave no answer, or none that is one;
-- not gradable: the test could not be compiled, imports what is not there, or hands over what cannot cross.
+- not gradable: the test could not be compiled, or imports what is not there.
 """
 
 from __future__ import annotations
@@ -41,7 +41,6 @@ from distlab.course.grade.remote import (
     TOO_LONG,
     Learner,
     MissingName,
-    NotPlain,
     RemoteError,
     Stopped,
 )
@@ -52,6 +51,7 @@ MAX_MESSAGE = 500
 LEFT_OUT = "…"
 """Stands for a value in a message."""
 CHECK_FAILED = "A check of this test failed."
+OWN_FAULT = "This test could not run: its own code is at fault."
 TEST_TOO_LONG = "The test took too long with what your code gave."
 LIBRARY_MESSAGES = ("msg", "err_msg")
 """The keywords under which torch's and numpy's assertions take a message."""
@@ -206,8 +206,9 @@ class _Run:
         """Verdict and message of the exception that ended a test. No text of the exception is looked at."""
         if isinstance(error, RemoteError):
             return Verdict.ERROR, f"Your code stopped with {error.kind or 'an exception'}."
-        if isinstance(error, NotPlain | ImportError | SyntaxError):
-            return Verdict.NOT_GRADABLE, "This test could not run: its own code is at fault."
+        compiled = not isinstance(error, SyntaxError) or _place(error.__traceback__, cell) is not None
+        if isinstance(error, ImportError) or not compiled:
+            return Verdict.NOT_GRADABLE, OWN_FAULT
         if isinstance(error, NameError) and error.name in self.work.names:
             return Verdict.FAILED, f"Your notebook does not define {error.name}."
         sentence = _sentence(error, cell)
