@@ -131,7 +131,12 @@ def _stock_s(site: Site, folder: Path) -> float:
     """The same submissions by nbgrader as it comes."""
     for name in ("source", "release", "submitted"):
         shutil.copytree(site.course / name, folder / name)
-    env = {**os.environ, "JUPYTER_CONFIG_DIR": str(folder / "none"), "HOME": str(folder)}
+    env = {
+        **os.environ,
+        "JUPYTER_CONFIG_DIR": str(folder / "none"),
+        "HOME": str(folder),
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",  # nbgrader calls alembic
+    }
     _run([_program("nbgrader"), "generate_assignment", LAB_ID, "--force"], env, folder)
     started = time.perf_counter()
     _run([_program("nbgrader"), "autograde", LAB_ID], env, folder)
