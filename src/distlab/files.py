@@ -56,3 +56,12 @@ def write_whole(path: str | Path, content: bytes) -> None:
     except BaseException:
         part.unlink(missing_ok=True)
         raise
+
+
+def is_text(name: str) -> bool:
+    """A file's name may hold bytes that are no text: Python has lone surrogates for them, which cannot be written."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -13,8 +13,7 @@ from nbgrader.api import Gradebook  # type: ignore[import-untyped]
 
 from distlab.course import jupyter
 from distlab.course.grade.graders import SOCKET_ENV
-from distlab.course.jupyter.settings import COURSE_ENV
-from distlab.course.site import COURSE_ID, Site
+from distlab.course.site import COURSE_ENV, COURSE_ID, Site
 from tests.course.small_lab import LAB_ID
 
 CONFIGS = Path(jupyter.__file__).parent

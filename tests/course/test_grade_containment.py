@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import time
+from pathlib import Path
 
 import pytest
 
@@ -336,7 +337,7 @@ def follow(target):
     with open(link):
         pass
 targets = ["/etc/shadow", {str(tmp_path / "secret")!r}, "/proc/1/root/etc/shadow", "/proc/self/root/etc/shadow",
-           "/proc/1/fd/3", "../../../../../../root/.bashrc", "/dev/vda", "/proc/kcore"]
+           "/proc/1/fd/3", {"../../../../../.." + str(Path.home() / ".bashrc")!r}, "/dev/vda", "/proc/kcore"]
 answer = [outcome(follow, target) for target in targets]
 answer += [outcome(os.mknod, "/tmp/disk", 0o600 | 0o060000, os.makedev(254, 0)),
            outcome(os.chroot, "/tmp"), outcome(os.link, "/etc/passwd", "/tmp/passwd")]

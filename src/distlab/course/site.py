@@ -37,6 +37,8 @@ INSIDE_SOCKETS = Path("/run/distlab")
 INSIDE_HOME = Path("/home")
 # Mounted for instructors alone.
 INSIDE_COURSE = Path("/srv/course")
+COURSE_ENV = "DISTLAB_COURSE"
+"""Where the course directory lies, if not at INSIDE_COURSE: for an operator outside the sandboxes."""
 INSIDE_GRADER_SOCKETS = Path("/run/grader")
 
 

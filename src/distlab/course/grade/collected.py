@@ -11,7 +11,6 @@ import base64
 import hashlib
 import json
 import os
-import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +31,7 @@ from distlab.course.grade.work import Limits, Work
 from distlab.course.quiz.own import is_quiz, own_form
 from distlab.course.site import COURSE_ID
 from distlab.errors import SettingError
+from distlab.files import is_text, open_regular
 
 MAX_FILES = 200
 MAX_FILES_BYTES = 16 * 2**20
@@ -206,13 +206,10 @@ def _learners(files: dict[str, str]) -> dict[str, str]:
 def read_plain(path: Path, most: int) -> bytes:
     """Up to `most` bytes of a regular file; nothing where there is none, or something else."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        file = open_regular(path)
     except OSError:
         return b""
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        return b""
-    with open(descriptor, "rb") as file:
+    with file:
         return file.read(most)
 
 
@@ -224,7 +221,7 @@ def read_files(folder: Path) -> tuple[dict[str, str], str]:
         folders[:] = sorted(name for name in folders if not name.endswith(".ipynb"))
         for name in sorted(names):
             path = Path(root) / name
-            if path.is_symlink() or not path.is_file() or path.suffix == ".ipynb" or not _is_text(name):
+            if path.is_symlink() or not path.is_file() or path.suffix == ".ipynb" or not is_text(name):
                 continue
             content = read_plain(path, MAX_FILES_BYTES - total + 1)
             total += len(content)
@@ -233,15 +230,6 @@ def read_files(folder: Path) -> tuple[dict[str, str], str]:
                 return {}, f"Not run: the submission has more than {limit} beside the notebook."
             files[path.relative_to(folder).as_posix()] = base64.b64encode(content).decode()
     return files, ""
-
-
-def _is_text(name: str) -> bool:
-    """A name may hold bytes that are no text, which JSON cannot carry."""
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _sha256(content: bytes) -> str:

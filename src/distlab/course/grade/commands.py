@@ -27,13 +27,11 @@ from typing import TYPE_CHECKING, Any
 from tyro.conf import Positional
 
 from distlab.course.grade.queue import Job, Queue, State
-from distlab.course.site import INSIDE_COURSE, Site
+from distlab.course.site import COURSE_ENV, INSIDE_COURSE, Site
 from distlab.errors import SettingError, printable
 
 if TYPE_CHECKING:
     from distlab.course.grade.batch import Batch, Progress
-
-COURSE_ENV = "DISTLAB_COURSE"
 
 PIPED_COLUMNS = 200
 """How wide a table is where no terminal says how wide it may be."""

@@ -122,7 +122,7 @@ def _test(work: Work, children: Children, stop: Stop | None) -> tuple[tuple[Grad
                     graded.append(report)
         except WireError as error:
             ended = _lost_tests(work, len(graded), tests, late=isinstance(error, TimedOut))
-        if ended and ended is not stop and ended != stop:
+        if ended and ended != stop:
             ended = _reason(ended, session)
     return tuple(graded), ended
 

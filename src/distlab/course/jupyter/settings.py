@@ -13,12 +13,8 @@ from typing import Any
 from nbgrader.preprocessors import Execute  # type: ignore[import-untyped]
 
 from distlab.course.exchange import plugin
-from distlab.course.grade import autograde
 from distlab.course.grade.formgrader import TEMPLATES
-from distlab.course.site import INSIDE_COURSE
-
-COURSE_ENV = "DISTLAB_COURSE"
-"""Where the course directory lies, if not at INSIDE_COURSE: for an operator outside the sandboxes."""
+from distlab.course.site import COURSE_ENV, INSIDE_COURSE
 
 EXTENSIONS = {
     "nbgrader.server_extensions.assignment_list": False,
@@ -86,6 +82,8 @@ def instructor_nbgrader(c: Any) -> None:
     c.CourseDirectory.root = str(course_directory())
     c.Execute.timeout = VALIDATE_CELL_S
     stderr_is_no_failure()
+
+    from distlab.course.grade import autograde  # the coordinator: of no use to learners' servers
 
     autograde.install()
 

@@ -23,6 +23,7 @@ from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import async_save, save
 
 from distlab.errors import SettingError
+from distlab.files import is_text
 from distlab.train.checkpoint.folder import Damage, Folder
 from distlab.train.checkpoint.record import Checkpoint, Kind, marked_steps, read_mark, read_marks
 from distlab.train.checkpoint.retention import prune
@@ -267,7 +268,7 @@ class Checkpoints:
         parent, _, last = name.rstrip("/").rpartition("/")
         match = NAME.fullmatch(last if parent or last.startswith("step_") else f"step_{last}")
         number = last.startswith("step_") or (name.isdigit() and match is None)
-        if "\0" in name or not _is_text(name) or (number and match is None):
+        if "\0" in name or not is_text(name) or (number and match is None):
             raise SettingError(
                 f"{name[:80]!r} names no checkpoint; expected 'latest', 'step_20', '20', or the path of one."
             )
@@ -303,15 +304,6 @@ def _stager() -> DefaultStager:
             use_non_blocking_copy=gpu,
         )
     )
-
-
-def _is_text(name: str) -> bool:
-    """Lone surrogates are no text: no file can have them in its name."""
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _open(url: str) -> Folder:
