@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
 import pytest
 
+from distlab.course.grade.labwork import lab_work
+from distlab.course.grade.work import Work
 from distlab.course.lablint import global_names
 from distlab.course.labsource import LabError, read_lab
 from distlab.course.release import ReleaseError, learner_notebook
@@ -59,6 +62,12 @@ def lab(*cells: tuple[str, str], names: str = "[double]") -> str:
     return text
 
 
+def timed(*cells: tuple[str, str], names: str = "[double]") -> str:
+    """The same as a timed lab."""
+    return lab(*cells, names=names).replace("]}", "], timed: true}", 1)
+
+
+LOCKED = ':nbgrader: {"grade_id": "l", "locked": true}'
 VISIBLE = ':nbgrader: {"grade_id": "t", "grade": true, "points": 1}'
 HIDDEN = ':nbgrader: {"grade_id": "h", "grade": true, "points": 1}'
 FINE = (VISIBLE, 'assert double(2) == 4, "no"')
@@ -85,6 +94,39 @@ REFUSED = {
     "star import": (
         lab((VISIBLE, "x = 1\nfrom math import *")),
         "cell 2, at 'from math import *': a test imports by name, not 'from math import *'",
+    ),
+    "a zip that ends with the shortest": (
+        lab((VISIBLE, "got = double([1])\nassert all(a == b for a, b in zip(got, [2]))")),
+        "cell 2, at 'assert all(a == b for a, b in zip(got, [2]))': a test's zip says strict=True, or strict=False, "
+        "unlike 'zip(got, [2])'",
+    ),
+    "a zip of rows": (
+        lab((VISIBLE, "assert list(zip(*double([[1]])))")),
+        "cell 2, at 'assert list(zip(*double([[1]])))': a test's zip says strict=True",
+    ),
+    "baseline in a lab that is not timed": (
+        lab(FINE, (VISIBLE.replace('"t"', '"u"'), "assert baseline.double(1) == 2")),
+        "this test reads 'baseline'",
+    ),
+    "baseline of a cell that is not locked": (
+        timed((VISIBLE, "assert baseline.double(1) == double(1)")),
+        "cell 2, at 'assert baseline.double(1) == double(1)': baseline.double needs 'double', and no cell makes it "
+        "that is locked and no solution",
+    ),
+    "baseline that needs a solution": (
+        timed(
+            (LOCKED, "def slow(x):\n    return double(x)"),
+            (VISIBLE, "assert double(1)\nassert baseline.slow(1)"),
+        ),
+        "cell 3, at 'assert baseline.slow(1)': baseline.slow needs 'double'",
+    ),
+    "baseline that the learner makes": (
+        timed(("", "baseline = 1"), FINE, names="[double, baseline]"),
+        "the header declares 'baseline', which a timed lab has already",
+    ),
+    "baseline that the test makes": (
+        timed((VISIBLE, "baseline = 1\nassert double(1)")),
+        "cell 2, at 'baseline = 1': this test makes 'baseline', which a timed lab has already",
     ),
     "magic in a test": (
         lab((VISIBLE, "%timeit double(1)")),
@@ -138,11 +180,44 @@ def test_refused_with_file_cell_line_and_name(case: str, tmp_path: Path) -> None
         [(VISIBLE, "import math as m\n\nfor i in range(2):\n    assert double(i) == 2 * m.floor(i)")],
         [FINE, ("", "%matplotlib inline\n!ls\nx = await double(1)")],
         [(VISIBLE, "seen = 1"), ("", "seen = 2"), ("", "print(seen)")],
+        [
+            (
+                VISIBLE,
+                "assert list(zip([1], double([1]), strict=False)) == list(zip([1], [2], strict=True)) == zip([1])",
+            )
+        ],
         [FINE, (":tags: [measure]", "rate = double(3)"), (":tags: [measure]", "print(rate)")],
     ],
 )
 def test_not_refused(cells: list[tuple[str, str]], tmp_path: Path) -> None:
     read_lab(write_lab(tmp_path, lab(*cells)))
+
+
+def test_what_the_baseline_of_a_timed_lab_runs(tmp_path: Path) -> None:
+    def locked(name: str) -> str:
+        return LOCKED.replace('"l"', f'"{name}"')
+
+    given = [
+        "import math, torch",
+        "torch.set_num_threads(1)",
+        "def slow(x):\n    return math.floor(x) + other",
+        "other = 0",
+        "not_needed = 1",
+        "print(double(1))",
+    ]
+    cells = [(locked(f"given{i}"), source) for i, source in enumerate(given)]
+    solution = (
+        ':nbgrader: {"grade_id": "s", "solution": true}',
+        "### BEGIN SOLUTION\nother = 2\n### END SOLUTION",
+    )
+    text = timed(*cells, solution, (VISIBLE, "assert baseline.slow(1) == 1"))
+    write_lab(tmp_path, text)
+    work = lab_work(tmp_path, LAB_ID)
+    assert (work.timed, list(work.baseline)) == (True, given[:4])
+    assert Work.from_json(json.loads(json.dumps(work.to_json()))) == work
+    write_lab(tmp_path, text.replace(", timed: true", "").replace("baseline.slow", "double"))
+    work = lab_work(tmp_path, LAB_ID)
+    assert (work.timed, work.baseline) == (False, ())
 
 
 def test_release_refuses_such_a_lab(tmp_path: Path) -> None:

@@ -6,7 +6,10 @@ that the lab declares. The learner's notebook, in turn, runs without the tests. 
 - a test, visible or hidden, reads nothing else, and makes none of the declared names itself;
 - a declared name is no builtin, and some cell that is no test makes it;
 - no other cell reads what only a test makes;
-- no test needs what only a measurement makes (a cell tagged `measure`: it does not run with the tests).
+- no test needs what only a measurement makes (a cell tagged `measure`: it does not run with the tests);
+- a test's `zip` says `strict=`: without it, whatever is too short passes as far as it goes;
+- in a timed lab, tests also see `baseline`: what `baseline.NAME` needs is made by cells that are locked and no
+  solution, which alone run in the baseline's sandbox.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ import keyword
 import symtable
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeGuard
 
 from nbformat.notebooknode import NotebookNode
 
@@ -29,6 +32,9 @@ ADDED = {"_", "copyright", "credits", "display", "exit", "get_ipython", "help", 
 
 MEASURE = "measure"
 """The tag of a cell that only measures: no test depends on it."""
+
+BASELINE = "baseline"
+"""In the tests of a timed lab: what its locked cells make, in a sandbox where no learner's code is."""
 
 BUILTINS = frozenset(dir(builtins)) - ADDED
 
@@ -84,11 +90,30 @@ def needed_names(pieces: Sequence[Names], wanted: Iterable[str]) -> set[str]:
         needed |= more
 
 
-def check_names(cells: Sequence[NotebookNode], places: Sequence[Place], declared: Sequence[str]) -> None:
+def baseline_sources(cells: Iterable[NotebookNode]) -> list[str]:
+    """What the baseline's sandbox runs: of the locked cells those that its tests need, and no learner's code.
+
+    A cell that makes no name (it may set a number of threads) runs where it reads nothing else.
+    """
+    code = [cell for cell in cells if cell.cell_type == "code"]
+    used = {name for cell in code if is_test(cell) for name, _ in _used_of_baseline(cell.source)}
+    given = [(cell.source, global_names(as_python(cell.source))) for cell in code if _is_given(cell)]
+    needed = needed_names([names for _, names in given], used)
+    there = BUILTINS.union(ADDED, *(names.made for _, names in given if names.made & needed))
+    return [
+        source
+        for source, names in given
+        if used and (names.made & needed or (not names.made and names.free <= there))
+    ]
+
+
+def check_names(
+    cells: Sequence[NotebookNode], places: Sequence[Place], declared: Sequence[str], timed: bool
+) -> None:
     """Raises `LabError` for the first name that breaks the rules, with file, cell and line."""
-    _check_declared(places, declared)
+    _check_declared(places, declared, timed)
     code = [(cell, place) for cell, place in zip(cells, places, strict=True) if cell.cell_type == "code"]
-    tests = [_check_test(cell.source, place, declared) for cell, place in code if is_test(cell)]
+    tests = [_check_test(cell.source, place, declared, timed) for cell, place in code if is_test(cell)]
     others: list[tuple[NotebookNode, Place, Names]] = []
     for cell, place in code:
         if not is_test(cell):
@@ -114,6 +139,8 @@ def check_names(cells: Sequence[NotebookNode], places: Sequence[Place], declared
             raise place.error(
                 f"this cell is tagged `{MEASURE}` and makes {name!r}, which a test needs; take the tag away"
             )
+    if timed:
+        _check_baseline(code)
 
 
 def is_test(cell: NotebookNode) -> bool:
@@ -125,6 +152,12 @@ def is_test(cell: NotebookNode) -> bool:
 def is_measure(cell: NotebookNode) -> bool:
     """Is it a cell that only measures, and runs for its outputs alone?"""
     return MEASURE in cell.metadata.get("tags", ())
+
+
+def _is_given(cell: NotebookNode) -> bool:
+    """Is it the course's own code, the same in every notebook?"""
+    meta = cell.metadata.get("nbgrader", {})
+    return bool(meta.get("locked") and not (meta.get("grade") or meta.get("solution") or is_measure(cell)))
 
 
 def as_python(source: str) -> str:
@@ -152,8 +185,12 @@ def first_line(source: str, name: str) -> int:
     )
 
 
-def _check_declared(places: Sequence[Place], declared: Sequence[str]) -> None:
+def _check_declared(places: Sequence[Place], declared: Sequence[str], timed: bool) -> None:
     for name in declared:
+        if timed and name == BASELINE:
+            raise places[0].error(
+                f"the header declares {name!r}, which a timed lab has already; take another"
+            )
         dunder = name.startswith("__") and name.endswith("__")
         if name in BUILTINS | ADDED or dunder or keyword.iskeyword(name):
             raise places[0].error(f"the header declares {name!r}, which is Python's own name; take another")
@@ -162,10 +199,16 @@ def _check_declared(places: Sequence[Place], declared: Sequence[str]) -> None:
         raise places[0].error(f"the header declares {twice!r} twice")
 
 
-def _check_test(source: str, place: Place, declared: Sequence[str]) -> Names:
+def _check_test(source: str, place: Place, declared: Sequence[str], timed: bool) -> Names:
     """The names of a test; raises where it reads one that it has not."""
     names = _names(source, place)
     for node in ast.walk(ast.parse(source)):
+        if _is_lenient_zip(node):
+            raise place.error(
+                f"a test's zip says strict=True, or strict=False, unlike {ast.unparse(node)!r}: it would pass "
+                "whatever is too short",
+                node.lineno - 1,
+            )
         if isinstance(node, ast.ImportFrom) and any(alias.name == "*" for alias in node.names):
             raise place.error(
                 f"a test imports by name, not {ast.unparse(node)!r}: it would hide what it reads",
@@ -173,13 +216,47 @@ def _check_test(source: str, place: Place, declared: Sequence[str]) -> Names:
             )
     for name in sorted(names.made & set(declared)):
         raise place.error(f"this test makes {name!r}, which the header declares as the learner's; rename it")
-    for name in sorted(names.free - BUILTINS - set(declared)):
+    given = {BASELINE} if timed else set()
+    for name in sorted(names.made & given):
+        raise place.error(f"this test makes {name!r}, which a timed lab has already; rename it")
+    for name in sorted(names.free - BUILTINS - set(declared) - given):
         raise place.error(
             f"this test reads {name!r}: it is no builtin, the test does not make it, and the header's distlab "
             "names do not declare it",
             first_line(source, name) - 1,
         )
     return names
+
+
+def _is_lenient_zip(node: ast.AST) -> TypeGuard[ast.Call]:
+    """Is it a zip of several that ends silently with the shortest?"""
+    return (
+        isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Name)
+        and node.func.id == "zip"
+        and (len(node.args) > 1 or any(isinstance(argument, ast.Starred) for argument in node.args))
+        and all(word.arg != "strict" for word in node.keywords)
+    )
+
+
+def _used_of_baseline(source: str) -> Iterator[tuple[str, int]]:
+    """The names NAME of each `baseline.NAME`, with the line."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == BASELINE:
+            yield node.attr, node.lineno
+
+
+def _check_baseline(code: Sequence[tuple[NotebookNode, Place]]) -> None:
+    """Raises where the baseline's sandbox would not have what a test asks of it."""
+    given = [_names(as_python(cell.source), place) for cell, place in code if _is_given(cell)]
+    there = {name for names in given for name in names.made} | BUILTINS | ADDED
+    for cell, place in code:
+        for name, line in _used_of_baseline(cell.source) if is_test(cell) else ():
+            for missing in sorted(needed_names(given, [name]) - there):
+                raise place.error(
+                    f"{BASELINE}.{name} needs {missing!r}, and no cell makes it that is locked and no solution",
+                    line - 1,
+                )
 
 
 def _names(source: str, place: Place) -> Names:

@@ -5,6 +5,9 @@ The header names what of the learner's notebook the tests may use, and whether i
     jupyter:
       distlab: {names: [double, triple], timed: false}
 
+The tests of a timed lab also see `baseline`: what its locked cells make, to be compared with
+(`distlab.course.grade.timing`).
+
 What a cell is stands in its `nbgrader` metadata; what learners must not see stands between markers:
 
     ### BEGIN SOLUTION        ### BEGIN HIDDEN TESTS
@@ -84,7 +87,7 @@ def read_lab(path: Path) -> NotebookNode:
             seen[grade_id] = place
     if not any(cell.metadata.get("nbgrader", {}).get("grade") for cell in notebook.cells):
         raise LabError(f"{path}: no cell is graded (nbgrader metadata with grade: true and points)")
-    check_names(notebook.cells, places, header["names"])
+    check_names(notebook.cells, places, header["names"], header["timed"])
     _normalise(notebook, header)
     return notebook
 

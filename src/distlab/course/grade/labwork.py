@@ -22,7 +22,15 @@ from nbgrader.preprocessors import ClearSolutions  # type: ignore[import-untyped
 
 from distlab.course.grade.submission import restore
 from distlab.course.grade.work import Cell, Kind, Limits, Work
-from distlab.course.lablint import Names, as_python, global_names, is_measure, is_test, needed_names
+from distlab.course.lablint import (
+    Names,
+    as_python,
+    baseline_sources,
+    global_names,
+    is_measure,
+    is_test,
+    needed_names,
+)
 from distlab.course.labsource import declared_names, is_hidden, read_lab
 
 
@@ -79,6 +87,7 @@ def work_of(
     display: bool = True,
 ) -> Work:
     """The work that the code among `cells` is; their metadata must be the assignment's, as from `restored`."""
+    timed = bool(source.metadata.get("distlab", {}).get("timed", False))
     return Work(
         lab=lab_id,
         cells=tuple(graded_cell(cell) for cell in cells if cell.cell_type == "code"),
@@ -86,7 +95,8 @@ def work_of(
         files=dict(files or {}),
         seed=seed,
         limits=limits or Limits(),
-        timed=bool(source.metadata.get("distlab", {}).get("timed", False)),
+        timed=timed,
+        baseline=tuple(baseline_sources(source.cells)) if timed else (),
         display=display,
     )
 

@@ -75,7 +75,8 @@ class Work:
     """One submission to grade.
 
     `names` are the learner's names that the lab lets tests use. `files` lie beside the notebook: name to
-    base64. `seed` is the tests' own randomness (`random`, numpy, torch). A `timed` submission is graded alone.
+    base64. `seed` is the tests' own randomness (`random`, numpy, torch). A `timed` submission is graded alone;
+    where it has a `baseline`, these cells of the course run in a sandbox of their own, for tests to compare with.
     `display=False` leaves out the pass that only makes outputs.
     """
 
@@ -86,6 +87,7 @@ class Work:
     seed: int = 0
     limits: Limits = field(default_factory=Limits)
     timed: bool = False
+    baseline: tuple[str, ...] = ()
     display: bool = True
 
     def to_json(self) -> dict[str, Any]:
@@ -96,7 +98,8 @@ class Work:
         """Raises TypeError or ValueError where `raw` is not what `to_json` made."""
         cells = tuple(Cell(**{**cell, "kind": Kind(cell["kind"])}) for cell in raw["cells"])
         limits = Limits(**raw.get("limits", {}))
-        return cls(**{**raw, "cells": cells, "names": tuple(raw.get("names", ())), "limits": limits})
+        texts = {name: tuple(raw.get(name, ())) for name in ("names", "baseline")}
+        return cls(**{**raw, **texts, "cells": cells, "limits": limits})
 
 
 @dataclass(frozen=True)
