@@ -11,8 +11,10 @@ import pytest
 from distlab.course.bank import read_wrong_answer
 from distlab.course.check_lab import (
     MODEL_S,
+    NONSENSE,
     Finding,
     check_lab,
+    check_nonsense,
     deep_report,
     findings_of,
     inputs_digest,
@@ -20,6 +22,7 @@ from distlab.course.check_lab import (
     report_path,
 )
 from distlab.course.grade.children import Children
+from distlab.course.grade.labwork import lab_work
 from distlab.course.grade_file import grade_file
 from distlab.course.labsource import LabError
 from distlab.course.release import ReleaseError, learner_notebook, release_all
@@ -75,6 +78,7 @@ def test_a_lab_whose_tests_are_right(tmp_path: Path, children: Children) -> None
     findings = list(findings_of(write_all(tmp_path), LAB_ID, 2, children))
     assert [finding.problem for finding in findings] == [""] * len(findings)
     checked = ["model answer, seed 0", "model answer, seed 1", "untouched starter"]
+    checked += [f"nonsense, {kind}" for kind in NONSENSE]
     assert [finding.what for finding in findings] == checked + [f"wrong/{name}" for name in sorted(WRONG)]
     report = deep_report(tmp_path, LAB_ID, findings, children)
     assert (report["mutants"], report["killed"], report["share"]) == (6, 6, 1.0)
@@ -93,7 +97,7 @@ def test_what_is_wrong_with_a_lab(tmp_path: Path, children: Children) -> None:
         # 0.84 and 0.13 are the first numbers of seeds 0 and 1.
         "model answer, seed 0": "test_double failed, 0 of 2 points: unstable",
         "wrong/double-raises": "should fail by an assertion: hidden_double failed, 0 of 3 points: "
-        "The test could not work with what your code gave (TypeError).",
+        "The test could not work with what your code gave.",
         "wrong/triple-cubes": "should fail by an assertion: hidden_triple passed, 5 of 5 points",
     }
 
@@ -102,7 +106,29 @@ def test_a_starter_that_earns_points_is_found(tmp_path: Path, children: Children
     text = LAB.replace("assert triple(7) == 21", "assert triple is not None")
     found = problems(write_all(tmp_path, text), children)
     assert found["untouched starter"] == "hidden_triple passed, 5 of 5 points"
+    assert all(found[f"nonsense, {kind}"] == "hidden_triple passed, 5 of 5 points" for kind in NONSENSE)
     assert found["wrong/triple-twice"].startswith("should fail by an assertion: hidden_triple passed")
+
+
+@pytest.mark.parametrize(
+    ("assertion", "kind"),
+    [
+        ("triple(7) is None", "None"),
+        ("triple(0) == 0", "zeros"),
+        ("all(text == 21 for text in triple(7))", "empty lists"),
+        ("isinstance(triple('x'), str)", "echoes"),
+        ("limits['low'] <= 0", "echoes"),
+    ],
+)
+def test_nonsense_that_earns_points_is_found(
+    assertion: str, kind: str, tmp_path: Path, children: Children
+) -> None:
+    """The names of the small lab, and one that is no function."""
+    text = LAB.replace("assert triple(7) == 21", f"assert {assertion}").replace("triple]", "triple, limits]")
+    write_lab(tmp_path, text.replace("import math", "limits = {'low': 1}"))
+    model = lab_work(tmp_path, LAB_ID, display=False)
+    earned = "hidden_triple passed, 5 of 5 points"
+    assert check_nonsense(model, kind, children).problem == ("" if "limits" in assertion else earned)
 
 
 def test_the_bank_is_checked(tmp_path: Path, children: Children) -> None:
@@ -142,7 +168,7 @@ def test_a_wrong_answer_of_another_form_is_refused(tmp_path: Path, text: str) ->
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = write_all(tmp_path, LAB.replace("return x + double(x)", "return x + double(x) + 0"))
     assert check_lab(LAB_ID, root) == 0
-    assert capsys.readouterr().out.count("as it should be") == 8
+    assert capsys.readouterr().out.count("as it should be") == 8 + len(NONSENSE)
     assert check_lab(LAB_ID, root, deep=True) == 1  # two mutants in eight live: + 0 and - 0 are the same
     said = capsys.readouterr().out
     assert "lives: triple/operator-" in said

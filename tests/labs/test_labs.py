@@ -1,4 +1,4 @@
-"""Every lab: the model answer passes the grader, the untouched starter earns nothing, each wrong answer fails.
+"""Every lab: the model answer passes the grader, starter and nonsense earn nothing, each wrong answer fails.
 
 Times are for the deep check, on a machine that does nothing else; its report is held to today's lab here.
 """
@@ -15,8 +15,10 @@ from distlab.course.bank import WrongAnswer, check_bank, wrong_answers
 from distlab.course.check_lab import (
     DEEP_SEEDS,
     MODEL_S,
+    NONSENSE,
     WRONG_S,
     check_model,
+    check_nonsense,
     check_starter,
     check_wrong,
     inputs_digest,
@@ -64,6 +66,13 @@ def test_the_model_answer_passes(lab: str, children: Children) -> None:
 @pytest.mark.parametrize("lab", LABS)
 def test_the_untouched_starter_earns_nothing(lab: str, children: Children) -> None:
     assert check_starter(ROOT, lab, children).problem == ""
+
+
+@needs_sandboxes
+@pytest.mark.parametrize("kind", NONSENSE)
+@pytest.mark.parametrize("lab", LABS)
+def test_nonsense_earns_nothing(lab: str, kind: str, children: Children) -> None:
+    assert check_nonsense(lab_work(ROOT, lab, display=False), kind, children).problem == ""
 
 
 @needs_sandboxes

@@ -1,6 +1,6 @@
 """Are a lab's tests right? They are tested like any program.
 
-distlab course check-lab mod-107-lab-3              model answer, untouched starter, known-wrong answers
+distlab course check-lab mod-107-lab-3              model answer, untouched starter, nonsense, known-wrong answers
 distlab course check-lab mod-107-lab-3 --seeds 20   the model answer under twenty seeds of the tests' own randomness
 distlab course check-lab mod-107-lab-3 --deep       twenty seeds, and mutants of the model answer; writes the report
 
@@ -10,6 +10,7 @@ and names the digest of what it was made from, so that a report of another lab t
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import json
 import math
@@ -30,7 +31,8 @@ from distlab.course.grade.grader import grade
 from distlab.course.grade.labwork import focused, lab_work
 from distlab.course.grade.submission import parse_notebook
 from distlab.course.grade.testing import OWN_FAULT
-from distlab.course.grade.work import Graded, Limits, Result, Verdict, Work
+from distlab.course.grade.work import Cell, Graded, Kind, Limits, Result, Verdict, Work
+from distlab.course.lablint import as_python
 from distlab.course.labsource import LabError, cell_place, hidden_messages
 from distlab.course.mutants import Mutant, mutants_of
 from distlab.course.release import ReleaseError, learner_notebook, source_path
@@ -41,6 +43,15 @@ MODEL_S, WRONG_S = 60.0, 15.0
 """Seconds within which the tests of a model answer, and those that a wrong answer fails, must be through."""
 
 DEEP_SEEDS = 20
+
+NONSENSE = {
+    "None": ("None", "None"),
+    "zeros": ("0", "0"),
+    "empty texts": ("''", "''"),
+    "empty lists": ("[]", "[]"),
+    "echoes": ("given[0] if given else named", "{}"),
+}
+"""What learners' names may be though nothing was done: what a function gives, and what any other name is."""
 
 MUTANT = Limits(cell_s=60.0, wall_s=120.0)
 """A mutant may loop for ever: it need not do so for long."""
@@ -67,7 +78,7 @@ class Finding:
 
 
 def check_lab(lab: Positional[str], root: Path = Path("."), seeds: int = 1, deep: bool = False) -> int:
-    """Are a lab's tests right: model answer, untouched starter, wrong answers, seeds, mutants?
+    """Are a lab's tests right: model answer, untouched starter, nonsense, wrong answers, seeds, mutants?
 
     Args:
         lab: its id, such as mod-107-lab-3.
@@ -107,6 +118,8 @@ def findings_of(root: Path, lab: str, seeds: int, children: Children) -> Iterato
     for seed in range(seeds):
         yield check_model(model, seed, children)
     yield check_starter(root, lab, children)
+    for kind in NONSENSE:
+        yield check_nonsense(model, kind, children)
     for answer in answers:
         yield check_wrong(model, answer, children)
 
@@ -124,6 +137,29 @@ def check_starter(root: Path, lab: str, children: Children) -> Finding:
     result, seconds = _graded(lab_work(root, lab, notebook, display=False), children)
     problems = [_said(cell) for cell in result.cells if cell.points or cell.verdict == Verdict.NOT_GRADABLE]
     return Finding("untouched starter", seconds, problem="; ".join(problems))
+
+
+def check_nonsense(model: Work, kind: str, children: Children) -> Finding:
+    """Declared names that are all nonsense of a kind, some of it of the right type, earn nothing in hidden tests.
+
+    What is a function in the model answer is one that gives nonsense.
+    """
+    given, value = NONSENSE[kind]
+    functions = {name for cell in model.cells if not cell.is_test for name in _functions(cell.source)}
+    lines = [
+        f"{name} = lambda *given, **named: {given}" if name in functions else f"{name} = {value}"
+        for name in model.names
+    ]
+    hidden = [cell for cell in model.cells if cell.kind == Kind.HIDDEN]
+    result, seconds = _graded(replace(model, cells=(Cell("\n".join(lines)), *hidden)), children)
+    problems = [_said(cell) for cell in result.cells if cell.points or cell.verdict == Verdict.NOT_GRADABLE]
+    return Finding(f"nonsense, {kind}", seconds, problem="; ".join(problems))
+
+
+def _functions(source: str) -> set[str]:
+    """The functions and classes that a cell defines."""
+    kinds = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
+    return {node.name for node in ast.parse(as_python(source)).body if isinstance(node, kinds)}
 
 
 def check_wrong(model: Work, answer: WrongAnswer, children: Children) -> Finding:
