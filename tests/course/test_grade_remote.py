@@ -182,20 +182,17 @@ def test_exceptions_are_also_of_their_builtin_class(learner: Learner) -> None:
     for name in ("KeyboardInterrupt", "SystemExit", "GeneratorExit"):
         with pytest.raises(RemoteError):
             raises(name)
-    with pytest.raises(RuntimeError) as stopped:  # else `all(map(...))` were true
+    with pytest.raises(RuntimeError):  # else `all(map(...))` were true
         list(map(raises, ["StopIteration"]))
-    assert stopped.value.kind == "StopIteration"  # type: ignore[attr-defined]
     with pytest.raises(TypeError) as missing:
         raises()
     assert "raises()" not in str(missing.value)
-    assert missing.value.kind == "TypeError"  # type: ignore[attr-defined]
 
 
 def test_every_exception_that_is_named_can_be_made() -> None:
-    for name, cls in ERRORS.items():
+    for cls in ERRORS.values():
         error = cls()
         assert isinstance(error, RemoteError)
-        assert error.kind in ("", name)
         assert str(error).startswith("the learner's code raised")
 
 
@@ -321,7 +318,7 @@ def test_exceptions_without_a_known_name(names: list[str]) -> None:
         function = learner.get("f")
         with pytest.raises(RemoteError) as raised:
             function()
-        assert raised.value.kind == ""
+        assert type(raised.value).__bases__ in ((Exception,), (RemoteError,)), "of no other class"
 
 
 @pytest.mark.parametrize(

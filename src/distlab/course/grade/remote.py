@@ -28,15 +28,6 @@ GRACE_S = 5.0
 
 TOO_LONG = "Your code took too long."
 
-COMMON = (
-    ArithmeticError, AssertionError, AttributeError, FileNotFoundError, ImportError, IndexError, KeyError,
-    MemoryError, ModuleNotFoundError, NameError, NotImplementedError, OSError, OverflowError, RecursionError,
-    RuntimeError, StopIteration, SyntaxError, SystemExit, TypeError, UnboundLocalError, ValueError,
-    ZeroDivisionError,
-)  # fmt: skip
-"""Exceptions that are named to the learner. A name is the learner's choice and could tell of a hidden argument:
-so few."""
-
 
 class Stopped(BaseException):
     """The learner's session gave no answer. Not an Exception: no `except Exception` of a test may swallow it.
@@ -60,13 +51,11 @@ class NotPlain(TypeError):  # noqa: N818
 class RemoteError(Exception):
     """The learner's code raised. An instance is also of the nearest builtin class: `except ValueError` catches it.
 
-    `kind` is that class's name where it is a common one, else empty. There is no other text in it.
+    There is no text of the learner's in it.
     """
 
-    kind = ""
-
     def __str__(self) -> str:
-        return f"the learner's code raised {self.kind or 'an exception'}"
+        return "the learner's code raised"
 
 
 @dataclass(frozen=True)
@@ -125,8 +114,7 @@ class Learner:
             error = self._error(answer["raised"])
             # Outside `next` it would end a `map` or a `zip` of the test's early, as if all had been looked at.
             if isinstance(error, StopIteration) and function != "next":
-                error, kind = ERRORS["RuntimeError"](), error.kind
-                error.kind = kind
+                error = ERRORS["RuntimeError"]()
             raise error
         return self._value(answer, content)
 
@@ -260,11 +248,10 @@ def _errors() -> dict[str, type[RemoteError]]:
             continue
         if issubclass(cls, BaseExceptionGroup):
             continue  # cannot be made without the exceptions it holds
-        kind = name if cls in COMMON else ""
         bases = (RemoteError, cls) if issubclass(cls, Exception) else (RemoteError,)
         if cls in (Exception, BaseException):
             bases = (RemoteError,)
-        found[name] = type("RemoteError", bases, {"kind": kind, "__init__": Exception.__init__})
+        found[name] = type("RemoteError", bases, {"__init__": Exception.__init__})
     return found
 
 
