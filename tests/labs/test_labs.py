@@ -21,12 +21,11 @@ from distlab.course.check_lab import (
     check_nonsense,
     check_starter,
     check_wrong,
-    inputs_digest,
-    report_path,
 )
 from distlab.course.grade.children import Children
 from distlab.course.grade.labwork import lab_work
 from distlab.course.labsource import read_lab
+from distlab.course.proved import inputs_digest, report_path
 from distlab.course.release import lab_ids, source_path
 from distlab.course.sandbox import availability
 from distlab.course.survivors import LEAST_KILLED

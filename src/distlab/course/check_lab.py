@@ -11,7 +11,6 @@ and names the digest of what it was made from, so that a report of another lab t
 from __future__ import annotations
 
 import ast
-import hashlib
 import json
 import math
 import time
@@ -22,11 +21,9 @@ from typing import Any
 
 from tyro.conf import Positional
 
-from distlab.course import bank, lablint, labsource, mutants, survivors
 from distlab.course.atomic import write_atomic
 from distlab.course.bank import WrongAnswer, check_bank, wrong_answers
-from distlab.course.grade import labwork
-from distlab.course.grade.children import Children
+from distlab.course.grade.children import Children, SandboxFailed
 from distlab.course.grade.grader import grade
 from distlab.course.grade.labwork import focused, lab_work
 from distlab.course.grade.submission import parse_notebook
@@ -35,6 +32,7 @@ from distlab.course.grade.work import Cell, Graded, Kind, Limits, Result, Verdic
 from distlab.course.lablint import as_python
 from distlab.course.labsource import LabError, cell_place, hidden_messages
 from distlab.course.mutants import Mutant, mutants_of
+from distlab.course.proved import inputs_digest, report_path
 from distlab.course.release import ReleaseError, learner_notebook, source_path
 from distlab.course.survivors import LEAST_KILLED, read_explanations, survival
 from distlab.errors import SettingError
@@ -189,21 +187,16 @@ def _said(cell: Graded) -> str:
 
 
 def refuse_failing_model(root: Path, lab: str) -> None:
-    """Raises `ReleaseError` naming the cell of a test that the model answer does not pass.
+    """Raises `ReleaseError`, naming the cell of a test that the model answer does not pass.
 
-    Nothing is run where the lab's report is of today's lab: a deep check found the model answer right. A fault of
-    the machine refuses nothing: it says nothing about the lab.
+    Raises `SandboxFailed` where a fault of the machine left one ungraded: that says nothing about the lab.
     """
-    try:
-        report = json.loads(report_path(root, lab).read_bytes())
-    except (OSError, ValueError):
-        report = {}
-    if report.get("inputs") == inputs_digest(root, lab):
-        return
     with Children() as children:
         result, _ = _graded(lab_work(root, lab, display=False), children)
     for cell in result.cells:
-        if cell.verdict not in (Verdict.PASSED, Verdict.NOT_GRADABLE) or cell.message == OWN_FAULT:
+        if cell.verdict == Verdict.NOT_GRADABLE and cell.message != OWN_FAULT:
+            raise SandboxFailed(f"{cell.grade_id}: {cell.message}")
+        if cell.verdict != Verdict.PASSED:
             place = cell_place(source_path(root, lab), cell.grade_id)
             error = place.error(
                 f"the test {cell.grade_id!r} does not pass on the model answer: {_said(cell)}"
@@ -244,18 +237,3 @@ def deep_report(root: Path, lab: str, findings: list[Finding], children: Childre
         "unexplained": [mutant.id for mutant in result.unexplained],
         "share": round(result.share, 4),
     }
-
-
-def report_path(root: Path, lab: str) -> Path:
-    return root / "benchmarks" / "deep" / f"{lab}.json"
-
-
-def inputs_digest(root: Path, lab: str) -> str:
-    """Of what a deep check depends on: the lab's folder, and the code that makes the checks."""
-    folder = root / "solutions" / lab
-    digest = hashlib.sha256()
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        digest.update(f"{path.relative_to(folder)}\0".encode() + hashlib.sha256(path.read_bytes()).digest())
-    for module in (bank, lablint, labsource, labwork, mutants, survivors):
-        digest.update(hashlib.sha256(Path(module.__file__ or "").read_bytes()).digest())
-    return digest.hexdigest()

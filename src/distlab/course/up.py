@@ -227,13 +227,14 @@ def prepare(site: Site) -> None:
     """Bring everything that the Hub serves up to date: book, labs, the instructor's account."""
     from distlab.course.accounts.store import ensure_instructor
     from distlab.course.book import BookError, build_book
+    from distlab.course.proved import prove
     from distlab.course.release import ReleaseError, release_all
 
     _end_strays(site)
     _claim_port(site)
     try:
         build_book(site)
-        release_all(site)
+        release_all(site, lambda lab: prove(site, lab, console))
     except (BookError, ReleaseError) as error:
         raise SiteError(str(error)) from error
     ensure_instructor(site)
