@@ -14,7 +14,7 @@ import pytest
 
 from distlab.course import cgroup
 from distlab.course.grade.children import Children, SandboxFailed
-from distlab.course.grade.warm import NOBODYS_UID
+from distlab.course.grade.warm import NOBODYS_UID, UIDS
 from distlab.course.grade.wire import Closed
 from distlab.course.grade.work import Limits
 from distlab.course.processes import ProcessId
@@ -115,6 +115,7 @@ def test_a_child_has_what_it_needs_and_no_more(children):
         uid = running.child.uid
         assert os.stat(f"/proc/{running.child.pid}").st_uid != uid, "init is another user's"
     assert seen["ids"] == [uid]
+    assert NOBODYS_UID < uid <= NOBODYS_UID + UIDS
     assert seen["user"] == ["grader", "grader"]
     assert set(seen["capabilities"]) == {"0" * 16}
     assert (seen["no_new_privs"], seen["filtered"], seen["threads"]) == ("1", "2", "1")
@@ -225,6 +226,22 @@ def test_two_children_know_nothing_of_each_other(children):
         assert one.run("answer = 1") == 1
 
 
+def test_what_a_child_reads_leaves_no_time_behind(children):
+    """Folders that all children have: without a write to them, too, a first look would note its time."""
+    code = """
+import os
+folders = ["/", "/dev", "/etc", "/usr", "/run"]
+before = [os.stat(folder).st_atime_ns for folder in folders]
+for folder in folders:
+    os.listdir(folder)
+answer = [before == [os.stat(folder).st_atime_ns for folder in folders], before]
+"""
+    with Running(children) as one, Running(children) as other:
+        first, second = one.run(code), other.run(code)
+    assert first == second
+    assert first[0]
+
+
 def test_two_children_talk_over_a_socket_of_their_own(children):
     left, right = socket.socketpair()
     with Running(children, left) as one, Running(children, right) as other:
@@ -309,7 +326,8 @@ import sys
 from tests.course.children_rig import Running, probing
 children = probing().__enter__()
 running = Running(children)
-print(running.child.pid, running.run("import os, time; os.fork() or time.sleep(600); answer = 1"), flush=True)
+running.run("import os, time; os.fork() or time.sleep(600); answer = 1")
+print(running.child.pid, running.child.uid, flush=True)
 sys.stdin.read()
 """
 
@@ -321,12 +339,12 @@ def test_when_their_maker_is_killed_all_end(children):
         stdout=subprocess.PIPE,
         cwd=Path(__file__).parents[2],
     )
-    pid = int(maker.stdout.readline().split()[0])
+    pid, uid = map(int, maker.stdout.readline().split())
     init = ProcessId.of(pid)
     maker.kill()
     maker.communicate()
     assert init.wait(60)
-    assert not processes_of(NOBODYS_UID + pid)
+    assert not processes_of(uid)
     with Children({}, "child_probe:prepare"):
         own = cgroup.own_groups()["memory"] if "memory" in cgroup.own_groups() else Path("/sys/fs/cgroup")
         assert not list(own.glob(f"distlab-grade-{maker.pid}-*")), "swept by the next"

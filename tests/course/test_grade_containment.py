@@ -326,6 +326,38 @@ answer = [outcome(call, number, 0, 0, 0, 0) for number in (425, 298, 323, 250)]
     assert attack().run(OUTCOME + code) == ["EPERM"] * 4, "io_uring, perf, userfaultfd, keyrings"
 
 
+def test_nobody_is_told_what_others_read(attack):
+    """All sandboxes share the system's files: which of them another opens, or has opened, would be a message."""
+    code = """
+import fcntl
+def call(function, *arguments):
+    if function(*arguments) < 0:
+        raise OSError(ctypes.get_errno(), "")
+folder, file = os.open("/usr/bin", os.O_RDONLY), os.open("/usr/bin/env", os.O_RDONLY)
+room, number = ctypes.create_string_buffer(4096), {"x86_64": 72, "aarch64": 25}[os.uname().machine]
+answer = {
+    "inotify": outcome(call, libc.inotify_init1, 0),
+    "fanotify": outcome(call, libc.fanotify_init, 0x200, 0),
+    "dnotify": outcome(fcntl.fcntl, folder, fcntl.F_NOTIFY, fcntl.DN_ACCESS),
+    "lease": outcome(fcntl.fcntl, file, fcntl.F_SETLEASE, fcntl.F_RDLCK),
+    "a number beside the command": outcome(call, libc.syscall, number, file, ctypes.c_long(2**32 + fcntl.F_NOTIFY), 1),
+    "pages in memory": outcome(call, libc.mincore, ctypes.c_void_p(id(libc) & ~4095), 4096, room),
+    "pages of a file": outcome(call, libc.syscall, 451, file, room, room, 0),
+    "what needs no wait": outcome(os.preadv, file, [bytearray(1)], 0, os.RWF_NOWAIT),
+    "the kernel's log": outcome(call, libc.klogctl, 3, room, 4096),
+}
+with open("/tmp/own", "w") as own:
+    answer["locks"] = [outcome(fcntl.flock, own, fcntl.LOCK_EX), outcome(fcntl.lockf, own, fcntl.LOCK_EX)]
+"""
+    assert attack().run(OUTCOME + code) == {
+        **dict.fromkeys(["inotify", "fanotify", "pages in memory", "pages of a file"], "ENOSYS"),
+        **dict.fromkeys(["dnotify", "lease", "a number beside the command"], "EINVAL"),
+        "what needs no wait": "ENOTSUP",
+        "the kernel's log": "EPERM",
+        "locks": ["ok", "ok"],
+    }
+
+
 def test_links_and_paths_in_tmp_lead_nowhere(attack, tmp_path):
     (tmp_path / "secret").write_text("secret")
     code = f"""

@@ -155,7 +155,8 @@ class Sandbox:
         options += _parents("/etc/passwd", made)
         for name, fd in data.items():
             options += ["--perms", "0644", "--ro-bind-data", str(fd), f"/etc/{name}"]
-        options += ["--remount-ro", "/", "--chdir", "/"]
+        # Not even the times of folders can be changed: others have the same.
+        options += ["--remount-ro", "/", "--remount-ro", "/dev", "--chdir", "/"]
         for name, value in self.env.items():
             options += ["--setenv", name, value]
         return options

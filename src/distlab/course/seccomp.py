@@ -1,7 +1,8 @@
 """The system calls that no sandbox may make, as a BPF program compiled by libseccomp.
 
 A deny-list, on purpose short: what opens kernel surface that no lab needs, or reaches what namespaces do
-not separate (the keyrings, the sockets between a virtual machine and its host). New user namespaces are
+not separate (the keyrings, the sockets between a virtual machine and its host, who reads which file of those that
+all sandboxes share). New user namespaces are
 refused here, because bubblewrap can forbid them only where it made one itself. Where code is graded, calls
 that only an escape would make end the process (SIGSYS). libseccomp belongs to the base of Debian and Ubuntu
 (apt depends on it).
@@ -35,7 +36,26 @@ REFUSED = (
     "add_key", "keyctl", "request_key",
     # Kernel surface with a history of escalations, that libraries try and do without.
     "userfaultfd", "perf_event_open", "io_uring_setup", "io_uring_enter", "io_uring_register",
+    # The kernel's log is of all: it has the name, which is free text, of each process that crashed.
+    "syslog",
 )  # fmt: skip
+
+ABSENT = (
+    # Tell of each look at a file, whoever's. `tail -f` looks itself, where there is none.
+    "inotify_init", "inotify_init1", "fanotify_init",
+    # Tell which pages of a file are in memory: what others have read.
+    "mincore", "cachestat",
+)  # fmt: skip
+"""Refused as by a kernel that does not have them (ENOSYS), for which libraries are prepared."""
+
+NUMBERS = {"cachestat": 451}
+"""Of calls that libseccomp 2.5 does not know; they have one number on all processors."""
+
+INT = 0xFFFFFFFF
+F_SETLEASE, F_NOTIFY = 1024, 1026
+"""Commands of fcntl by which a process is told of others' access to a file or folder."""
+RWF_NOWAIT = 0x8
+"""A flag of preadv2: read only what is in memory, which is to tell what is."""
 
 ESCAPES = (
     "bpf", "kexec_load", "kexec_file_load", "init_module", "finit_module", "delete_module",
@@ -77,7 +97,7 @@ def program_fd(grading: bool = False) -> int:
         raise OSError("libseccomp could not start a filter")
 
     def answer(action: int, name: str, *conditions: _Compare) -> None:
-        number = library.seccomp_syscall_resolve_name(name.encode())
+        number = NUMBERS.get(name) or library.seccomp_syscall_resolve_name(name.encode())
         array = (_Compare * len(conditions))(*conditions)
         code = library.seccomp_rule_add_array(context, action, number, len(conditions), array)
         if code:
@@ -90,6 +110,12 @@ def program_fd(grading: bool = False) -> int:
     try:
         for name in REFUSED:
             refuse(name, errno.EPERM)
+        for name in ABSENT:
+            refuse(name, errno.ENOSYS)
+        for command in (F_SETLEASE, F_NOTIFY):
+            # The kernel takes the lower half of the argument: a number in the upper one is no way around.
+            refuse("fcntl", errno.EINVAL, _Compare(1, MASKED_EQUAL, INT, command))
+        refuse("preadv2", errno.EOPNOTSUPP, _Compare(5, MASKED_EQUAL, RWF_NOWAIT, RWF_NOWAIT))
         for name in ESCAPES:
             answer(escape, name)
         for name in ("clone", "unshare"):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import secrets
 import select
 import signal
 import socket
@@ -137,7 +138,7 @@ class Child:
         self._init_fd = os.pidfd_open(self.pid)
         if self.process is None:
             self.group.add(self.pid)
-            self.uid = warm.NOBODYS_UID + self.pid
+            self.uid = warm.NOBODYS_UID + 1 + secrets.randbelow(warm.UIDS)
         self._control.send(json.dumps({"uid": self.uid}).encode())
         self._main_fd = os.pidfd_open(self._expect("started"))
         self._control.send(b'{"go": 1}')

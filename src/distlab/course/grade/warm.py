@@ -56,10 +56,11 @@ MAX_MESSAGE_BYTES = 1 << 16
 MAX_CHANNELS = 4
 
 NOBODYS_UID = 1_890_000_000
-"""The uid of every init; a child's is this plus its process id on the host, which is at most 2**22.
-
-No account has these numbers, and no learner's server: see `distlab.course.homes.FIRST_UID`.
-"""
+"""The uid of every init. No account has it or those after it, and no learner's server:
+see `distlab.course.homes.FIRST_UID`."""
+UIDS = 2**22 - 1
+"""So many numbers after that one are children's. Each draws its own: a count would tell how many processes others
+have started. Two that draw the same have the kernel's limits of one user together, and nothing else."""
 
 OPEN_FILES = 4096
 MAX_FILES = 200_000
