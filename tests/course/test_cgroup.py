@@ -97,6 +97,51 @@ def test_a_running_process_is_added(group):
     assert (group.processes(), group.usage().memory_kills) == ([], 0)
 
 
+BUSY = """
+import os, signal, sys, threading, time
+# What SIGSTOP would not hold: a thread, a child of its own, and a timer that sends SIGCONT.
+import ctypes
+libc = ctypes.CDLL(None)
+event = (ctypes.c_int * 16)(0, 0, int(signal.SIGCONT), 0)  # SIGEV_SIGNAL
+timer = ctypes.c_void_p()
+assert libc.timer_create(1, ctypes.byref(event), ctypes.byref(timer)) == 0
+assert libc.timer_settime(timer, 0, (ctypes.c_long * 4)(0, 1_000_000, 0, 1_000_000), None) == 0
+os.fork()
+threading.Thread(target=lambda: [sum(range(1000)) for _ in iter(int, 1)], daemon=True).start()
+print("busy", flush=True)
+while True:
+    sum(range(1000))
+"""
+
+
+def processor_ticks(group) -> list[int]:
+    """User and system time of each process of the group."""
+    stats = (Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split() for pid in group.processes())
+    return [int(number) for stat in stats for number in stat[11:13]]
+
+
+def test_what_is_frozen_does_nothing_until_it_goes_on(group):
+    command = group.enter([sys.executable, "-c", BUSY])
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert [process.stdout.readline() for _ in range(2)] == ["busy\n"] * 2
+        try:
+            group.freeze(True)
+        except OSError as error:
+            group.kill()
+            pytest.skip(f"no freezer: {error}")
+        frozen = processor_ticks(group)
+        assert len(frozen) == 4
+        sum(range(20_000_000))  # 20 ticks and more of this process, and thousands of the timer
+        assert processor_ticks(group) == frozen
+        group.freeze(False)
+        while sum(processor_ticks(group)) == sum(frozen):
+            pass
+        group.freeze(True)
+        group.kill()
+        assert process.wait(timeout=30) == -9
+    assert group.processes() == []
+
+
 def test_processes_killed_or_refused_at_a_limit_are_counted(group):
     run_in(group, f"b = bytearray({256 * MIB})")
     assert group.usage().memory_kills == 1
@@ -127,7 +172,9 @@ def test_another_process_can_load_kill_and_remove_a_group(group):
     again.remove()
     again.remove()
     if isinstance(group, V1Group):
-        assert not any(Path(path).exists() for path in (group.memory, group.cpu, group.pids))
+        assert not any(
+            Path(path).exists() for path in (group.memory, group.cpu, group.pids, group.freezer) if path
+        )
 
 
 def test_v1_says_what_is_missing(monkeypatch):
@@ -147,6 +194,10 @@ def test_v2_files_are_written_in_a_fake_tree(tmp_path):
     assert (folder / "pids.max").read_text() == "64"
     assert group.enter(["/bin/true"])[-2:] == [f"{folder}/cgroup.procs", "/bin/true"]
     assert cgroup.load(group.to_dict()) == group
+    for frozen in (True, False):
+        (folder / "cgroup.events").write_text(f"populated 1\nfrozen {int(frozen)}\n")
+        group.freeze(frozen)
+        assert (folder / "cgroup.freeze").read_text() == str(int(frozen))
 
 
 @pytest.mark.parametrize(("user", "manager"), [(True, "--user"), (False, "--system")])

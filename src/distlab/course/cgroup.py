@@ -2,9 +2,9 @@
 
 Three kinds, the first that works here: cgroup v1 written directly (root, v1 controllers mounted), a
 systemd scope (v2 with systemd, as root or as a user with delegated controllers), cgroup v2 written
-directly (root without systemd). Each offers the same six verbs: `create`, `enter` (a command line that
-puts itself into the group, then becomes the given program), `add` (a process that runs already), `kill`,
-`remove`, `usage`. A group survives the process that made it: `Group.to_dict` and `load` carry it across.
+directly (root without systemd). Each offers the same seven verbs: `create`, `enter` (a command line that
+puts itself into the group, then becomes the given program), `add` (a process that runs already), `freeze`,
+`kill`, `remove`, `usage`. A group survives the process that made it: `Group.to_dict` and `load` carry it across.
 """
 
 from __future__ import annotations
@@ -88,6 +88,10 @@ class Group(ABC):
         """The ids of the living processes in the group."""
 
     @abstractmethod
+    def freeze(self, frozen: bool) -> None:
+        """Stop every process in the group, or let all go on, and wait until that is so; OSError where it fails."""
+
+    @abstractmethod
     def kill(self) -> None:
         """SIGKILL every process in the group, and wait until none is left."""
 
@@ -151,6 +155,13 @@ def _add(folders: Sequence[Path], pid: int) -> None:
         (folder / "cgroup.procs").write_text(str(pid))
 
 
+def _freeze_v2(folder: Path, frozen: bool) -> None:
+    (folder / "cgroup.freeze").write_text(str(int(frozen)))
+    _poll_until(
+        lambda: _count(folder / "cgroup.events", "frozen") == frozen, f"freezing, {frozen}, of {folder}"
+    )
+
+
 def _count(events: Path, name: str) -> int:
     """The counter `name` in a file of lines `name value`; 0 where this kernel does not keep it."""
     with contextlib.suppress(FileNotFoundError):
@@ -192,11 +203,12 @@ def _remove(folders: Sequence[Path], pids_folder: Path) -> None:
 
 @dataclass(frozen=True)
 class V1Group(Group):
-    """cgroup v1: one folder in each controller's own tree, written directly."""
+    """cgroup v1: a folder in each controller's own tree, written directly. Not everywhere is there a `freezer`."""
 
     memory: str
     cpu: str
     pids: str
+    freezer: str = ""
 
     kind: ClassVar[str] = "v1"
 
@@ -206,7 +218,7 @@ class V1Group(Group):
         missing = [c for c in CONTROLLERS if c not in own]
         if missing:
             raise LimitsUnavailable(f"no cgroup v1 tree for {', '.join(missing)}")
-        group = cls(**{c: str(own[c] / f"distlab-{name}") for c in CONTROLLERS})
+        group = cls(**{c: str(own[c] / f"distlab-{name}") for c in (*CONTROLLERS, "freezer") if c in own})
         try:
             for folder in group._folders():
                 folder.mkdir(exist_ok=True)
@@ -217,7 +229,7 @@ class V1Group(Group):
         return group
 
     def _write(self, limits: Limits) -> None:
-        memory, cpu, pids = self._folders()
+        memory, cpu, pids, *_ = self._folders()
         (memory / "memory.limit_in_bytes").write_text(str(limits.memory_bytes))
         memory_and_swap = memory / "memory.memsw.limit_in_bytes"
         if memory_and_swap.exists():
@@ -227,8 +239,8 @@ class V1Group(Group):
         (cpu / "cpu.shares").write_text(str(1024 * limits.cpu_weight // 100))
         (pids / "pids.max").write_text(str(limits.processes))
 
-    def _folders(self) -> tuple[Path, Path, Path]:
-        return Path(self.memory), Path(self.cpu), Path(self.pids)
+    def _folders(self) -> list[Path]:
+        return [Path(folder) for folder in (self.memory, self.cpu, self.pids, self.freezer) if folder]
 
     def enter(self, argv: Sequence[str]) -> list[str]:
         procs = " ".join(f"{folder}/cgroup.procs" for folder in self._folders())
@@ -240,14 +252,21 @@ class V1Group(Group):
     def processes(self) -> list[int]:
         return _processes(self._folders())
 
+    def freeze(self, frozen: bool) -> None:
+        state, wanted = Path(self.freezer or "/nowhere") / "freezer.state", "FROZEN" if frozen else "THAWED"
+        state.write_text(wanted)
+        _poll_until(lambda: state.read_text().strip() == wanted, f"making {self.freezer} {wanted}")
+
     def kill(self) -> None:
+        with contextlib.suppress(OSError):  # what is frozen here cannot die
+            self.freeze(False)
         _kill(self._folders(), Path(self.pids))
 
     def remove(self) -> None:
         _remove(self._folders(), Path(self.pids))
 
     def usage(self) -> Usage:
-        memory, _, pids = self._folders()
+        memory, _, pids, *_ = self._folders()
         return Usage(
             memory_bytes=int((memory / "memory.usage_in_bytes").read_text()),
             memory_peak_bytes=int((memory / "memory.max_usage_in_bytes").read_text()),
@@ -299,6 +318,9 @@ class V2Group(Group):
 
     def processes(self) -> list[int]:
         return _processes([Path(self.path)])
+
+    def freeze(self, frozen: bool) -> None:
+        _freeze_v2(Path(self.path), frozen)
 
     def kill(self) -> None:
         _kill([Path(self.path)], Path(self.path))
@@ -394,6 +416,9 @@ class SystemdGroup(Group):
     def processes(self) -> list[int]:
         folder = self._control_group()
         return _processes([folder]) if folder else []
+
+    def freeze(self, frozen: bool) -> None:
+        _freeze_v2(self._control_group() or Path("/nowhere"), frozen)
 
     def kill(self) -> None:
         self._systemctl("kill", "--signal=KILL", self.unit)
