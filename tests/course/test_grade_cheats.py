@@ -65,10 +65,12 @@ class Watched(Children):
         super().__init__()
         self.started: list[Child] = []
 
-    def start(self, role: str, limits: Limits, *, fds: Sequence[socket.socket] = ()) -> Child:
-        child = super().start(role, limits, fds=fds)
-        self.started.append(child)
-        return child
+    def start_together(
+        self, limits: Limits, wanted: Sequence[tuple[str, Sequence[socket.socket]]]
+    ) -> list[Child]:
+        children = super().start_together(limits, wanted)
+        self.started += children
+        return children
 
 
 @dataclass

@@ -16,6 +16,7 @@ import struct
 import subprocess
 import threading
 import time
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -66,9 +67,8 @@ class Ending:
 class Child:
     """One running sandbox; `pid` is its init's on this machine, `uid` who its processes are."""
 
-    def __init__(self, role: str, limits: Limits, group: cgroup.Group) -> None:
-        self.role, self.limits = role, limits
-        self.cores: list[int] = []
+    def __init__(self, role: str, limits: Limits, group: cgroup.Group, cores: Sequence[int]) -> None:
+        self.role, self.limits, self.cores = role, limits, cores
         self.pid = self.uid = 0
         self.group = group
         self._init_fd = (
@@ -93,11 +93,15 @@ class Child:
     def __exit__(self, *error: object) -> None:
         self.kill()
 
-    def kill(self) -> Ending:
-        """End it and everything that it started; returns when nothing of it is left. May be called twice."""
+    def begin_to_kill(self) -> None:
+        """End it; what it started goes on for as long as its init takes to notice."""
         # Its channel can close before its end is known: its init is left to say how it ended, and gets to say
         # so at once, as now it does end.
         self._signal("_main_fd")
+
+    def kill(self) -> Ending:
+        """End it and everything that it started; returns when nothing of it is left. May be called twice."""
+        self.begin_to_kill()
         if not self._ended.wait(REPORT_S):
             self._killed = True
             self._send_kill()
@@ -238,3 +242,12 @@ class Child:
                     os.close(fd)
                 self._init_fd = self._main_fd = -1
             self._ended.set()
+
+
+def kill_all(children: Iterable[Child]) -> None:
+    """`kill` each, in about the time of one."""
+    children = list(children)
+    for child in children:
+        child.begin_to_kill()
+    for child in children:
+        child.kill()

@@ -40,19 +40,16 @@ from typing import Any, Self
 
 from distlab.course import cgroup
 from distlab.course.grade import warm
-from distlab.course.grade.child import Child, Ending, SandboxFailed
+from distlab.course.grade.child import Child, Ending, SandboxFailed, kill_all
 from distlab.course.grade.work import Limits
 from distlab.course.sandbox import Mount, Sandbox, base_env, python_mounts
 
-__all__ = ["Child", "Children", "Ending", "SandboxFailed"]
+__all__ = ["Child", "Children", "Ending", "SandboxFailed", "kill_all"]
 
 ROLES = {
     "session": "distlab.course.grade.session:serve",
     "testing": "distlab.course.grade.testing:serve",
 }
-MOSTLY_WAITING = ("testing",)
-"""Roles whose children use no core of their own."""
-
 PREPARE = "distlab.course.grade.session:prepare"
 
 CAPABILITIES = ("CAP_SYS_ADMIN", "CAP_NET_ADMIN", "CAP_SETUID", "CAP_SETGID", "CAP_SETPCAP")
@@ -131,8 +128,7 @@ class Children:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for child in list(self._living):
-            child.kill()
+        kill_all(list(self._living))
         with self._lock, contextlib.suppress(SandboxFailed, OSError):
             if server := self._server or (self._starting and self._starting.result()):
                 server.stop()
@@ -143,25 +139,61 @@ class Children:
 
         Raises `SandboxFailed` where this machine cannot make it, or not within `limits.start_s` seconds.
         """
-        assert len(fds) <= warm.MAX_CHANNELS
+        (child,) = self.start_together(limits, [(role, fds)])
+        return child
+
+    def start_together(
+        self, limits: Limits, wanted: Sequence[tuple[str, Sequence[socket.socket]]]
+    ) -> list[Child]:
+        """Several children, each a role and its `fds`, in about the time of one: all of them, or `SandboxFailed`.
+
+        They take turns: all have the same cores.
+        """
         deadline = time.monotonic() + limits.start_s
+        cores = self._take_cores(limits, len(wanted))
+        with ThreadPoolExecutor(len(wanted)) as pool:
+            starting = [pool.submit(self._start, role, limits, fds, cores, deadline) for role, fds in wanted]
+        failed = [error for each in starting if (error := each.exception())]
+        children = [each.result() for each in starting if not each.exception()]
+        if failed:
+            kill_all(children)
+            raise failed[0]
+        return children
+
+    def _start(
+        self,
+        role: str,
+        limits: Limits,
+        fds: Sequence[socket.socket],
+        cores: Sequence[int],
+        deadline: float,
+    ) -> Child:
+        assert len(fds) <= warm.MAX_CHANNELS
         try:
             try:
-                return self._start(role, limits, fds, deadline)
+                return self._try(role, limits, fds, cores, deadline)
             except ConnectionError:  # the server ended meanwhile: with a new one, once more
-                return self._start(role, limits, fds, deadline)
-        except (OSError, cgroup.LimitsUnavailable) as error:
-            raise SandboxFailed(f"the {role} sandbox did not start: {error}") from error
+                return self._try(role, limits, fds, cores, deadline)
+        except BaseException as error:
+            self._give_cores_back(cores)
+            if isinstance(error, OSError | cgroup.LimitsUnavailable):
+                raise SandboxFailed(f"the {role} sandbox did not start: {error}") from error
+            raise
         finally:
             for fd in fds:
                 fd.close()
 
-    def _start(self, role: str, limits: Limits, fds: Sequence[socket.socket], deadline: float) -> Child:
+    def _try(
+        self,
+        role: str,
+        limits: Limits,
+        fds: Sequence[socket.socket],
+        cores: Sequence[int],
+        deadline: float,
+    ) -> Child:
         wanted = cgroup.Limits(limits.memory_bytes, limits.cpus, limits.processes, CPU_WEIGHT)
-        child = Child(
-            role, limits, cgroup.create(f"grade-{os.getpid()}-{id(self):x}-{next(self._names)}", wanted)
-        )
-        self._take_cores(child)
+        group = cgroup.create(f"grade-{os.getpid()}-{id(self):x}-{next(self._names)}", wanted)
+        child = Child(role, limits, group, cores)
         try:
             try:
                 if self.warm:
@@ -175,7 +207,6 @@ class Children:
             child.begin(deadline)
         except BaseException:
             child.abandon()
-            self._give_cores_back(child)
             raise
         self._living.add(child)
         threading.Thread(target=self._watch, args=(child,), daemon=True).start()
@@ -186,20 +217,23 @@ class Children:
             child.watch()
         finally:
             self._living.discard(child)
-            self._give_cores_back(child)
+            self._give_cores_back(child.cores)
 
-    def _take_cores(self, child: Child) -> None:
-        """As many of the machine's cores as its quota comes to, those that the fewest children have."""
+    def _take_cores(self, limits: Limits, children: int) -> list[int]:
+        """As many of the machine's cores as the quota comes to, those that the fewest children have."""
         own = sorted(os.sched_getaffinity(0))
         first = os.getpid() % len(own)  # another process that does this begins at another
         with self._lock:
             ranked = sorted(own[first:] + own[:first], key=self._users.__getitem__)
-            child.cores = ranked[: max(1, math.ceil(child.limits.cpus))]
-            self._users.update(child.cores if child.role not in MOSTLY_WAITING else ())
+            cores = ranked[: max(1, math.ceil(limits.cpus))]
+            for _ in range(children):
+                self._users.update(cores)
+        return cores
 
-    def _give_cores_back(self, child: Child) -> None:
+    def _give_cores_back(self, cores: Sequence[int]) -> None:
+        """One child's."""
         with self._lock:
-            self._users.subtract(child.cores if child.role not in MOSTLY_WAITING else ())
+            self._users.subtract(cores)
 
     def _warm_server(self, deadline: float) -> _Server:
         if self._server and not self._server.alive:

@@ -6,7 +6,10 @@
 Two passes, each in sandboxes of its own. The display pass runs the cells as the learner's notebook would and keeps
 what they show. In the test pass the cells run once more, unseen, and a process that the learner's code cannot
 reach runs the tests in notebook order (`testing.py`): so nothing that is shown was made by code that had seen a
-hidden argument. This module runs neither tests nor learner code.
+hidden argument, or ran beside such code (`turns.py`). This module runs neither tests nor learner code.
+
+All sandboxes of a submission are started together: a start is mostly a wait for the kernel. Each gets its work when
+its pass begins: the passes do not run at the same time.
 """
 
 from __future__ import annotations
@@ -19,15 +22,18 @@ import json
 import platform
 import socket
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import psutil
 
-from distlab.course.grade.children import Child, Children
+from distlab.course.grade.children import Child, Children, kill_all
 from distlab.course.grade.outputs import LEFT_OUT, clean_outputs, count_or_none, size
 from distlab.course.grade.remote import GRACE_S, Learner, Stopped
 from distlab.course.grade.testing import TEST_TOO_LONG, Stop, complete, reports
+from distlab.course.grade.turns import Turns
 from distlab.course.grade.wire import Channel, TimedOut, WireError
 from distlab.course.grade.work import MIB, Cell, Graded, Kind, Result, Shown, Verdict, Work
 from distlab.machine import cores, cpu_model, gpus
@@ -37,9 +43,23 @@ GRAVEST = (Verdict.NOT_GRADABLE, Verdict.VIOLATION, Verdict.MEMORY, Verdict.OUTP
 
 TOO_LONG = "Your code took too long."
 
+TURNS = Turns()
+"""Of all submissions that this process grades."""
+
 
 class _MachineFault(Exception):  # noqa: N818 - a state of the machine
     """A sandbox was lost through no fault of what ran in it."""
+
+
+@dataclass(frozen=True)
+class _Sandboxes:
+    """One submission's, with our ends of their channels. Without a display pass there is no `display`."""
+
+    learner: Channel
+    display: Child | None
+    control: Channel
+    tests: Child
+    session: Child
 
 
 def grade(work: Work, children: Children) -> Result:
@@ -48,21 +68,49 @@ def grade(work: Work, children: Children) -> Result:
     Raises `SandboxFailed` where this machine can make none.
     """
     shown: tuple[Shown, ...] = ()
-    started = time.monotonic()
-    tested = started
     stop: Stop | None = None
-    try:
-        if work.display:
-            shown, stop = _display(work, children)
-        tested = time.monotonic()
-        graded, stop = _test(work, children, stop)
-    except _MachineFault as fault:
-        stop = Stop(0, Verdict.NOT_GRADABLE, f"Not graded: {fault}")
-        graded = ()
+    seconds: dict[str, float] = {}
+    with _sandboxes(work, children) as sandboxes:
+        try:
+            if sandboxes.display:
+                with TURNS.shown(), _timed(seconds, "display_s"):
+                    shown, stop = _display(work, sandboxes.learner, sandboxes.display)
+            with TURNS.unseen():
+                try:
+                    with _timed(seconds, "tests_s"):
+                        graded, stop = _test(work, sandboxes, stop)
+                finally:  # what it started could know an argument, and must not outlive the turn
+                    kill_all([sandboxes.session, sandboxes.tests])
+        except _MachineFault as fault:
+            stop = Stop(0, Verdict.NOT_GRADABLE, f"Not graded: {fault}")
+            graded = ()
     cells = complete(work, graded, stop) if stop else graded
-    seconds = {"display_s": tested - started, "tests_s": time.monotonic() - tested}
     provenance = {**_provenance(work), **{name: round(value, 4) for name, value in seconds.items()}}
     return Result(work.lab, _overall(cells, stop), stop.message if stop else "", cells, shown, provenance)
+
+
+@contextmanager
+def _timed(seconds: dict[str, float], name: str) -> Iterator[None]:
+    started = time.monotonic()
+    yield
+    seconds[name] = time.monotonic() - started
+
+
+@contextmanager
+def _sandboxes(work: Work, children: Children) -> Iterator[_Sandboxes]:
+    """Start them together, and end them together."""
+    learner, display_end = socket.socketpair()
+    control, tests_end = socket.socketpair()
+    to_session, session_end = socket.socketpair()
+    wanted = [("testing", [tests_end, to_session]), ("session", [session_end])]
+    if work.display:
+        wanted.append(("session", [display_end]))
+    with Channel(learner) as to_display, Channel(control) as to_tests, display_end:
+        tests, session, *display = started = children.start_together(work.limits, wanted)
+        try:
+            yield _Sandboxes(to_display, display[0] if display else None, to_tests, tests, session)
+        finally:
+            kill_all(started)
 
 
 def _overall(cells: Iterable[Graded], stop: Stop | None) -> Verdict:
@@ -74,56 +122,49 @@ def _overall(cells: Iterable[Graded], stop: Stop | None) -> Verdict:
     return next((verdict for verdict in GRAVEST if verdict in found), Verdict.FAILED)
 
 
-def _display(work: Work, children: Children) -> tuple[tuple[Shown, ...], Stop | None]:
+def _display(work: Work, channel: Channel, session: Child) -> tuple[tuple[Shown, ...], Stop | None]:
     """What each code cell shows, and where the run stopped before its end, if it did.
 
     Of all that is shown, as much is kept as may be printed: a page holds it all.
     """
     shown = [Shown() for _ in work.cells]
     left = work.limits.output_bytes
-    ours, theirs = socket.socketpair()
     step = 0
-    with Channel(ours) as channel, children.start("session", work.limits, fds=[theirs]) as session:
-        learner = Learner(channel, time.monotonic() + work.limits.wall_s)
-        try:
-            learner.files(work.files, work.limits.start_s)
-            for step, cell in enumerate(work.cells):
-                if cell.kind == Kind.HIDDEN:
-                    continue
-                ran = learner.run(cell.source, True, work.limits.cell_s)
-                outputs = clean_outputs(ran.outputs)
-                kept = outputs if size(outputs) <= left else [LEFT_OUT]
-                left -= size(kept)
-                shown[step] = Shown(tuple(kept), count_or_none(ran.execution_count))
-                if ran.interrupted and not cell.is_test:
-                    raise Stopped(Verdict.TIMEOUT, TOO_LONG)
-        except Stopped as stopped:
-            return tuple(shown), _reason(Stop(step, stopped.verdict, stopped.message), session)
+    learner = Learner(channel, time.monotonic() + work.limits.wall_s)
+    try:
+        learner.files(work.files, work.limits.start_s)
+        for step, cell in enumerate(work.cells):
+            if cell.kind == Kind.HIDDEN:
+                continue
+            ran = learner.run(cell.source, True, work.limits.cell_s)
+            outputs = clean_outputs(ran.outputs)
+            kept = outputs if size(outputs) <= left else [LEFT_OUT]
+            left -= size(kept)
+            shown[step] = Shown(tuple(kept), count_or_none(ran.execution_count))
+            if ran.interrupted and not cell.is_test:
+                raise Stopped(Verdict.TIMEOUT, TOO_LONG)
+    except Stopped as stopped:
+        return tuple(shown), _reason(Stop(step, stopped.verdict, stopped.message), session)
+    finally:
+        session.begin_to_kill()
     return tuple(shown), None
 
 
-def _test(work: Work, children: Children, stop: Stop | None) -> tuple[tuple[Graded, ...], Stop | None]:
+def _test(work: Work, sandboxes: _Sandboxes, stop: Stop | None) -> tuple[tuple[Graded, ...], Stop | None]:
     """What each test came to that was reached before `stop`, and where the run ended before its end."""
-    control, their_control = socket.socketpair()
-    to_session, session_end = socket.socketpair()
     graded: list[Graded] = []
     ended: Stop | None = None
-    with (
-        Channel(control) as channel,
-        children.start("session", work.limits, fds=[session_end]) as session,
-        children.start("testing", work.limits, fds=[their_control, to_session]) as tests,
-    ):
-        deadline = time.monotonic() + work.limits.start_s + work.limits.wall_s + 2 * GRACE_S
-        try:
-            for report in reports(channel, work, stop, deadline):
-                if isinstance(report, Stop):
-                    ended = report
-                else:
-                    graded.append(report)
-        except WireError as error:
-            ended = _lost_tests(work, len(graded), tests, late=isinstance(error, TimedOut))
-        if ended and ended != stop:
-            ended = _reason(ended, session)
+    deadline = time.monotonic() + work.limits.start_s + work.limits.wall_s + 2 * GRACE_S
+    try:
+        for report in reports(sandboxes.control, work, stop, deadline):
+            if isinstance(report, Stop):
+                ended = report
+            else:
+                graded.append(report)
+    except WireError as error:
+        ended = _lost_tests(work, len(graded), sandboxes.tests, late=isinstance(error, TimedOut))
+    if ended and ended != stop:
+        ended = _reason(ended, sandboxes.session)
     return tuple(graded), ended
 
 
