@@ -12,8 +12,7 @@ from rich.console import Console
 
 from distlab.course import check_lab, up
 from distlab.course.grade.children import Children, SandboxFailed
-from distlab.course.grade.testing import OWN_FAULT
-from distlab.course.grade.work import Graded, Result, Verdict, Work
+from distlab.course.grade.work import OWN_FAULT, Graded, Result, Verdict, Work
 from distlab.course.proved import inputs_digest, is_proved, prove, report_path
 from distlab.course.release import ReleaseError, release_all
 from distlab.course.sandbox import availability

@@ -27,8 +27,7 @@ from distlab.course.grade.children import Children, SandboxFailed
 from distlab.course.grade.grader import grade
 from distlab.course.grade.labwork import focused, lab_work
 from distlab.course.grade.submission import parse_notebook
-from distlab.course.grade.testing import OWN_FAULT
-from distlab.course.grade.work import Cell, Graded, Kind, Limits, Result, Verdict, Work
+from distlab.course.grade.work import OWN_FAULT, Cell, Graded, Kind, Limits, Result, Verdict, Work
 from distlab.course.lablint import as_python
 from distlab.course.labsource import LabError, cell_place, hidden_messages
 from distlab.course.mutants import Mutant, mutants_of

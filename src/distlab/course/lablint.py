@@ -24,6 +24,8 @@ from typing import TYPE_CHECKING, TypeGuard
 
 from nbformat.notebooknode import NotebookNode
 
+from distlab.course.grade.work import BASELINE
+
 if TYPE_CHECKING:
     from distlab.course.labsource import Place
 
@@ -32,9 +34,6 @@ ADDED = {"_", "copyright", "credits", "display", "exit", "get_ipython", "help", 
 
 MEASURE = "measure"
 """The tag of a cell that only measures: no test depends on it."""
-
-BASELINE = "baseline"
-"""In the tests of a timed lab: what its locked cells make, in a sandbox where no learner's code is."""
 
 BUILTINS = frozenset(dir(builtins)) - ADDED
 

@@ -1,13 +1,14 @@
 """The test process: holds the tests, drives the learner's session, says what each test came to.
 
-    serve(control, learner)                                # in the test process
+    serve(control, learner, baseline)                      # in the test process
     for report in reports(control, work, stop, deadline):  # where the marks are kept
         ...                                                # Graded, one per test, as they come; at the end perhaps Stop
     cells = complete(work, graded, stop)
 
 A test is a cell of plain Python. It runs here, in a namespace of its own that holds the builtins and, of the names
 that the lab declares, those its code uses: fetched once, before it begins. What it prints goes nowhere. It never
-runs in the learner's process, and nothing of the learner's process runs here.
+runs in the learner's process, and nothing of the learner's process runs here. In a timed lab it sees `baseline`, too
+(`timing.py`).
 
 How a test ends:
 
@@ -38,7 +39,7 @@ import signal
 import sys
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from types import FrameType, TracebackType
 from typing import Any
@@ -50,8 +51,9 @@ from distlab.course.grade.remote import (
     RemoteError,
     Stopped,
 )
+from distlab.course.grade.timing import Baseline, Given
 from distlab.course.grade.wire import Channel, Malformed
-from distlab.course.grade.work import Cell, Graded, Verdict, Work
+from distlab.course.grade.work import BASELINE, OWN_FAULT, Cell, Graded, Verdict, Work
 
 MAX_MESSAGE = 500
 LEFT_OUT = "…"
@@ -59,7 +61,6 @@ LEFT_OUT = "…"
 CHECK_FAILED = "A check of this test failed."
 RAISED = "Your code raised an error."
 COULD_NOT = "The test could not work with what your code gave."
-OWN_FAULT = "This test could not run: its own code is at fault."
 TEST_TOO_LONG = "The test took too long with what your code gave."
 LIBRARY_MESSAGES = ("msg", "err_msg")
 """The keywords under which torch's and numpy's assertions take a message."""
@@ -75,13 +76,18 @@ class Stop:
 
 
 def reports(
-    control: Channel, work: Work, stop: Stop | None, deadline: float | None = None
+    control: Channel,
+    work: Work,
+    stop: Stop | None,
+    deadline: float | None = None,
+    freeze: Callable[[bool], bool] | None = None,
 ) -> Iterator[Graded | Stop]:
     """Have the test process at the other end of `control` grade `work`, and give its reports as they come.
 
     It stops before cell `stop.step`, and the last report is then `stop`, or an earlier Stop of its own: the
     learner's process is gone, or must go. Raises WireError where the test process ends or says what it should not:
-    what came before stands.
+    what came before stands. A timed test asks to have the learner's processes frozen, or let go on: `freeze` does it,
+    and says whether they are.
     """
     # As a blob: characters as they are. Escaped, a submission could be larger than what a message may be.
     content = json.dumps(work.to_json(), ensure_ascii=False).encode("utf-8", "replace")
@@ -90,6 +96,8 @@ def reports(
     while True:
         message, _ = control.receive(deadline)
         match message:
+            case {"freeze": bool(frozen)} if freeze is not None:
+                control.send({"frozen": frozen if freeze(frozen) else None}, deadline=deadline)
             case {"graded": dict(raw)}:
                 yield _check(raw, next(tests, None))
             case {"stop": {"step": int(step), "verdict": str(verdict), "message": str(said)}}:
@@ -131,30 +139,37 @@ def complete(work: Work, graded: Sequence[Graded], stop: Stop) -> tuple[Graded, 
     return (*graded, *rest)
 
 
-def serve(control: Channel, learner: Channel) -> None:
-    """Do the one piece of work that comes over `control`, against the session at the other end of `learner`."""
+def serve(control: Channel, learner: Channel, baseline: Channel | None = None) -> None:
+    """Do the one piece of work that comes over `control`, against the session at the other end of `learner`.
+
+    At the other end of `baseline` is the session that runs the work's baseline, where it has one.
+    """
     message, (content,) = control.receive()
     work = Work.from_json(json.loads(content))
     raw = message["stop"]
     stop = Stop(raw["step"], Verdict(raw["verdict"]), raw["message"]) if raw else None
     _seed(work.seed)  # imports what the first test's time shall not pay for
-    stopped = _Run(control, learner, work).steps(stop)
+    stopped = _Run(control, learner, work, baseline).steps(stop)
     control.send({"stop": asdict(stopped)} if stopped else {"done": True})
 
 
 class _Run:
     """One piece of work, cell by cell."""
 
-    def __init__(self, control: Channel, learner: Channel, work: Work) -> None:
+    def __init__(self, control: Channel, learner: Channel, work: Work, baseline: Channel | None) -> None:
         self.control, self.work = control, work
         self.end = time.monotonic() + work.limits.wall_s
         self.learner = Learner(learner, self.end)
+        self.given = Given(baseline, control, work.limits) if baseline else None
+        self.sessions: list[Learner] = [self.learner, *([self.given] if self.given else [])]
 
     def steps(self, stop: Stop | None) -> Stop | None:
         """Go through the cells; the Stop that ended it, if one did."""
         step, limits = 0, self.work.limits
         try:
             self.learner.files(self.work.files, limits.start_s)
+            if self.given:
+                self.given.prepare(self.work.baseline)
             for step, cell in enumerate(self.work.cells):
                 if stop is not None and step >= stop.step:
                     return stop
@@ -175,18 +190,22 @@ class _Run:
 
     def test(self, cell: Cell) -> Graded:
         """Run one test. Raises Stopped where the learner's session is lost."""
-        self.learner.stopped = None
+        for session in self.sessions:
+            session.stopped = None
         verdict, points, message = Verdict.PASSED, cell.points, ""
         try:
-            with _time(self.learner), _quiet():
+            with _time(self.learner.deadline, self.sessions), _quiet():
                 value = self._execute(cell)
                 verdict, points = _credit(value, cell.points)
         except Stopped as limit:
-            self.learner.stopped = self.learner.stopped or limit
+            if not any(session.stopped for session in self.sessions):
+                self.learner.stopped = limit
         except BaseException as error:
             verdict, message = self._failure(error, cell)
+        if self.given:
+            self.given.release()  # had the end of time come where the test does it
         # Whatever the test made of it: a call without an answer is the end of the test.
-        if (stopped := self.learner.stopped) is not None:
+        if stopped := next((session.stopped for session in self.sessions if session.stopped), None):
             if stopped.lost:
                 raise stopped
             verdict, message = stopped.verdict, stopped.message
@@ -205,6 +224,8 @@ class _Run:
             # NameError where the test uses it.
             with contextlib.suppress(MissingName):
                 space[name] = self.learner.get(name)
+        if self.given:
+            space[BASELINE] = Baseline(self.given)
         exec(compile(tree, _file(cell), "exec", dont_inherit=True), space)
         if not isinstance(last, ast.Expr):
             return None
@@ -352,17 +373,17 @@ def _quiet() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _time(learner: Learner) -> Iterator[None]:
+def _time(deadline: float, sessions: Sequence[Learner]) -> Iterator[None]:
     """End what runs inside at the deadline, a test's own loops too; again and again, should it swallow that."""
 
     running = True
 
     def over(_: int, __: FrameType | None) -> None:
-        if running and not learner.asking:
+        if running and not any(session.asking for session in sessions):
             raise Stopped(Verdict.TIMEOUT, TEST_TOO_LONG, lost=False)
 
     before = signal.signal(signal.SIGALRM, over)
-    signal.setitimer(signal.ITIMER_REAL, max(learner.deadline - time.monotonic(), 0.001), 0.5)
+    signal.setitimer(signal.ITIMER_REAL, max(deadline - time.monotonic(), 0.001), 0.5)
     try:
         try:
             yield

@@ -28,6 +28,14 @@ class Verdict(StrEnum):
     NOT_GRADABLE = "not gradable"  # a fault of the machine or of the test: says nothing about the learner
 
 
+OWN_FAULT = "This test could not run: its own code is at fault."
+"""What `NOT_GRADABLE` says where the course is to blame, and not the machine."""
+
+
+BASELINE = "baseline"
+"""In the tests of a timed lab: what its locked cells make, in a sandbox where no learner's code is."""
+
+
 class Kind(StrEnum):
     """What a code cell is to the grader."""
 
