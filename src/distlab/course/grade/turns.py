@@ -7,7 +7,7 @@ Two sandboxes on one kernel can always talk while both run: by locks on files th
 address in a page of such a file (futex), by all that a machine counts. Code that has seen a hidden argument would
 tell that of another learner's, or of the same one's next submission, whose output is shown.
 
-In one process: what else runs on the machine is not kept away.
+What this leaves open, and what it costs, stands in `children.py`.
 """
 
 from __future__ import annotations
