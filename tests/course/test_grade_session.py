@@ -304,6 +304,14 @@ def test_processes_that_the_notebook_forks(shared: Learner) -> None:
     assert shown(shared, "print(1)") == [stream("1\n")]
 
 
+def test_each_notebook_draws_its_own_numbers(shared: Learner, fresh: Learner) -> None:
+    draw = (
+        "import numpy as np, random\n(random.random(), np.random.random(), np.random.default_rng().random())"
+    )
+    texts = [shown(one, draw)[-1]["data"]["text/plain"].strip("()").split(", ") for one in (shared, fresh)]
+    assert all(ours != theirs for ours, theirs in zip(*texts, strict=True))
+
+
 def test_files_lie_beside_the_notebook(fresh: Learner, tmp_path: Path) -> None:
     encoded = base64.b64encode(b"value = 41\n").decode()
     fresh.files({"helper.py": encoded, "data/x.txt": encoded}, LIMIT_S)

@@ -288,7 +288,10 @@ def serve(requests: socket.socket) -> None:
             os.read(wake, 1 << 12)
             _tell_endings(running)
         if requests.fileno() in ready:
-            message, fds, _, _ = socket.recv_fds(requests, 16, 4)
+            try:
+                message, fds, _, _ = socket.recv_fds(requests, 16, 4)
+            except ConnectionResetError:  # the asking process has ended without having read a word
+                os._exit(0)
             if not message:
                 os._exit(0)
             _fork(fds, running)

@@ -1,12 +1,13 @@
 """The learner's side of grading: runs the notebook's cells, and calls what they define, as it is asked to.
 
-    prepare()            # once, before the fork: imports, and the shell
-    serve(channel)       # in the sandbox: until the channel is closed, or a cell says exit()
+    prepare()              # once, before the fork: imports, and the shell
+    serve(channel)         # in the sandbox: until the channel is closed, or a cell says exit()
+    serve_shown(channel)   # the same, where outputs are shown
 
 Code runs as in a notebook: in an IPython shell whose namespace is `__main__`, with magics, `display`, top-level
-`await`, inline figures. What it prints through Python is a cell's output; what processes that it starts print
-goes to descriptors 1 and 2 of this process, and so does what exceeds MAX_TEXT, so that whoever reads those counts
-all of it.
+`await`, inline figures. What it prints through Python is a cell's output; where outputs are shown, so is what goes
+to descriptors 1 and 2 past Python, from C code and from processes that it starts. All else of that, and what
+exceeds MAX_TEXT, stays on those descriptors, so that whoever reads them counts it.
 
 Everything here runs in the learner's own process and can be changed by the learner: the other side
 (`remote.py`) believes none of it. No test, score or token ever gets here.
@@ -18,6 +19,7 @@ from __future__ import annotations
 import base64
 import builtins
 import contextlib
+import ctypes
 import importlib
 import io
 import itertools
@@ -32,6 +34,8 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
+import numpy as np
+import torch
 from IPython.core.displayhook import DisplayHook
 from IPython.core.displaypub import DisplayPublisher
 from IPython.core.interactiveshell import InteractiveShell
@@ -39,6 +43,7 @@ from traitlets import Type
 from traitlets.config import Config
 
 from distlab.course.grade import plain
+from distlab.course.grade.descriptors import Caught, write_all
 from distlab.course.grade.wire import Channel, Closed, Malformed, TooLarge
 from distlab.train import warm
 
@@ -55,6 +60,8 @@ TEXT, IMAGES = "text/plain", ("image/png", "image/jpeg")
 INLINE = "module://matplotlib_inline.backend_inline"
 ESCAPES = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\)|.)?", re.DOTALL)
 """Terminal sequences: colours, cursor movements, titles."""
+
+_libc = ctypes.CDLL(None)
 
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     "iter": iter,
@@ -75,6 +82,7 @@ class _Outputs:
     """What the running cell has shown, in order, as nbformat has it; nothing while `show` is off."""
 
     def __init__(self) -> None:
+        self.caught: Caught | None = None
         self.begin(show=False)
 
     def begin(self, show: bool) -> None:
@@ -85,8 +93,16 @@ class _Outputs:
         self.clear_at_next = False
         self.displays: dict[str, dict[str, Any]] = {}
         """Outputs that can be updated, by display id."""
+        if self.caught:
+            self.caught.begin(MAX_TEXT if show else 0)
+
+    def catch_up(self) -> None:
+        """What was written past Python up to now comes before what Python shows next."""
+        for name, text in self.caught.take() if self.caught else ():
+            self.stream(name, text)
 
     def clear(self, wait: bool) -> None:
+        self.catch_up()
         if wait:
             self.clear_at_next = True
         else:
@@ -97,7 +113,8 @@ class _Outputs:
         over = text[len(kept) :]
         self.text_left -= len(kept)
         if over:
-            _write_all(1 if name == "stdout" else 2, over.encode("utf-8", "replace"))
+            past = self.caught.past if self.caught else {"stdout": 1, "stderr": 2}
+            write_all(past[name], over.encode("utf-8", "replace"))
         if not kept:
             return
         last = None if self.clear_at_next or not self.items else self.items[-1]
@@ -107,6 +124,7 @@ class _Outputs:
             self.add({"output_type": "stream", "name": name, "text": [kept]})
 
     def data(self, kind: str, data: dict[str, Any], **more: Any) -> None:
+        self.catch_up()
         kept = self.bundle(data)
         if kept:
             self.add({"output_type": kind, "data": kept, "metadata": {}, **more})
@@ -135,6 +153,7 @@ class _Outputs:
         return kept
 
     def error(self, name: str, value: str, traceback: list[str]) -> None:
+        self.catch_up()
         lines = [self.take(ESCAPES.sub("", line)) for line in traceback[:100]]
         self.add(
             {
@@ -158,6 +177,9 @@ class _Outputs:
             self.items.append(output)
 
     def finished(self) -> list[dict[str, Any]]:
+        if self.caught:
+            _libc.fflush(None)  # what C code has printed is still with the C library
+            self.catch_up()
         return [
             {**item, "text": "".join(item["text"])} if item["output_type"] == "stream" else item
             for item in self.items
@@ -180,9 +202,10 @@ class _Stream(io.TextIOBase):
         if not isinstance(text, str):
             raise TypeError(f"write() argument must be str, not {type(text).__name__}")
         if os.getpid() == self._pid:
+            self._outputs.catch_up()
             self._outputs.stream(self.name, text)
         else:  # a process that the notebook forked: its memory is its own
-            _write_all(self.fileno(), text.encode("utf-8", "replace"))
+            write_all(self.fileno(), text.encode("utf-8", "replace"))
         return len(text)
 
     def writable(self) -> bool:
@@ -190,12 +213,6 @@ class _Stream(io.TextIOBase):
 
     def fileno(self) -> int:
         return 1 if self.name == "stdout" else 2
-
-
-def _write_all(fd: int, data: bytes) -> None:
-    with contextlib.suppress(OSError):
-        while data:
-            data = data[os.write(fd, data) :]
 
 
 class _Publisher(DisplayPublisher):
@@ -301,18 +318,28 @@ def prepare() -> Shell:
     shell.outputs.begin(show=True)
     shell.run_cell("1 / 0", store_history=False)  # what tracebacks need
     shell.outputs.begin(show=False)
+    np.random.seed()  # imports what draws
+    torch.manual_seed(torch.initial_seed())  # reads the source of what it calls; its state is as before
     return shell
 
 
-def serve(channel: Channel, work: Path = WORK) -> None:
+def serve(channel: Channel, work: Path = WORK, shown: bool = False) -> None:
     """Do what comes over `channel` until its other end is closed."""
     warm.prefork()  # a lab's `launch` need not import torch again
+    np.random.seed()  # else all children would draw the same
     session = _Session(channel)
+    if shown:
+        session.shell.outputs.caught = Caught()
     work.mkdir(parents=True, exist_ok=True)
     os.chdir(work)
     sys.path.insert(0, "")  # as a notebook has it: a module beside it can be imported
     with contextlib.suppress(Closed):
         session.run()
+
+
+def serve_shown(channel: Channel, work: Path = WORK) -> None:
+    """`serve`, and what is written past Python is shown, too."""
+    serve(channel, work, shown=True)
 
 
 class _Session:
