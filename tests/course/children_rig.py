@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from distlab.course import cgroup
 from distlab.course.grade.children import Child, Children
 from distlab.course.grade.wire import Channel
 from distlab.course.grade.work import Limits
@@ -70,6 +71,14 @@ def processes_of(uid: int) -> list[int]:
             continue
         if f"\nUid:\t{uid}\t" in text:
             found.append(int(status.parent.name))
+    return found
+
+
+def processor_ticks(group: cgroup.Group) -> dict[int, list[str]]:
+    """User and system time of each process of a control group, in the kernel's ticks."""
+    found = {}
+    for pid in group.processes():
+        found[pid] = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
     return found
 
 

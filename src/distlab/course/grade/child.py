@@ -82,7 +82,7 @@ class Child:
         self.process: subprocess.Popen[bytes] | None = None  # started cold
         self._status: int | None = None
         self._usage: cgroup.Usage | None = None
-        self._killed = False
+        self._killed = self._frozen = False
         self._printed_bytes = 0
         self._tail = b""
         self._ended = threading.Event()
@@ -95,9 +95,24 @@ class Child:
 
     def begin_to_kill(self) -> None:
         """End it; what it started goes on for as long as its init takes to notice."""
+        if self._frozen:
+            self.freeze(False)  # what is frozen does not die, and says nothing
         # Its channel can close before its end is known: its init is left to say how it ended, and gets to say
         # so at once, as now it does end.
         self._signal("_main_fd")
+
+    def freeze(self, frozen: bool) -> bool:
+        """Stop all its processes where they are, or let them go on; whether they did. What has ended does either."""
+        self._frozen = frozen
+        try:
+            self.group.freeze(frozen)
+        except OSError:
+            if frozen:  # half of them may be
+                with contextlib.suppress(OSError):
+                    self.group.freeze(False)
+            self._frozen = False
+            return self._ended.wait(REPORT_S)
+        return True
 
     def kill(self) -> Ending:
         """End it and everything that it started; returns when nothing of it is left. May be called twice."""

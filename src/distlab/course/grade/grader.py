@@ -9,7 +9,7 @@ reach runs the tests in notebook order (`testing.py`): so nothing that is shown 
 hidden argument, or ran beside such code (`turns.py`). This module runs neither tests nor learner code.
 
 All sandboxes of a submission are started together: a start is mostly a wait for the kernel. Each gets its work when
-its pass begins: the passes do not run at the same time.
+its pass begins: the passes do not run at the same time. A timed lab has one more, for its baseline (`timing.py`).
 """
 
 from __future__ import annotations
@@ -102,13 +102,17 @@ def _sandboxes(work: Work, children: Children) -> Iterator[_Sandboxes]:
     learner, display_end = socket.socketpair()
     control, tests_end = socket.socketpair()
     to_session, session_end = socket.socketpair()
+    to_baseline, baseline_end = socket.socketpair()
     wanted = [("testing", [tests_end, to_session]), ("session", [session_end])]
     if work.display:
-        wanted.append(("session", [display_end]))
-    with Channel(learner) as to_display, Channel(control) as to_tests, display_end:
-        tests, session, *display = started = children.start_together(work.limits, wanted)
+        wanted.append(("display", [display_end]))
+    if work.baseline:
+        wanted[0][1].append(to_baseline)
+        wanted.append(("session", [baseline_end]))
+    with Channel(learner) as to_display, Channel(control) as to_tests, display_end, to_baseline, baseline_end:
+        tests, session, *others = started = children.start_together(work.limits, wanted)
         try:
-            yield _Sandboxes(to_display, display[0] if display else None, to_tests, tests, session)
+            yield _Sandboxes(to_display, others[0] if work.display else None, to_tests, tests, session)
         finally:
             kill_all(started)
 
@@ -156,7 +160,7 @@ def _test(work: Work, sandboxes: _Sandboxes, stop: Stop | None) -> tuple[tuple[G
     ended: Stop | None = None
     deadline = time.monotonic() + work.limits.start_s + work.limits.wall_s + 2 * GRACE_S
     try:
-        for report in reports(sandboxes.control, work, stop, deadline):
+        for report in reports(sandboxes.control, work, stop, deadline, sandboxes.session.freeze):
             if isinstance(report, Stop):
                 ended = report
             else:
@@ -208,7 +212,7 @@ def _provenance(work: Work) -> dict[str, Any]:
     learners = [cell for cell in work.cells if not cell.is_test]
     return {
         "notebook": _digest([[cell.source for cell in learners], dict(work.files)]),
-        "tests": _digest([_tests(work.cells), sorted(work.names)]),
+        "tests": _digest([_tests(work.cells), sorted(work.names), *work.baseline]),
         "seed": work.seed,
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         **_machine(),

@@ -83,6 +83,8 @@ def parse_work(body: bytes, most: Limits) -> Work:
         raise BadRequest(f"not a work as JSON: {type(error).__name__}: {error}") from error
     if not all(isinstance(cell.source, str) and isinstance(cell.grade_id, str) for cell in work.cells):
         raise BadRequest("the source and the grade_id of a cell must be text")
+    if not all(isinstance(source, str) for source in work.baseline):
+        raise BadRequest("the cells of the baseline must be text")
     if len(work.files) > MAX_FILES:
         raise BadRequest(f"files must be at most {MAX_FILES}, not {len(work.files)}")
     for name, content in work.files.items():
