@@ -33,7 +33,7 @@ def _server() -> socket.socket:
 
 @contextlib.contextmanager
 def forked(role: str, *ends: socket.socket, work: Path = Path("/")) -> Iterator[int]:
-    """Fork `serve` of `session` or `testing` with these sockets, which are closed here; its pid."""
+    """Fork what serves `role` (`session`, `display`, `testing`) with these sockets, which are closed here; its pid."""
     server = _server()
     socket.send_fds(server, [json.dumps([role, str(work)]).encode()], [end.fileno() for end in ends])
     for end in ends:
@@ -49,10 +49,10 @@ def forked(role: str, *ends: socket.socket, work: Path = Path("/")) -> Iterator[
 
 
 @contextlib.contextmanager
-def session(work: Path) -> Iterator[Channel]:
+def session(work: Path, role: str = "session") -> Iterator[Channel]:
     """A learner's session in the folder `work`, and the channel to it."""
     ours, theirs = socket.socketpair()
-    with Channel(ours) as channel, forked("session", theirs, work=work):
+    with Channel(ours) as channel, forked(role, theirs, work=work):
         yield channel
 
 
@@ -77,7 +77,8 @@ def main(fd: int) -> None:
             server.close()
             ends = [Channel(socket.socket(fileno=fd)) for fd in fds]
             try:
-                session.serve(*ends, Path(work)) if role == "session" else testing.serve(*ends)
+                roles = {"session": session.serve, "display": session.serve_shown, "testing": testing.serve}
+                roles[role](*ends, *([Path(work)] if role != "testing" else []))
             finally:
                 os._exit(0)
         for fd in fds:

@@ -47,6 +47,7 @@ from distlab.course.sandbox import Mount, Sandbox, base_env, python_mounts
 __all__ = ["Child", "Children", "Ending", "SandboxFailed", "kill_all"]
 
 ROLES = {
+    "display": "distlab.course.grade.session:serve_shown",
     "session": "distlab.course.grade.session:serve",
     "testing": "distlab.course.grade.testing:serve",
 }
