@@ -110,3 +110,36 @@ def test_nothing_of_a_test_pass_outlives_its_turn(monkeypatch: pytest.MonkeyPatc
     with Remembering() as children:
         assert grade(WORK, children).verdict == Verdict.PASSED
     assert running == [False, False]
+
+
+TELLS = """
+import fcntl, time
+def double(x):
+    with open("/usr/bin/env") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        time.sleep(2)
+    return 2 * x
+"""
+LISTENS = """
+import fcntl, time
+end, heard = time.monotonic() + 2, 0
+with open("/usr/bin/env") as file:
+    while time.monotonic() < end:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_UN)
+        except BlockingIOError:
+            heard += 1
+print("heard:", heard)
+"""
+"""A lock on a file that all sandboxes have: held while a hidden test waits, looked for where outputs are shown."""
+
+
+@needs_sandboxes
+def test_what_a_hidden_test_gave_is_not_heard_in_another_submission() -> None:
+    tells = Work("lab", (Cell(TELLS), CELLS[1]), ("double",))
+    listens = Work("lab", (Cell(LISTENS),))
+    with Children() as children, ThreadPoolExecutor(2) as pool:
+        told, heard = pool.map(lambda work: grade(work, children), (tells, listens))
+    assert told.verdict == Verdict.PASSED
+    assert heard.shown[0].outputs[0]["text"] == "heard: 0\n"
