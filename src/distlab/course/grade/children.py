@@ -15,6 +15,19 @@ As root, a child has its own uid, control group, pid, mount, network, ipc and ut
 /dev/shm and loopback; the server that it is forked from (`warm.py`) holds nothing that a learner may not see.
 A normal user cannot give children uids: there each is started cold, about four seconds, in a bubblewrap
 sandbox of its own.
+
+Children have one kernel, and the system's and the environment's files, in common with all other sandboxes of the
+machine. Two of them that run at the same time can tell each other what they like: by a lock on a file, which takes
+no right to write to it, or by a futex in a page of one. Hence none whose output is shown runs while another sees
+hidden arguments (`turns.py`). What could be read later is taken away: the filter hides who opens or has read a
+file, and the kernel's log; folders keep no time of access; uids are drawn, not counted.
+
+This stays open, as it does without a kernel for each sandbox:
+
+- a learner's own server on the same machine, and another process that grades there, run at any time: a futex
+  reaches them. Where that matters, grade on a machine that has no learners' servers, in one process;
+- how long things take tells what else the processors and their caches do now, and which parts of files were read
+  before; the kernel's counters (/proc/stat, inode numbers) tell how much was started.
 """
 
 from __future__ import annotations

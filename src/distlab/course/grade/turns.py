@@ -7,7 +7,9 @@ Two sandboxes on one kernel can always talk while both run: by locks on files th
 address in a page of such a file (futex), by all that a machine counts. Code that has seen a hidden argument would
 tell that of another learner's, or of the same one's next submission, whose output is shown.
 
-What this leaves open, and what it costs, stands in `children.py`.
+What this leaves open stands in `children.py`. It costs waiting: twelve submissions by two workers, whose cells sleep
+for a second, took 1% longer than without turns; for 0.4 to 1.6 seconds each 11%; with one among them that hangs
+until its limit 17%.
 """
 
 from __future__ import annotations
