@@ -47,7 +47,7 @@ def throughput() -> list[Result]:
     """30 submissions of a light lab: `distlab course grade` with the site's service, isolation on, and stock
     `nbgrader autograde`, which has none; each from the command's start to its end."""
     with tempfile.TemporaryDirectory() as folder:
-        site = _site(Path(folder))
+        site = course_site(Path(folder))
         stock = _stock_s(site, Path(folder) / "stock")
         home = Path(folder) / "home"
         with grading_service(site):
@@ -96,7 +96,7 @@ def overhead() -> list[Result]:
 def workers() -> list[Result]:
     """Eight submissions with about two seconds of compute each, by one worker and by two."""
     with tempfile.TemporaryDirectory() as folder, Children() as children:
-        site = _site(Path(folder), LAB.replace("import math", COMPUTE.strip()), students=8)
+        site = course_site(Path(folder), LAB.replace("import math", COMPUTE.strip()), students=8)
         seconds: dict[int, list[float]] = {}
         for count in (1, 2, 1, 2):
             with Queue(site.course) as queue:
@@ -116,7 +116,7 @@ def _memory_MiB() -> float:  # noqa: N802 - units keep their case
     return sum(process.memory_full_info().pss for process in below) / 2**20
 
 
-def _site(folder: Path, lab: str = LIGHT_LAB, students: int = STUDENTS) -> Site:
+def course_site(folder: Path, lab: str = LIGHT_LAB, students: int = STUDENTS) -> Site:
     """A course with submissions that earn all."""
     site = Site(folder / "site")
     write_lab(site.root, lab)

@@ -172,6 +172,15 @@ def test_validate_does_not_take_a_warning_for_a_failure(learner: Server, site: S
         assert len(result.get("failed", [])) == failed, result
 
 
+@pytest.mark.parametrize("page", ["manage_assignments", f"manage_submissions/{LAB_ID}", "manage_students"])
+def test_formgraders_tables_are_quick_to_fill(instructor: Server, page: str) -> None:
+    html = instructor.get(f"/formgrader/{page}")
+    script = f"/formgrader/static/js/{page.partition('/')[0]}.js"
+    # After the page's own script, whose row it copies, and after the tables' library.
+    assert 0 < html.index("jquery.dataTables.js") < html.index(script) < html.index("autoWidth: false")
+    assert "var insertRow = function (table)" in instructor.get(script), "what the pages' rows are made by"
+
+
 def test_formgrader_grades_in_the_sandbox_and_shows_no_script(instructor: Server, site: Site) -> None:
     if availability():
         pytest.skip("needs sandboxes with limits")

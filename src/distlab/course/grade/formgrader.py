@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import nbgrader  # type: ignore[import-untyped]
+from jinja2 import ChoiceLoader, FileSystemLoader, PrefixLoader
 from nbgrader.server_extensions.formgrader.formgrader import (  # type: ignore[import-untyped]
     FormgradeExtension,
 )
 from nbgrader.server_extensions.formgrader.handlers import (  # type: ignore[import-untyped]
     SubmissionFilesHandler,
+    template_path,
 )
 from traitlets.config import Config
 
@@ -30,12 +32,20 @@ TEMPLATES = [
 
 
 class Formgrader(FormgradeExtension):  # type: ignore[misc]
-    """Formgrader with pages that ask no other host."""
+    """Formgrader with pages that ask no other host, and that show a thousand submissions in less than a second."""
 
     def build_extra_config(self) -> Config:
         config: Config = super().build_extra_config()
         config.HTMLExporter.extra_template_basedirs = TEMPLATES
         return config
+
+    def init_tornado_settings(self, webapp: Any) -> None:
+        super().init_tornado_settings(webapp)
+        theirs = FileSystemLoader(template_path)
+        ours = FileSystemLoader(Path(__file__).parent / "templates" / "pages")
+        webapp.settings["nbgrader_jinja2_env"].loader = ChoiceLoader(
+            [ours, theirs, PrefixLoader({"nbgrader": theirs})]  # the last: what ours extend
+        )
 
 
 def _jupyter_server_extension_points() -> list[dict[str, str]]:
