@@ -4,7 +4,7 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
-from distlab.figures import Figure, parallelism, schedules
+from distlab.figures import Figure, efficiency, parallelism, schedules
 from distlab.figures.parallelism import causal_work, owners
 from distlab.predict.scaling import pipeline_efficiency
 
@@ -18,6 +18,11 @@ FIGURES = {
     "pipeline": schedules.pipeline_schedules(),
     "pipeline 3": schedules.pipeline_schedules(3, 6),
     "synchrony": schedules.synchrony(),
+    "chain": efficiency.chain(
+        ["datasheet", "after the step", "after failures"],
+        {"layout B": [1.0, 0.6, 0.55], "layout A": [1.0, 0.43, 0.4]},
+        "Two jobs.",
+    ),
 }
 
 
@@ -67,3 +72,9 @@ def test_workers_that_meet_less_often_do_more_steps_while_waits_are_as_long() ->
 def test_tensor_groups_are_neighbours() -> None:
     assert "2 in each node" in FIGURES["mesh 4"].svg
     assert "1 in each node" in FIGURES["mesh 8"].svg
+
+
+def test_a_chain_is_of_two_jobs_with_a_share_for_each_stage() -> None:
+    assert "layout A 40%" in FIGURES["chain"].alt
+    with pytest.raises(ValueError, match="2 shares"):
+        efficiency.chain(["a", "b"], {"B": [1.0, 0.5], "A": [1.0]}, "")
