@@ -244,6 +244,8 @@ def test_a_sandbox_sees_nothing_of_the_course(course: Course) -> None:
         ("gc-hunt", "found [] []"),
         ("read-only-written", "left behind: []"),
         ("files-hunt", "hunted []"),
+        ("others-watched", "told by []"),
+        ("scripts-by-programs", "by Python"),
         ("terminals-taken", "terminals: 64"),
         ("shown-flood", "left out: the notebook shows more than is kept"),
         ("shown-flood", "still there"),
