@@ -10,16 +10,19 @@ import pytest
 
 from distlab.course.bank import read_wrong_answer
 from distlab.course.check_lab import (
+    BANK,
     MODEL_S,
     NONSENSE,
-    Finding,
     check_lab,
     check_nonsense,
-    deep_report,
-    findings_of,
+    checks,
 )
+from distlab.course.deep import Journal, deep_report
+from distlab.course.findings import Finding
 from distlab.course.grade.children import Children
+from distlab.course.grade.grader import grade
 from distlab.course.grade.labwork import lab_work
+from distlab.course.grade.work import Result, Work
 from distlab.course.grade_file import grade_file
 from distlab.course.labsource import LabError
 from distlab.course.proved import inputs_digest, report_path
@@ -68,16 +71,19 @@ def children() -> Iterator[Children]:
 
 
 def problems(root: Path, children: Children, seeds: int = 1) -> dict[str, str]:
-    return {f.what: f.problem for f in findings_of(root, LAB_ID, seeds, children) if f.problem}
+    found = [check() for _, check in checks(root, LAB_ID, seeds, children)]
+    return {finding.what: finding.problem for finding in found if finding.problem}
 
 
 def test_a_lab_whose_tests_are_right(tmp_path: Path, children: Children) -> None:
-    findings = list(findings_of(write_all(tmp_path), LAB_ID, 2, children))
+    listed = list(checks(write_all(tmp_path), LAB_ID, 2, children))
+    findings = [check() for _, check in listed]
     assert [finding.problem for finding in findings] == [""] * len(findings)
+    assert [finding.what for finding in findings] == [what for what, _ in listed]
     checked = ["model answer, seed 0", "model answer, seed 1", "untouched starter"]
     checked += [f"nonsense, {kind}" for kind in NONSENSE]
     assert [finding.what for finding in findings] == checked + [f"wrong/{name}" for name in sorted(WRONG)]
-    report = deep_report(tmp_path, LAB_ID, findings, children)
+    report = deep_report(tmp_path, LAB_ID, Journal(tmp_path, LAB_ID), children)
     assert (report["mutants"], report["killed"], report["share"]) == (6, 6, 1.0)
     assert report["inputs"] == inputs_digest(tmp_path, LAB_ID)
 
@@ -132,9 +138,7 @@ def test_the_bank_is_checked(tmp_path: Path, children: Children) -> None:
     write_lab(tmp_path)
     write_wrong(tmp_path, "a", "Same.", "hidden_triple, hidden", "treble", "x = 1")
     write_wrong(tmp_path, "b", "Same.", "hidden_triple", "triple", "def triple(x):\n    return x")
-    found = [
-        f.problem for f in findings_of(tmp_path, LAB_ID, 0, children) if f.what == "bank of wrong answers"
-    ]
+    found = [check().problem for what, check in checks(tmp_path, LAB_ID, 0, children) if what == BANK]
     assert found == [
         "2 wrong answers; a lab has at least 6",
         "wrong/a: changes 'treble', which is no code cell of the lab",
@@ -179,6 +183,43 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert report["inputs"] != inputs_digest(root, LAB_ID)
     with pytest.raises(SettingError, match="there is no lab 'mod-9-lab-9'"):
         check_lab("mod-9-lab-9", root)
+
+
+def test_a_deep_check_goes_on_where_it_was_cut(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = write_all(tmp_path)
+    graded: list[Work] = []
+
+    def cut(work: Work, children: Children) -> Result:
+        if len(graded) == 36:
+            raise KeyboardInterrupt
+        graded.append(work)
+        return grade(work, children)
+
+    monkeypatch.setattr("distlab.course.check_lab.grade", cut)
+    monkeypatch.setattr("distlab.course.deep.grade", cut)
+    with pytest.raises(KeyboardInterrupt):
+        check_lab(LAB_ID, root, deep=True)
+    assert "as it should be" in capsys.readouterr().out
+    first, graded[:] = len(graded), []
+    assert check_lab(LAB_ID, root, deep=True) == 0
+    assert len(graded) < first
+    report = json.loads(report_path(root, LAB_ID).read_text())
+    assert (report["killed"], len([name for name in report["seconds"] if "seed" in name])) == (6, 20)
+    (journal,) = (root / "var" / "deep").iterdir()
+    assert len(journal.read_text().splitlines()) == 20 + 1 + len(NONSENSE) + len(WRONG) + 6
+
+
+def test_what_was_late_is_measured_again(tmp_path: Path) -> None:
+    write_all(tmp_path)
+    late, good = (
+        Finding("model answer, seed 0", 61.0, MODEL_S),
+        Finding("model answer, seed 0", 59.0, MODEL_S),
+    )
+    assert Journal(tmp_path, LAB_ID).find(late.what, lambda: late) is late
+    assert Journal(tmp_path, LAB_ID).find(late.what, lambda: good) is good
+    assert Journal(tmp_path, LAB_ID).find(late.what, lambda: late) == good
 
 
 def test_slow_answers_are_late() -> None:

@@ -13,7 +13,6 @@ import pytest
 
 from distlab.course.bank import WrongAnswer, check_bank, wrong_answers
 from distlab.course.check_lab import (
-    DEEP_SEEDS,
     MODEL_S,
     NONSENSE,
     WRONG_S,
@@ -22,6 +21,7 @@ from distlab.course.check_lab import (
     check_starter,
     check_wrong,
 )
+from distlab.course.deep import DEEP_SEEDS
 from distlab.course.grade.children import Children
 from distlab.course.grade.labwork import lab_work
 from distlab.course.labsource import read_lab

@@ -5,41 +5,42 @@ distlab course check-lab mod-107-lab-3 --seeds 20   the model answer under twent
 distlab course check-lab mod-107-lab-3 --deep       twenty seeds, and mutants of the model answer; writes the report
 
 All of it runs as submissions do: same sandboxes, same tests. The report of a deep check lies in `benchmarks/deep/`
-and names the digest of what it was made from, so that a report of another lab than today's is found out.
+and names the digest of what it was made from, so that a report of another lab than today's is found out. A deep
+check that was cut goes on where it was (`deep.py`).
 """
 
 from __future__ import annotations
 
 import ast
 import json
-import math
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from tyro.conf import Positional
 
 from distlab.course.atomic import write_atomic
 from distlab.course.bank import WrongAnswer, check_bank, wrong_answers
+from distlab.course.deep import DEEP_SEEDS, Journal, deep_report
+from distlab.course.findings import Finding
 from distlab.course.grade.children import Children, SandboxFailed
 from distlab.course.grade.grader import grade
 from distlab.course.grade.labwork import focused, lab_work
 from distlab.course.grade.submission import parse_notebook
-from distlab.course.grade.work import OWN_FAULT, Cell, Graded, Kind, Limits, Result, Verdict, Work
+from distlab.course.grade.work import OWN_FAULT, Cell, Graded, Kind, Result, Verdict, Work
 from distlab.course.lablint import as_python
 from distlab.course.labsource import LabError, cell_place, hidden_messages
-from distlab.course.mutants import Mutant, mutants_of
-from distlab.course.proved import inputs_digest, report_path
+from distlab.course.proved import report_path
 from distlab.course.release import ReleaseError, learner_notebook, source_path
-from distlab.course.survivors import LEAST_KILLED, read_explanations, survival
+from distlab.course.survivors import LEAST_KILLED
 from distlab.errors import SettingError
 
 MODEL_S, WRONG_S = 60.0, 15.0
 """Seconds within which the tests of a model answer, and those that a wrong answer fails, must be through."""
 
-DEEP_SEEDS = 20
+BANK = "bank of wrong answers"
 
 NONSENSE = {
     "None": ("None", "None"),
@@ -50,28 +51,7 @@ NONSENSE = {
 }
 """What learners' names may be though nothing was done: what a function gives, and what any other name is."""
 
-MUTANT = Limits(cell_s=60.0, wall_s=120.0)
-"""A mutant may loop for ever: it need not do so for long."""
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One check: what was checked, the seconds that it took and may take, and what is wrong, if anything is."""
-
-    what: str
-    seconds: float = 0.0
-    limit_s: float = math.inf
-    problem: str = ""
-
-    def __str__(self) -> str:
-        said = [self.problem] if self.problem else []
-        if self.late:
-            said.append(f"takes longer than {self.limit_s:g} s")
-        return f"{self.seconds:6.1f} s  {self.what}: {'; '.join(said) or 'as it should be'}"
-
-    @property
-    def late(self) -> bool:
-        return self.seconds > self.limit_s
+Check = Callable[[], Finding]
 
 
 def check_lab(lab: Positional[str], root: Path = Path("."), seeds: int = 1, deep: bool = False) -> int:
@@ -83,17 +63,19 @@ def check_lab(lab: Positional[str], root: Path = Path("."), seeds: int = 1, deep
         seeds: how many seeds of the tests' own randomness the model answer must pass.
         deep: twenty seeds, and mutants; writes the report into benchmarks/deep/.
     """
+    if not source_path(root, lab).is_file():
+        raise SettingError(f"there is no lab {lab!r}: {source_path(root, lab)} is missing")
     problems = 0
     started = time.perf_counter()
-    findings: list[Finding] = []
     try:
         with Children() as children:
-            for finding in findings_of(root, lab, max(seeds, DEEP_SEEDS if deep else 1), children):
-                findings.append(finding)
+            journal = Journal(root, lab) if deep else None
+            for what, check in checks(root, lab, max(seeds, DEEP_SEEDS if deep else 1), children):
+                finding = journal.find(what, check) if journal else check()
                 problems += bool(finding.problem or finding.late)
                 print(finding, flush=True)
-            if deep and not problems:
-                report = deep_report(root, lab, findings, children)
+            if journal and not problems:
+                report = deep_report(root, lab, journal, children)
                 path = report_path(root, lab)
                 write_atomic(path, (json.dumps(report, indent=1) + "\n").encode(), 0o644)
                 print(f"{path}: {report['killed']} of {report['mutants']} mutants killed, ", end="")
@@ -105,20 +87,19 @@ def check_lab(lab: Positional[str], root: Path = Path("."), seeds: int = 1, deep
     return 1 if problems else 0
 
 
-def findings_of(root: Path, lab: str, seeds: int, children: Children) -> Iterator[Finding]:
-    """Every check but the mutants, as they come. Raises `LabError` where the source itself is wrong."""
-    if not (root / "solutions" / lab / "lab.md").is_file():
-        raise LabError(f"there is no lab {lab!r}: {root / 'solutions' / lab}/lab.md is missing")
+def checks(root: Path, lab: str, seeds: int, children: Children) -> Iterator[tuple[str, Check]]:
+    """Every check but the mutants, by name. Raises `LabError` where the source itself is wrong."""
     model = lab_work(root, lab, display=False)
     answers = wrong_answers(root, lab)
-    yield from (Finding("bank of wrong answers", problem=problem) for problem in check_bank(answers, model))
+    for problem in check_bank(answers, model):
+        yield BANK, partial(Finding, BANK, problem=problem)
     for seed in range(seeds):
-        yield check_model(model, seed, children)
-    yield check_starter(root, lab, children)
+        yield f"model answer, seed {seed}", partial(check_model, model, seed, children)
+    yield "untouched starter", partial(check_starter, root, lab, children)
     for kind in NONSENSE:
-        yield check_nonsense(model, kind, children)
+        yield f"nonsense, {kind}", partial(check_nonsense, model, kind, children)
     for answer in answers:
-        yield check_wrong(model, answer, children)
+        yield f"wrong/{answer.name}", partial(check_wrong, model, answer, children)
 
 
 def check_model(model: Work, seed: int, children: Children) -> Finding:
@@ -201,38 +182,3 @@ def refuse_failing_model(root: Path, lab: str) -> None:
                 f"the test {cell.grade_id!r} does not pass on the model answer: {_said(cell)}"
             )
             raise ReleaseError(str(error))
-
-
-def deep_report(root: Path, lab: str, findings: list[Finding], children: Children) -> dict[str, Any]:
-    """Run the mutants; the report with them and with what was found before. Prints each survivor."""
-    work = lab_work(root, lab, display=False, limits=MUTANT)
-    explanations = read_explanations(root, lab)
-    all_mutants = mutants_of(work)
-    done = 0
-
-    def run(part: Work) -> dict[str, Verdict]:
-        return {cell.grade_id: cell.verdict for cell in grade(part, children).cells}
-
-    def each(mutant: Mutant, killed: bool) -> None:
-        nonlocal done
-        done += 1
-        print(f"[{done}/{len(all_mutants)}] {'killed' if killed else 'lives'}: {mutant.id}", flush=True)
-        if not killed:
-            why = explanations.get(mutant.id, "NOT EXPLAINED")
-            print(f"    line {mutant.line}: {mutant.before}\n    as {mutant.after}\n    {why}", flush=True)
-
-    result = survival(work, all_mutants, explanations, run, each)
-    for name in sorted(explanations.keys() - {mutant.id for mutant in result.explained}):
-        print(
-            f"survivors.yaml explains {name}, which {'is killed' if name in result.killed else 'is no mutant'}"
-        )
-    return {
-        "lab": lab,
-        "inputs": inputs_digest(root, lab),
-        "seconds": {finding.what: round(finding.seconds, 1) for finding in findings},
-        "mutants": len(all_mutants),
-        "killed": len(result.killed),
-        "explained": [mutant.id for mutant in result.explained],
-        "unexplained": [mutant.id for mutant in result.unexplained],
-        "share": round(result.share, 4),
-    }

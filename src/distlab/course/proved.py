@@ -13,9 +13,9 @@ from typing import Any
 
 from rich.console import Console
 
-from distlab.course import bank, lablint, labsource, mutants, survivors
+from distlab.course import mutants, survivors
 from distlab.course.atomic import write_atomic
-from distlab.course.grade import labwork
+from distlab.course.grade.labwork import lab_work
 from distlab.course.labsource import LabError
 from distlab.course.release import ReleaseError
 from distlab.course.site import Site
@@ -26,18 +26,19 @@ def prove(site: Site, lab: str, console: Console) -> None:
 
     Where this machine cannot run it, `console` says so, and nothing is refused: that says nothing about the lab.
     """
-    if is_proved(site, lab):
-        return
+    try:
+        if is_proved(site, lab):
+            return
+        digest = inputs_digest(site.root, lab)
+    except LabError as error:
+        raise ReleaseError(str(error)) from error
     from distlab.course.check_lab import refuse_failing_model  # imports torch
     from distlab.course.grade.children import SandboxFailed
 
-    digest = inputs_digest(site.root, lab)
     console.print(f"{lab} is new or changed: its model answer runs against its tests, a minute or two.")
     try:
         with console.status(f"Running the model answer of {lab}"):
             refuse_failing_model(site.root, lab)
-    except LabError as error:
-        raise ReleaseError(str(error)) from error
     except SandboxFailed as error:
         console.print(f"[yellow]The model answer of {lab} was not run:[/] {error}", markup=True)
         return
@@ -62,13 +63,17 @@ def report_path(root: Path, lab: str) -> Path:
 
 
 def inputs_digest(root: Path, lab: str) -> str:
-    """Of what a deep check depends on: the lab's folder, and the code that makes the checks."""
+    """Of what a deep check depends on: the lab's code and tests, its wrong answers, and how mutants are made.
+
+    Raises `LabError` where the source is not as it should be.
+    """
     folder = root / "solutions" / lab
-    digest = hashlib.sha256()
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        digest.update(f"{path.relative_to(folder)}\0".encode() + hashlib.sha256(path.read_bytes()).digest())
-    for module in (bank, lablint, labsource, labwork, mutants, survivors):
-        digest.update(hashlib.sha256(Path(module.__file__ or "").read_bytes()).digest())
+    digest = hashlib.sha256(json.dumps(lab_work(root, lab).to_json(), sort_keys=True).encode())
+    files = [*sorted((folder / "wrong").glob("*.md")), folder / "survivors.yaml"]
+    files += [Path(module.__file__ or "") for module in (mutants, survivors)]
+    for path in files:
+        content = path.read_bytes() if path.exists() else b""
+        digest.update(f"{path.name}\0".encode() + hashlib.sha256(content).digest())
     return digest.hexdigest()
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import yaml
@@ -48,8 +49,10 @@ def survival(
     explanations: Mapping[str, str],
     run: Run,
     each: Callable[[Mutant, bool], None] = lambda mutant, killed: None,
+    kill: Callable[[Mutant, Callable[[], bool]], bool] = lambda mutant, dies: dies(),
 ) -> Survival:
-    """Run the hidden tests on each mutant of the model answer `work`; `each` is told of each mutant's end.
+    """Run the hidden tests on each mutant of the model answer `work`; `each` is told of each mutant's end;
+    `kill` may know it without the run that it is given.
 
     A mutant is killed by the first test that does not pass on it; "not gradable" says nothing. Raises `LabError`
     where the model answer itself does not pass.
@@ -59,19 +62,23 @@ def survival(
     explained: list[Mutant] = []
     unexplained: list[Mutant] = []
     for mutant in mutants:
-        changed = mutant.put_into(work)
-        dead = any(
-            verdict not in (Verdict.PASSED, Verdict.NOT_GRADABLE)
-            for part in (focused(changed, tests) for tests in groups)
-            if any(cell.grade_id == mutant.grade_id for cell in part.cells)
-            for verdict in run(part).values()
-        )
+        dead = kill(mutant, partial(_dies, mutant, work, groups, run))
         each(mutant, dead)
         if dead:
             killed.append(mutant.id)
         else:
             (explained if mutant.id in explanations else unexplained).append(mutant)
     return Survival(tuple(killed), tuple(explained), tuple(unexplained))
+
+
+def _dies(mutant: Mutant, work: Work, groups: list[list[str]], run: Run) -> bool:
+    changed = mutant.put_into(work)
+    return any(
+        verdict not in (Verdict.PASSED, Verdict.NOT_GRADABLE)
+        for part in (focused(changed, tests) for tests in groups)
+        if any(cell.grade_id == mutant.grade_id for cell in part.cells)
+        for verdict in run(part).values()
+    )
 
 
 def grouped_tests(work: Work, run: Run) -> list[list[str]]:
