@@ -5,9 +5,8 @@ submission, has it graded, stages the autograded notebook and stores the result,
 writer then puts the staged folder in place and the marks into the gradebook, in groups: a gradebook's commit
 waits for the disk several times, whether it holds one submission or thirty. Every step can be taken again.
 
-On Kubernetes a batch is a Job: `distlab course grade ASSIGNMENT --workers N` in the grader's image, with the
-course's volume mounted (a disk of one machine, for the queue's sake) and no service of its own. A pod that is
-killed loses nothing; the Job's next one goes on where it stood.
+On Kubernetes the sandboxes are a Job's (`job.py`), and this is not: works and results cross in a folder of both
+(`graders.grade_by_folder`), and the gradebook stays where no learner code runs.
 """
 
 from __future__ import annotations

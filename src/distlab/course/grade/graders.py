@@ -1,4 +1,4 @@
-"""Who grades for a batch: the site's grading service where it runs, else sandboxes made here.
+"""Who grades for a batch: a Job on a folder, the site's grading service where it runs, else sandboxes made here.
 
 with open_grader() as grader:
     result = grader(work)
@@ -11,20 +11,40 @@ import http.client
 import json
 import os
 import socket as sockets
+import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from distlab.course.atomic import write_atomic
 from distlab.course.grade.batch import Grader, GraderUnavailable
-from distlab.course.grade.work import Result, Work
+from distlab.course.grade.work import RESULT, WORK, Result, Work
 from distlab.course.site import INSIDE_GRADER_SOCKETS, Site
+from distlab.files import read_limited
 
 SOCKET_ENV = "DISTLAB_GRADER_SOCKET"
+
+FOLDER_ENV = "DISTLAB_GRADER_FOLDER"
+"""Names the folder where works are left for a Job on Kubernetes (`job.py`)."""
+
+MAX_RESULT_BYTES = 64 * 2**20
+"""Of a Job's result: as much as two submissions may print."""
+
+POLL_S = 0.5
+"""How often it is looked whether a Job has left a result."""
+
+
+SILENCE_S = 60.0
+"""After so long without a sign of life the service counts as gone: it gives one every few seconds (`runner.BEAT_S`)."""
 
 
 @contextmanager
 def open_grader() -> Iterator[Grader]:
-    """The grading service that the environment names or that the site runs; without one, this machine."""
+    """The folder or the grading service that the environment names, or the site's service; else this machine."""
+    if FOLDER_ENV in os.environ:
+        yield functools.partial(grade_by_folder, Path(os.environ[FOLDER_ENV]))
+        return
     socket = service_socket()
     if socket is not None:
         yield functools.partial(grade_by_service, socket)
@@ -58,10 +78,31 @@ def _answers(socket: Path) -> bool:
     return True
 
 
+def grade_by_folder(folder: Path, work: Work) -> Result:
+    """Leave the work in the folder for a Job, and wait for its result, however long that takes.
+
+    Raises `GraderUnavailable` where the folder is none. What a killed batch has left there, nobody waits for.
+    """
+    if not folder.is_dir():
+        raise GraderUnavailable(
+            f"{folder} is no folder: {FOLDER_ENV} names the one that the Job grades, on a volume of both."
+        )
+    name = uuid.uuid4().hex
+    asked, answered = folder / f"{name}{WORK}", folder / f"{name}{RESULT}"
+    try:
+        write_atomic(asked, json.dumps(work.to_json()).encode())
+        while not answered.exists():
+            time.sleep(POLL_S)
+        return Result.from_json(json.loads(read_limited(answered, MAX_RESULT_BYTES)))
+    finally:
+        asked.unlink(missing_ok=True)  # first: a work without its result would be graded again
+        answered.unlink(missing_ok=True)
+
+
 def grade_by_service(socket: Path, work: Work) -> Result:
-    """Have the service grade. Raises `GraderUnavailable` where it does not answer, or can make no sandbox."""
+    """Have the service grade. Raises `GraderUnavailable` where it says nothing, or can make no sandbox."""
     body = json.dumps(work.to_json(), ensure_ascii=False).encode("utf-8", "replace")
-    connection = UnixConnection(str(socket))
+    connection = UnixConnection(str(socket), SILENCE_S)
     try:
         connection.request("POST", "/grade", body, {"Content-Type": "application/json"})
         response = connection.getresponse()
@@ -73,24 +114,26 @@ def grade_by_service(socket: Path, work: Work) -> Result:
         ) from None
     finally:
         connection.close()
-    if response.status == 503:
+    status = answer.get("status", response.status)
+    if status == 503:
         raise GraderUnavailable(f"The grading service can grade nothing now: {answer.get('error')}")
-    if response.status != 200:
-        raise RuntimeError(f"the grading service answered {response.status}: {answer.get('error')}")
+    if status != 200:
+        raise RuntimeError(f"the grading service answered {status}: {answer.get('error')}")
     return Result.from_json(answer)
 
 
 class UnixConnection(http.client.HTTPConnection):
     """HTTP over a Unix socket. Reached through its folder: a socket's address holds about 100 bytes only."""
 
-    def __init__(self, path: str) -> None:
-        super().__init__("localhost")
+    def __init__(self, path: str, timeout_s: float | None = None) -> None:
+        super().__init__("localhost", timeout=timeout_s)
         self.path = Path(path)
 
     def connect(self) -> None:
         folder = os.open(self.path.parent, os.O_PATH | os.O_DIRECTORY)
         try:
             self.sock = sockets.socket(sockets.AF_UNIX, sockets.SOCK_STREAM)
+            self.sock.settimeout(self.timeout)
             self.sock.connect(f"/proc/self/fd/{folder}/{self.path.name}")
         finally:
             os.close(folder)

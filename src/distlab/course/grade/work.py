@@ -13,6 +13,9 @@ from typing import Any
 
 MIB = 2**20
 
+WORK, RESULT = ".work.json", ".result.json"
+"""The ends of the names of both where they are files."""
+
 
 class Verdict(StrEnum):
     """How a test, or a whole submission, ended."""
