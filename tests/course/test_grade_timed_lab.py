@@ -9,18 +9,22 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from distlab.course.grade.child import Child
 from distlab.course.grade.children import Children
+from distlab.course.grade.collected import Lab
 from distlab.course.grade.grader import grade
 from distlab.course.grade.labwork import lab_work
 from distlab.course.grade.runner import BadRequest, parse_work
 from distlab.course.grade.work import Graded, Limits, Verdict, Work
+from distlab.course.release import release_all
 from distlab.course.sandbox import availability
+from distlab.course.site import Site
 from tests.course.children_rig import is_gone, processor_ticks
-from tests.course.small_lab import HEADER, LAB_ID, write_lab
+from tests.course.small_lab import HEADER, LAB_ID, Submission, write_lab
 
 pytestmark = pytest.mark.skipif(bool(availability()), reason="needs sandboxes with limits")
 
@@ -190,6 +194,24 @@ def test_nothing_of_the_learners_runs_while_the_baseline_does(
     monkeypatch.setattr(Child, "freeze", freeze)
     graded(submitted(model, BURNERS + FAST), children)  # its own work is in its own way: it may be slow
     assert turns == [True] * 8, "as many ticks of each process after the baseline's turn as before"
+
+
+def test_a_submission_to_the_released_lab_is_measured_by_the_same_baseline(
+    tmp_path: Path, model: Work
+) -> None:
+    site = Site(tmp_path)
+    write_lab(site.root, LAB)
+    release_all(site)
+    submission = Submission(site.course / "release" / LAB_ID / f"{LAB_ID}.ipynb")
+    submission.answer("given", "def slow_sums(numbers):\n    import time\n    time.sleep(1)").answer(
+        "sums", FAST
+    )
+    submission.submit(site.course, "ann")
+    lab = Lab(site.course, LAB_ID)
+    assert lab.timed
+    assert (
+        lab.collect("ann").work.baseline == model.baseline == (f"def slow_sums(numbers):\n    return {SLOW}",)
+    )
 
 
 @pytest.mark.parametrize("frozen", [False, True])
