@@ -1,0 +1,140 @@
+"""Record what one slow cable does to a collective, and how the rates of pairs point at it (Linux, as root).
+
+    python -m distlab.record.slow_link --out book/mod-202/_data/slow_link.json      # some minutes
+
+Eight hosts that are network namespaces of one machine, each with a cable of 100 Mbit/s to one switch
+(`distlab.faults.network`). One host's cable is given all, three quarters, half and a quarter of that; each time
+`distlab.bench.pairs` times an all-reduce and the exchange of every pair. `read` gives the chapter what was recorded.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from distlab.bench.stamp import command
+from distlab.errors import LaunchError, SettingError
+from distlab.faults.network import Network
+from distlab.machine import cores
+
+HOSTS, SLOW_HOST = 8, 5
+RATE_MBITS = 100.0
+SHARES = (1.0, 0.75, 0.5, 0.25)
+PAYLOAD_MIB = 4
+FORMAT = "distlab slow link"
+RECORDED = Path(__file__).resolve().parents[3] / "book/mod-202/_data/slow_link.json"
+"""In the repository."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One rate of the slow cable."""
+
+    share: float
+    """Of the other cables' rate."""
+    all_reduce_s: float
+    GBps: list[list[float]]
+    """Of `distlab.bench.pairs.Pairs`."""
+    seconds: float
+    """That all-reduce and pairs took to measure."""
+
+
+@dataclass(frozen=True)
+class SlowLink:
+    """The recording."""
+
+    hosts: int
+    slow_host: int
+    rate_Mbits: float  # noqa: N815 - units keep their case
+    """Of every other cable, 10^6 bits/s each way."""
+    payload_bytes: int
+    command: str
+    stamp: dict[str, Any]
+    """Of `distlab.bench.stamp.Stamp`."""
+    runs: list[Run]
+
+    def __str__(self) -> str:
+        s = self.stamp
+        return (
+            f"{self.hosts} network namespaces of one machine ({s['hardware']}, {s['cores']} cores), cables of "
+            f"{self.rate_Mbits:g} Mbit/s, {s['backend']}, torch {s['torch']}, {s['date'][:10]}, {self.command}"
+        )
+
+
+def read(path: Path = RECORDED) -> SlowLink:
+    """SettingError for a file that is no such recording."""
+    found = json.loads(path.read_text())
+    if not isinstance(found, dict) or found.pop("format", None) != FORMAT:
+        raise SettingError(f"{path} is no recording of a slow link; expected what this module writes.")
+    return SlowLink(**{**found, "runs": [Run(**run) for run in found["runs"]]})
+
+
+def record() -> dict[str, Any]:
+    """Measure every share. SettingError where namespaces cannot be made, LaunchError where a rank fails."""
+    runs, stamp, payload_bytes = [], {}, 0
+    for share in SHARES:
+        found = _pairs(share)
+        stamp, payload_bytes = found["stamp"], found["payload_bytes"]
+        runs.append({"share": share, **{name: found[name] for name in ("all_reduce_s", "GBps", "seconds")}})
+        print(f"share {share:.2f}: all-reduce {found['all_reduce_s'] * 1e3:.0f} ms", file=sys.stderr)
+    return {
+        "format": FORMAT,
+        "hosts": HOSTS,
+        "slow_host": SLOW_HOST,
+        "rate_Mbits": RATE_MBITS,
+        "payload_bytes": payload_bytes,
+        "command": command(),
+        "stamp": stamp,
+        "runs": runs,
+    }
+
+
+def _pairs(share: float) -> dict[str, Any]:
+    """What `distlab.bench.pairs` finds with the slow cable at that share."""
+    with tempfile.TemporaryDirectory() as folder, Network(HOSTS) as network:
+        out = Path(folder, "pairs.json")
+        for host in range(HOSTS):
+            network.slow(host, RATE_MBITS * (share if host == SLOW_HOST else 1.0))
+        about = (
+            f"{HOSTS} network namespaces, cables {RATE_MBITS:g} Mbit/s, host {SLOW_HOST} at {share:g} of that"
+        )
+        program = [sys.executable, "-m", "distlab.bench.pairs", "--payload-MiB", str(PAYLOAD_MIB)]
+        program += ["--repeats", "4", "--network", about, "--out", str(out)]
+        env = {"OMP_NUM_THREADS": str(max(1, cores() // HOSTS)), "CUDA_VISIBLE_DEVICES": ""}
+        ranks = [network.start(host, program, env) for host in range(HOSTS)]
+        for host, rank in enumerate(ranks):
+            said = rank.communicate()[0]
+            if rank.returncode:
+                raise LaunchError(
+                    f"Host {host} ended with code {rank.returncode}: {said.strip()[-500:]}", host
+                )
+        read_back: dict[str, Any] = json.loads(out.read_text())
+        return read_back
+
+
+def main(args: Sequence[str]) -> int:
+    """Record into a file, replacing it only when all is measured."""
+    parser = argparse.ArgumentParser(prog="python -m distlab.record.slow_link", description=main.__doc__)
+    parser.add_argument("--out", type=Path, required=True)
+    out = parser.parse_args(args).out
+    found = json.dumps(record(), indent=1)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    part = out.with_name(out.name + ".part")
+    part.write_text(found + "\n")
+    os.replace(part, out)
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except (SettingError, LaunchError) as error:
+        print(error, file=sys.stderr)
+        sys.exit(2 if isinstance(error, SettingError) else 1)
