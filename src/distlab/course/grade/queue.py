@@ -32,7 +32,11 @@ MAX_FAULTS = 3
 """How often a submission is tried when the machine fails, before it is left as not gradable now."""
 
 LEASE_S = 3600.0
-"""Seconds after which a lease is free although its coordinator lives: far above what any submission may take."""
+"""Seconds after which a lease is free although its coordinator lives: far above what any submission may take.
+
+Sandboxes have limits of their own, and a grading service that hangs is noticed by its silence
+(`graders.SILENCE_S`), which frees the lease at once.
+"""
 
 BUSY_S = 60.0
 """Seconds that a process waits for another's transaction."""

@@ -6,9 +6,12 @@ Managed by the Hub. Listens on `grader.sock` alone, in a folder that only instru
 nothing: who asks has the gradebook.
 
     POST /grade   a `Work` as JSON (`work.py`); it can ask for lower limits than the service's, not for higher
-    200           its `Result`
-    400           {"error": ...}   the request is not of this form
-    503           {"error": ...}   no sandbox can be made on this machine
+    200           its `Result`, after a space for every `BEAT_S` seconds that it took: who waits hears that it goes on
+    400           {"error": ..., "status": 400}   the request is not of this form
+    500           {"error": ..., "status": 500}   a fault of this service
+    503           {"error": ..., "status": 503}   no sandbox can be made on this machine
+
+After the first space the answer's own status is 200, and the one in it counts.
 """
 
 from __future__ import annotations
@@ -22,6 +25,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import PurePosixPath
 from typing import Any
 
+from tornado.iostream import StreamClosedError
+from tornado.log import app_log
 from tornado.web import Application, RequestHandler
 
 from distlab.course.grade.children import Children, SandboxFailed
@@ -32,6 +37,9 @@ from distlab.course.service import serve
 from distlab.course.site import Site
 
 MAX_BODY_BYTES = 64 * 1024 * 1024
+
+BEAT_S = 5.0
+"""Seconds between two signs of life."""
 
 
 class BadRequest(Exception):  # noqa: N818 - named like the answer
@@ -57,21 +65,30 @@ class GradeHandler(RequestHandler):
         except BadRequest as error:
             self._refuse(400, str(error))
             return
-        loop = asyncio.get_running_loop()
+        grading = asyncio.get_running_loop().run_in_executor(self.workers, grade, work, self.children)
+        self.set_header("Content-Type", "application/json")
+        while not (await asyncio.wait([grading], timeout=BEAT_S))[0]:
+            self.write(" ")
+            try:
+                await self.flush()
+            except StreamClosedError:  # nobody waits any more
+                return
         try:
-            result = await loop.run_in_executor(self.workers, grade, work, self.children)
+            self.finish(grading.result().to_json())
         except SandboxFailed as error:
             self._refuse(503, str(error))
-            return
-        self.finish(result.to_json())
+        except Exception as error:
+            app_log.exception("grading failed")
+            self._refuse(500, f"{type(error).__name__}: {error}")
 
     def write_error(self, status_code: int, **kwargs: Any) -> None:
         """A fault of our own, as JSON, too; tornado logs its traceback."""
-        self.finish({"error": self._reason})
+        self.finish({"error": self._reason, "status": status_code})
 
     def _refuse(self, status: int, message: str) -> None:
-        self.set_status(status)
-        self.finish({"error": message})
+        if not self._headers_written:
+            self.set_status(status)
+        self.finish({"error": message, "status": status})
 
 
 def parse_work(body: bytes, most: Limits) -> Work:
