@@ -6,6 +6,7 @@ import asyncio
 import functools
 import http.client
 import json
+import os
 import socket as sockets
 import threading
 from collections.abc import Callable, Iterator
@@ -137,3 +138,11 @@ def test_a_service_that_says_nothing_keeps_no_lease(
     with Queue(course) as queue:
         assert {(job.state, job.faults) for job in queue.jobs()} == {(State.QUEUED, 0)}
     assert len(grade_all(course)) == 3
+
+
+def test_a_service_is_kept_busy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    cores = len(os.sched_getaffinity(0))
+    monkeypatch.setattr(graders, "service_socket", lambda: None)
+    assert graders.workers_by_default() == cores
+    monkeypatch.setattr(graders, "service_socket", lambda: tmp_path)
+    assert graders.workers_by_default() == cores + 1

@@ -16,9 +16,9 @@ from nbgrader.apps import api, autogradeapp  # type: ignore[import-untyped]
 from nbgrader.converters.base import NbGraderException  # type: ignore[import-untyped]
 from traitlets import Float, Int
 
-from distlab.course.grade.batch import Batch, workers_by_default
+from distlab.course.grade.batch import Batch
 from distlab.course.grade.commands import actor
-from distlab.course.grade.graders import open_grader
+from distlab.course.grade.graders import open_grader, workers_by_default
 from distlab.course.grade.late import late_penalty
 from distlab.course.grade.queue import Job, Queue, State
 from distlab.course.grade.records import Record

@@ -12,7 +12,6 @@ On Kubernetes the sandboxes are a Job's (`job.py`), and this is not: works and r
 from __future__ import annotations
 
 import errno
-import os
 import shutil
 import sqlite3
 import threading
@@ -60,11 +59,6 @@ class Progress:
     done: int
     total: int
     student: str
-
-
-def workers_by_default() -> int:
-    """One for each processor that this process may use."""
-    return len(os.sched_getaffinity(0))
 
 
 class Batch:

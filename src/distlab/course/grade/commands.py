@@ -283,8 +283,8 @@ class _open(ExitStack):  # noqa: N801 - used like a function
 
     def __enter__(self) -> tuple[Queue, Callable[[str | None], Batch]]:  # type: ignore[override]
         _leave_out_iri_grammar()
-        from distlab.course.grade.batch import Batch, workers_by_default
-        from distlab.course.grade.graders import open_grader
+        from distlab.course.grade.batch import Batch
+        from distlab.course.grade.graders import open_grader, workers_by_default
         from distlab.course.grade.late import late_penalty
 
         course = course_directory()

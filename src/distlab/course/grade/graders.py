@@ -56,6 +56,14 @@ def open_grader() -> Iterator[Grader]:
         yield functools.partial(grade, children=children)
 
 
+def workers_by_default() -> int:
+    """One for each processor that this process may use; beside a service, which bounds them itself, one more.
+
+    So a next submission is at its door when it has finished one.
+    """
+    return len(os.sched_getaffinity(0)) + (service_socket() is not None)
+
+
 def service_socket() -> Path | None:
     """Where the grading service listens, or None."""
     if SOCKET_ENV in os.environ:
