@@ -129,6 +129,34 @@ _CONSTANTS = [
         "2026-11-20",
         "V",
     ),
+    # Training runs that others report.
+    Constant(
+        "megatron_gpt175_96_mfu",
+        0.47,
+        "1",
+        "GPT of 175e9 parameters, 1,152 samples a step, Megatron-Core on 96 H100",
+        "megatron_readme",
+        "2026-11-30",
+        "V",
+    ),
+    Constant(
+        "megatron_gpt175_4608_mfu",
+        0.42,
+        "1",
+        "the same on 4,608 H100",
+        "megatron_readme",
+        "2026-11-30",
+        "V",
+    ),
+    Constant(
+        "llama3_405b_tokens",
+        15.6e12,
+        "1",
+        "tokens that Llama 3 405B was trained on",
+        "grattafiori2024llama3",
+        "2026-11-30",
+        "S",
+    ),
     # Failures of a large job.
     Constant(
         "llama3_unexpected_interruptions",
