@@ -1,4 +1,13 @@
-"""Grading: submissions per second beside stock nbgrader, what isolation costs, what a second worker brings."""
+"""Grading: submissions per second beside stock nbgrader, what isolation costs, what a second worker brings.
+
+A second peer, where `DISTLAB_OTTER` names its command: otter-grader, which needs neither Docker nor conda for
+`otter run`. It is no part of this project's environment; in one of its own it finds torch and ipykernel here:
+
+    python -m venv /tmp/otter && /tmp/otter/bin/pip install otter-grader
+    .venv/bin/python -c "import site; print(site.getsitepackages()[0])" > \
+        $(/tmp/otter/bin/python -c "import site; print(site.getsitepackages()[0])")/lab.pth
+    make bench BENCH=grade.throughput DISTLAB_OTTER=/tmp/otter/bin/otter
+"""
 
 from __future__ import annotations
 
@@ -11,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
@@ -31,6 +41,20 @@ REPEATS = 3
 LIGHT_LAB = LAB.replace("import math", "import torch")
 """Three tests, two functions, and the import that every lab of the course begins with."""
 
+OTTER_TESTS = {
+    "test_double": (2, "double(2) == 4"),
+    "hidden_double": (3, "double(17041) == 34082"),
+    "hidden_triple": (5, "triple(7) == 21"),
+}
+"""The lab's tests as otter has them: points, and an assertion in a doctest."""
+OTTER_TEST = """
+OK_FORMAT = True
+case = {{"code": ">>> assert {says}", "hidden": True, "locked": False}}
+suite = {{"cases": [case], "scored": True, "setup": "", "teardown": "", "type": "doctest"}}
+test = {{"name": "{name}", "points": {points}, "suites": [suite]}}
+"""
+OTTER_STUDENTS = 8
+
 COMPUTE = """
 def work():
     total = 0
@@ -45,10 +69,12 @@ total = work()
 
 def throughput() -> list[Result]:
     """30 submissions of a light lab: `distlab course grade` with the site's service, isolation on, and stock
-    `nbgrader autograde`, which has none; each from the command's start to its end."""
+    `nbgrader autograde`, which has none; each from the command's start to its end. Of `otter run`, which grades one
+    submission a command without isolation, as many at a time as there are processors."""
     with tempfile.TemporaryDirectory() as folder:
         site = course_site(Path(folder))
         stock = _stock_s(site, Path(folder) / "stock")
+        otter = _otter_per_s(site, Path(folder) / "otter")
         home = Path(folder) / "home"
         with grading_service(site):
             ours = []
@@ -64,6 +90,20 @@ def throughput() -> list[Result]:
     return [
         Result("grade.throughput", STUDENTS / seconds, "submissions/s", "nbgrader", stock / seconds),
         Result("grade.throughput.nbgrader", STUDENTS / stock, "submissions/s"),
+        *(
+            (
+                Result(
+                    "grade.throughput",
+                    STUDENTS / seconds,
+                    "submissions/s",
+                    "otter",
+                    STUDENTS / seconds / otter,
+                ),
+                Result("grade.throughput.otter", otter, "submissions/s"),
+            )
+            if otter
+            else ()
+        ),
     ]
 
 
@@ -145,6 +185,36 @@ def _stock_s(site: Site, folder: Path) -> float:
     assert graded["cells"]
     assert len(list((folder / "autograded").iterdir())) == STUDENTS
     return seconds
+
+
+def _otter_per_s(site: Site, folder: Path) -> float | None:
+    """Submissions per second of `otter run`; None where the environment names no otter."""
+    otter = os.environ.get("DISTLAB_OTTER")
+    if not otter:
+        return None
+    tests = folder / "tests"
+    tests.mkdir(parents=True)
+    for name, (points, says) in OTTER_TESTS.items():
+        (tests / f"{name}.py").write_text(OTTER_TEST.format(name=name, points=points, says=says))
+    env = {**os.environ, "PATH": f"{Path(otter).parent}{os.pathsep}{os.environ['PATH']}", "HOME": str(folder)}
+    _run([otter, "generate", "-t", "tests", "-o", "autograder.zip"], env, folder)
+
+    def grade_one(student: str) -> None:
+        notebook = site.course / "submitted" / student / LAB_ID / f"{LAB_ID}.ipynb"
+        out = folder / student
+        out.mkdir()
+        shutil.copy(notebook, out)
+        command = [otter, "run", "--no-logo", "-a", str(folder / "autograder.zip"), "-o", ".", notebook.name]
+        _run(command, env, out)
+        results = json.loads((out / "results.json").read_text())["tests"]
+        assert sum(test.get("score", 0) for test in results) == sum(
+            points for points, _ in OTTER_TESTS.values()
+        )
+
+    started = time.perf_counter()
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        list(pool.map(grade_one, [f"student{number:02}" for number in range(OTTER_STUDENTS)]))
+    return OTTER_STUDENTS / (time.perf_counter() - started)
 
 
 def _program(name: str) -> str:
