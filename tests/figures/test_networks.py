@@ -21,6 +21,7 @@ SIGNATURES = networks.signatures(
         networks.gpudirect(),
         networks.wirings(),
         networks.dragonfly_groups(),
+        networks.patterns(),
         networks.matrix(RATES, "GB/s", "rates of three", "Three."),
         SIGNATURES,
     ],

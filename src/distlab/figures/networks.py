@@ -158,6 +158,41 @@ def dragonfly_groups(groups: int = 4) -> Figure:
     )
 
 
+def patterns() -> Figure:
+    """Four patterns of a training job over two nodes of four GPUs: who sends to whom."""
+    pen = Pen(440, 330)
+    panels = [
+        ("tensor: inside the node", [((n, a), (n, a + 1)) for n in (0, 1) for a in range(3)]),
+        ("pipeline: same rail, one way", [((0, g), (1, g)) for g in range(4)]),
+        ("data: one group a rail, both ways", [((0, g), (1, g)) for g in range(4)]),
+        ("experts: everyone to everyone", [((0, a), (1, b)) for a in range(4) for b in range(4)]),
+    ]
+    for i, (title, flows) in enumerate(panels):
+        x0, y0 = 6 + i % 2 * 220, 22 + i // 2 * 162
+        pen.text(x0 + 104, y0 - 6, title, size=12, bold=True)
+        for node, y in ((0, y0 + 4), (1, y0 + 94)):
+            pen.rect(x0, y, 208, 42, dash=True)
+            for g in range(4):
+                pen.rect(x0 + 14 + g * 48, y + 8, 36, 26, BLUE if node == 0 else GREEN)
+                pen.text(x0 + 32 + g * 48, y + 26, f"G{node * 4 + g}", size=12)
+        for (n, a), (m, b) in flows:
+            xa, xb = x0 + 32 + a * 48, x0 + 32 + b * 48
+            if n == m:
+                y = y0 + (25 if n == 0 else 115)
+                pen.line(xa + 18, y, xb - 18, y, width=4, colour=GREEN)
+            elif "one way" in title:
+                pen.arrow(xa, y0 + 38, xb, y0 + 101, width=1.8, colour=RED)
+            else:
+                thick = 2.6 if a == b and "data" in title else 1.1
+                pen.line(xa, y0 + 38, xb, y0 + 102, width=thick, colour=RED)
+    return pen.figure(
+        "Two nodes of four GPUs, four times. Tensor parallelism joins neighbours inside each node. Pipeline "
+        "parallelism sends from each GPU to the one of the same place in the next node. Data parallelism joins the "
+        "same pairs both ways. Experts join every GPU of one node to every GPU of the other.",
+        "Who sends to whom. Only the experts' exchange crosses rails.",
+    )
+
+
 def matrix(rates: Sequence[Sequence[float]], unit: str, alt: str, caption: str) -> Figure:
     """Rates between pairs, a row for each sender; below `SLOW` of the median a cell is filled. For up to 12."""
     n = len(rates)
