@@ -194,6 +194,7 @@ def test_nothing_of_hidden_tests_is_shown(course: Course, student: str) -> None:
     assert leaked(page) == set()
     assert leaked(outputs) == set()
     assert leaked(json.dumps([cell.message for cell in course.result(student).cells])) == set()
+    assert "tests_s" not in page, "how long a test takes is the learner's choice"
     assert "HIDDEN TESTS" not in page.replace("### BEGIN HIDDEN TESTS\n13", "")
     assert "hidden_mirror" in page
 
