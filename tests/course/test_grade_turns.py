@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import functools
 import threading
 from collections.abc import Callable, Iterator
@@ -143,3 +144,17 @@ def test_what_a_hidden_test_gave_is_not_heard_in_another_submission() -> None:
         told, heard = pool.map(lambda work: grade(work, children), (tells, listens))
     assert told.verdict == Verdict.PASSED
     assert heard.shown[0].outputs[0]["text"] == "heard: 0\n"
+
+
+@pytest.mark.parametrize(
+    ("work", "launches"),
+    [
+        (Work("lab", (Cell("import torch\ntorch.ones(2)"),)), False),
+        (Work("lab", (Cell("x = 1"), Cell("from distlab.train.launch import launch"))), True),
+        (Work("lab", (), files={"more.py": base64.b64encode(b"launch(f, 2)").decode()}), True),
+        (Work("lab", (), files={"data.csv": base64.b64encode(b"1,2").decode()}), False),
+        (Work("lab", (), baseline=("launch(f, 2)",)), True),
+    ],
+)
+def test_ranks_are_made_ready_for_where_code_starts_some(work: Work, launches: bool) -> None:
+    assert grader._launches(work) is launches

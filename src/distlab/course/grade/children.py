@@ -62,6 +62,8 @@ __all__ = ["Child", "Children", "Ending", "SandboxFailed", "kill_all"]
 ROLES = {
     "display": "distlab.course.grade.session:serve_shown",
     "session": "distlab.course.grade.session:serve",
+    "launching display": "distlab.course.grade.session:serve_shown_launching",
+    "launching session": "distlab.course.grade.session:serve_launching",
     "testing": "distlab.course.grade.testing:serve",
 }
 PREPARE = "distlab.course.grade.session:prepare"

@@ -14,6 +14,7 @@ its pass begins: the passes do not run at the same time. A timed lab has one mor
 
 from __future__ import annotations
 
+import base64
 import datetime
 import functools
 import hashlib
@@ -42,6 +43,8 @@ GRAVEST = (Verdict.NOT_GRADABLE, Verdict.VIOLATION, Verdict.MEMORY, Verdict.OUTP
 """What one test's verdict makes of the whole submission's, the first that occurs."""
 
 TOO_LONG = "Your code took too long."
+
+LAUNCH = "launch"
 
 TURNS = Turns()
 """Of all submissions that this process grades."""
@@ -103,18 +106,27 @@ def _sandboxes(work: Work, children: Children) -> Iterator[_Sandboxes]:
     control, tests_end = socket.socketpair()
     to_session, session_end = socket.socketpair()
     to_baseline, baseline_end = socket.socketpair()
-    wanted = [("testing", [tests_end, to_session]), ("session", [session_end])]
+    launching = "launching " if _launches(work) else ""
+    wanted = [("testing", [tests_end, to_session]), (f"{launching}session", [session_end])]
     if work.display:
-        wanted.append(("display", [display_end]))
+        wanted.append((f"{launching}display", [display_end]))
     if work.baseline:
         wanted[0][1].append(to_baseline)
-        wanted.append(("session", [baseline_end]))
+        wanted.append((f"{launching}session", [baseline_end]))
     with Channel(learner) as to_display, Channel(control) as to_tests, display_end, to_baseline, baseline_end:
         tests, session, *others = started = children.start_together(work.limits, wanted)
         try:
             yield _Sandboxes(to_display, others[0] if work.display else None, to_tests, tests, session)
         finally:
             kill_all(started)
+
+
+def _launches(work: Work) -> bool:
+    """Does its code name what starts ranks? That is made ready then; else a first rank would take seconds more."""
+    sources = (*(cell.source for cell in work.cells), *work.baseline)
+    return any(LAUNCH in source for source in sources) or any(
+        LAUNCH.encode() in base64.b64decode(content) for content in work.files.values()
+    )
 
 
 def _overall(cells: Iterable[Graded], stop: Stop | None) -> Verdict:

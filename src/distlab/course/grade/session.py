@@ -325,7 +325,6 @@ def prepare() -> Shell:
 
 def serve(channel: Channel, work: Path = WORK, shown: bool = False) -> None:
     """Do what comes over `channel` until its other end is closed."""
-    warm.prefork()  # a lab's `launch` need not import torch again
     np.random.seed()  # else all children would draw the same
     session = _Session(channel)
     if shown:
@@ -340,6 +339,18 @@ def serve(channel: Channel, work: Path = WORK, shown: bool = False) -> None:
 def serve_shown(channel: Channel, work: Path = WORK) -> None:
     """`serve`, and what is written past Python is shown, too."""
     serve(channel, work, shown=True)
+
+
+def serve_launching(channel: Channel) -> None:
+    """`serve` for a notebook whose `launch` shall not import torch again."""
+    warm.prefork()
+    serve(channel)
+
+
+def serve_shown_launching(channel: Channel) -> None:
+    """`serve_shown` for such a notebook."""
+    warm.prefork()
+    serve_shown(channel)
 
 
 class _Session:
