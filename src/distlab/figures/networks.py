@@ -57,7 +57,7 @@ def gpudirect() -> Figure:
         pen.rect(x + 15, 24, 180, 30)
         pen.text(x + 105, 44, "host memory", size=12)
         pen.rect(x + 15, 74, 180, 28)
-        pen.text(x + 105, 93, "CPU: root complex", size=12)
+        pen.text(x + 105, 93, "root complex", size=12)
         pen.rect(x + 15, 124, 180, 28)
         pen.text(x + 105, 143, "PCIe switch", size=12)
         pen.rect(x + 15, 178, 76, 30, BLUE, bold=True)
@@ -164,8 +164,8 @@ def patterns() -> Figure:
     panels = [
         ("tensor: inside the node", [((n, a), (n, a + 1)) for n in (0, 1) for a in range(3)]),
         ("pipeline: same rail, one way", [((0, g), (1, g)) for g in range(4)]),
-        ("data: one group a rail, both ways", [((0, g), (1, g)) for g in range(4)]),
-        ("experts: everyone to everyone", [((0, a), (1, b)) for a in range(4) for b in range(4)]),
+        ("data: same rails, both ways", [((0, g), (1, g)) for g in range(4)]),
+        ("experts: all to all", [((0, a), (1, b)) for a in range(4) for b in range(4)]),
     ]
     for i, (title, flows) in enumerate(panels):
         x0, y0 = 6 + i % 2 * 220, 22 + i // 2 * 162
