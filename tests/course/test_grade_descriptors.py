@@ -85,6 +85,18 @@ def test_it_belongs_to_the_cell_in_which_it_was_written(learner: Learner) -> Non
     assert shown(learner, "program.communicate(b'go\\n');") == [("stdout", "late\n")]
 
 
+def test_a_descriptor_that_a_cell_closes_costs_nothing(tmp_path: Path) -> None:
+    with forks_rig.session(tmp_path, "display") as channel:
+        learner = Learner(channel, time.monotonic() + 1000)
+        assert shown(learner, f"{IMPORTS}os.write(1, b'last\\n'); os.close(1)") == [("stdout", "last\n")]
+        assert shown(learner, "print('by Python'); os.write(2, b'C\\n');") == [
+            ("stdout", "by Python\n"),
+            ("stderr", "C\n"),
+        ]
+        still_read = "len(get_ipython().outputs.caught._names)"
+        assert learner.run(still_read, True, LIMIT_S).outputs[0]["data"] == {"text/plain": "1"}
+
+
 def test_what_is_over_goes_on_to_who_counts_it(tmp_path: Path) -> None:
     reading, writing = os.pipe()
     with forks_rig.session(tmp_path, "display") as channel:

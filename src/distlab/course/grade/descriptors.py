@@ -63,18 +63,20 @@ class Caught:
 
     def _keep_reading(self) -> None:
         """So that who writes more than a pipe holds does not wait for the cell's end."""
-        poll = select.poll()
-        for fd in self._names:
-            poll.register(fd, select.POLLIN)
-        while True:
+        while self._names:
+            poll = select.poll()
+            for fd in tuple(self._names):
+                poll.register(fd, select.POLLIN)
             poll.poll()
             self._read()
 
     def _read(self) -> None:
         with self._lock:
-            for fd, name in self._names.items():
+            for fd, name in tuple(self._names.items()):
                 with contextlib.suppress(BlockingIOError):
                     data = os.read(fd, PIPE_BYTES)
+                    if not data:  # nobody has the other end: a cell has closed the descriptor for good
+                        del self._names[fd]
                     kept = data[: self._room]
                     self._room -= len(kept)
                     if kept:
