@@ -154,6 +154,7 @@ def test_what_a_hidden_test_gave_is_not_heard_in_another_submission() -> None:
         (Work("lab", (), files={"more.py": base64.b64encode(b"launch(f, 2)").decode()}), True),
         (Work("lab", (), files={"data.csv": base64.b64encode(b"1,2").decode()}), False),
         (Work("lab", (), baseline=("launch(f, 2)",)), True),
+        (Work("lab", (Cell("from distlab.train import warm"),)), True),
     ],
 )
 def test_ranks_are_made_ready_for_where_code_starts_some(work: Work, launches: bool) -> None:

@@ -44,7 +44,8 @@ GRAVEST = (Verdict.NOT_GRADABLE, Verdict.VIOLATION, Verdict.MEMORY, Verdict.OUTP
 
 TOO_LONG = "Your code took too long."
 
-LAUNCH = "launch"
+LAUNCHERS = ("distlab.train", "launch")
+"""What code says that starts ranks: the package, or the function imported in another way."""
 
 TURNS = Turns()
 """Of all submissions that this process grades."""
@@ -123,10 +124,9 @@ def _sandboxes(work: Work, children: Children) -> Iterator[_Sandboxes]:
 
 def _launches(work: Work) -> bool:
     """Does its code name what starts ranks? That is made ready then; else a first rank would take seconds more."""
-    sources = (*(cell.source for cell in work.cells), *work.baseline)
-    return any(LAUNCH in source for source in sources) or any(
-        LAUNCH.encode() in base64.b64decode(content) for content in work.files.values()
-    )
+    sources = [*(cell.source for cell in work.cells), *work.baseline]
+    sources += [base64.b64decode(content).decode("latin-1") for content in work.files.values()]
+    return any(word in source for source in sources for word in LAUNCHERS)
 
 
 def _overall(cells: Iterable[Graded], stop: Stop | None) -> Verdict:

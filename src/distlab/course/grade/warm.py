@@ -48,11 +48,12 @@ from distlab.course.grade.wire import Channel
 from distlab.course.grade.work import Limits
 
 IMPORTS = (
-    "numpy", "numpy.testing", "torch.distributed", "torch._dynamo", "torch.testing",
+    "numpy", "numpy.testing", "torch.distributed", "torch.testing",
     "IPython.core.interactiveshell", "distlab.predict.scorecard", "distlab.train.launch", "distlab.train.loop",
 )  # fmt: skip
-"""What labs import, and what takes long of it. `torch._dynamo`, sympy with it, is what a child's first optimizer
-would import: half a second, for 24 MiB that all children share."""
+"""What labs import, and what takes long of it."""
+FOR_ALL = ("torch._dynamo",)
+"""What a child's first optimizer imports: half a second, and 24 MiB that all children of a server share."""
 MAX_MESSAGE_BYTES = 1 << 16
 MAX_CHANNELS = 4
 
@@ -94,7 +95,7 @@ def main() -> None:
     # What learners' code knows as __main__, and as its arguments, is not this program's.
     sys.argv = [""]
     sys.modules["__main__"] = types.ModuleType("__main__")
-    for name in IMPORTS:
+    for name in IMPORTS if walled else (*IMPORTS, *FOR_ALL):
         importlib.import_module(name)
     roles = {role: _function(name) for role, name in setup["roles"].items()}
     _function(setup["prepare"])()
