@@ -1,0 +1,115 @@
+"""Record what a killed rank, and a killed node, cost a real run under each framework's own recovery (on CPU).
+
+    python -m distlab.record.drills --out book/mod-202/_data/drills.json      # some minutes
+
+Each drill of `distlab.faults.drills` runs once, one after the other. `read` gives the chapter what was recorded.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from distlab.bench.stamp import command
+from distlab.errors import SettingError
+from distlab.faults.drills.horovod import drill_horovod
+from distlab.faults.drills.ray import drill_ray
+from distlab.faults.drills.report import DrillError, Recovery
+from distlab.faults.drills.torchrun import drill_torchrun
+
+FORMAT = "distlab drills"
+RECORDED = Path(__file__).resolve().parents[3] / "book/mod-202/_data/drills.json"
+"""In the repository."""
+
+DRILLS: dict[str, Callable[[], Recovery]] = {
+    "torchrun, rank": drill_torchrun,
+    "torchrun, node": lambda: drill_torchrun(nodes=2),
+    "Ray Train, rank": drill_ray,
+    "Ray Train, node": lambda: drill_ray(elastic=True),
+    "Horovod, rank": drill_horovod,
+}
+"""What is killed under which engine. With torchrun and Ray Train a lost rank is replaced and a lost node is not;
+Horovod, whose two ranks count as two hosts, goes on without the one it lost."""
+
+
+@dataclass(frozen=True)
+class Drills:
+    """The recording."""
+
+    command: str
+    versions: dict[str, str]
+    """Of the frameworks."""
+    load_average: float
+    """Processes that wanted a core when it began, over the last minute: above `stamp["cores"]`, times are long."""
+    runs: dict[str, Recovery]
+    """By the names in DRILLS."""
+
+    @property
+    def stamp(self) -> dict[str, Any]:
+        """Of `distlab.bench.stamp.Stamp`, from the first drill."""
+        return next(iter(self.runs.values())).stamp
+
+    def __str__(self) -> str:
+        s, versions = self.stamp, ", ".join(f"{name} {version}" for name, version in self.versions.items())
+        return (
+            f"two ranks on the CPU of one machine ({s['hardware']}, {s['cores']} cores, load average "
+            f"{self.load_average:.1f} as it began), {versions}, {s['date'][:10]}, {self.command}"
+        )
+
+
+def read(path: Path = RECORDED) -> Drills:
+    """SettingError for a file that is no such recording."""
+    found = json.loads(path.read_text())
+    if not isinstance(found, dict) or found.pop("format", None) != FORMAT:
+        raise SettingError(f"{path} is no recording of drills; expected what this module writes.")
+    runs = {name: _recovery(run) for name, run in found.pop("runs").items()}
+    return Drills(**found, runs=runs)
+
+
+def _recovery(run: dict[str, Any]) -> Recovery:
+    fields = {name: value for name, value in run.items() if name != "recovery_s"}
+    return Recovery(**fields | {"world_sizes": tuple(run["world_sizes"])})
+
+
+def record() -> dict[str, Any]:
+    """Run every drill. SettingError without Ray or Horovod, DrillError where a run does not come back."""
+    load_average, runs = os.getloadavg()[0], {}
+    for name, drill in DRILLS.items():
+        found = drill()
+        runs[name] = found.as_dict()
+        print(f"{name}: back after {found.recovery_s:.1f} s", file=sys.stderr)
+    return {
+        "format": FORMAT,
+        "command": command(),
+        "versions": {name: importlib.metadata.version(name) for name in ("torch", "ray", "horovod")},
+        "load_average": load_average,
+        "runs": runs,
+    }
+
+
+def main(args: Sequence[str]) -> int:
+    """Record into a file, replacing it only when all is measured."""
+    parser = argparse.ArgumentParser(prog="python -m distlab.record.drills", description=main.__doc__)
+    parser.add_argument("--out", type=Path, required=True)
+    out = parser.parse_args(args).out
+    found = json.dumps(record(), indent=1)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    part = out.with_name(out.name + ".part")
+    part.write_text(found + "\n")
+    os.replace(part, out)
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except (SettingError, DrillError) as error:
+        print(error, file=sys.stderr)
+        sys.exit(2 if isinstance(error, SettingError) else 1)
