@@ -23,11 +23,16 @@ from distlab.course.grade.work import Limits, Verdict, Work
 from distlab.course.mutants import Mutant, mutants_of
 from distlab.course.proved import inputs_digest
 from distlab.course.survivors import read_explanations, survival
+from distlab.errors import WorkError
 
 DEEP_SEEDS = 20
 
 MUTANT = Limits(cell_s=60.0, wall_s=120.0)
 """A mutant may loop for ever: it need not do so for long."""
+
+
+TRIES = 3
+"""How often a mutant is run that the machine did not grade."""
 
 
 class Journal:
@@ -76,7 +81,14 @@ def deep_report(root: Path, lab: str, journal: Journal, children: Children) -> d
     done = 0
 
     def run(part: Work) -> dict[str, Verdict]:
-        return {cell.grade_id: cell.verdict for cell in grade(part, children).cells}
+        for _ in range(TRIES):
+            cells = grade(part, children).cells
+            lost = [cell.message for cell in cells if cell.verdict == Verdict.NOT_GRADABLE]
+            if not lost:
+                return {cell.grade_id: cell.verdict for cell in cells}
+        raise WorkError(
+            f"{lab}: a mutant was not graded: {lost[0]} Start the check again: it goes on from here."
+        )
 
     def each(mutant: Mutant, killed: bool) -> None:
         nonlocal done

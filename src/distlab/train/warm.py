@@ -228,14 +228,17 @@ def prefork() -> None:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     pid = os.fork()
     if pid == 0:
-        kept = theirs.detach()
-        os.closerange(3, kept)  # (an empty range does no harm above 0)
-        os.closerange(kept + 1, os.sysconf("SC_OPEN_MAX"))
-        nothing = os.open(os.devnull, os.O_RDWR)
-        for standard in (0, 1, 2):
-            os.dup2(nothing, standard)
-        os.setsid()
-        serve(socket.socket(fileno=kept))
+        try:
+            kept = theirs.detach()
+            os.closerange(3, kept)  # (an empty range does no harm above 0)
+            os.closerange(kept + 1, os.sysconf("SC_OPEN_MAX"))
+            nothing = os.open(os.devnull, os.O_RDWR)
+            for standard in (0, 1, 2):
+                os.dup2(nothing, standard)
+            os.setsid()
+            serve(socket.socket(fileno=kept))
+        finally:
+            os._exit(1)  # never back into what the caller would do
     theirs.close()
     _server = _Server(_Forked(pid), ours, os.getpid(), _variables())
 
