@@ -50,7 +50,7 @@ def formats() -> Figure:
 
 def ranges(bands: Mapping[str, tuple[float, float]]) -> Figure:
     """Formats over powers of two; below them `bands`, named intervals of measured values (as powers of two)."""
-    left, right, low, high = 58.0, 432.0, -60, 24
+    left, right, low, high = 58.0, 420.0, -60, 24
     pen = Pen(440, 48 + 30 * (len(RANGES) + len(bands)))
 
     def at(power: float) -> float:
@@ -71,7 +71,7 @@ def ranges(bands: Mapping[str, tuple[float, float]]) -> Figure:
     for row, (name, (first, last)) in enumerate(bands.items()):
         y = 26 + 30 * (len(RANGES) + row)
         pen.rect(at(first), y + 4, at(last) - at(first), 12, RED, opacity=0.35, bold=True, rounded=1)
-        side = "end" if at(first) > 250 else "start"
+        side = "end" if at(first) > 190 else "start"
         pen.text(at(first) - 5 if side == "end" else at(last) + 5, y + 14, name, size=11, anchor=side)
     pen.text(
         245, 44 + 30 * (len(RANGES) + len(bands)), "full: all digits; dashed: fewer (subnormal)", size=11
@@ -118,7 +118,7 @@ def recipe() -> Figure:
         (310, 174, 120, 44, BLUE, "loss", "fp32, times the scale"),
         (170, 174, 120, 44, GREEN, "gradients", "16 bits"),
         (10, 174, 130, 44, BLUE, "sum over ranks", "fp32"),
-        (10, 92, 130, 44, BLUE, "unscale, clip, Adam", "fp32"),
+        (10, 92, 130, 44, BLUE, "clip, Adam", "unscaled, fp32"),
     ]
     for x, y, w, h, colour, name, kind in boxes:
         pen.rect(x, y, w, h, colour, dash=colour == GREEN)
