@@ -7,14 +7,19 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from distlab.course.grade import batch as batches
 from distlab.course.grade import queue as queues
+from distlab.course.grade.owner import Owner
 from distlab.course.grade.queue import MAX_FAULTS, Asked, Queue, State
+from distlab.course.grade.work import Result, Work
 from distlab.errors import WorkError
+from tests.course.batch_rig import grade_all, submit, word_grader
 
 LAB = "mod-1-lab-1"
 
@@ -142,6 +147,54 @@ def test_a_timed_job_waits_for_others_and_others_for_it(tmp_path: Path) -> None:
         assert queue.lease(owner) is None
         queue.finish(timed, owner, "{}")
         assert queue.lease(owner) is not None
+
+
+def test_a_lease_that_is_renewed_does_not_expire(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor does it when its own coordinator looks for more to do, after a sleep of the machine, say."""
+    with Queue(tmp_path) as queue:
+        ask(queue, "ann")
+        owner, other = queue.owner(), queue.owner()
+        assert queue.lease(owner)
+        start = queues.clock()
+        monkeypatch.setattr(queues, "clock", lambda: start + 2 * queues.LEASE_S)
+        assert queue.lease(owner) is None
+        monkeypatch.setattr(queues, "clock", lambda: start + 2.9 * queues.LEASE_S)
+        assert queue.lease(other) is None
+        monkeypatch.setattr(queues, "clock", lambda: start + 3.1 * queues.LEASE_S)
+        assert queue.lease(other)
+
+
+def test_a_result_may_take_longer_than_a_lease(course: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Job on another machine does, and the coordinator renews its leases meanwhile."""
+    submit(course, "ann")
+    start, passed = queues.clock(), [0.0]
+    renewed, renew = threading.Event(), Queue.renew
+
+    def renew_and_say(queue: Queue, owner: Owner) -> None:
+        renew(queue, owner)
+        renewed.set()
+
+    def grader(work: Work) -> Result:
+        for _ in range(3):
+            passed[0] += 0.75 * queues.LEASE_S
+            renewed.clear()
+            assert renewed.wait(60)
+        with Queue(course) as another:
+            assert another.lease(another.owner()) is None
+        return word_grader(work)
+
+    monkeypatch.setattr(queues, "clock", lambda: start + passed[0])
+    monkeypatch.setattr(batches, "clock", queues.clock)
+    monkeypatch.setattr(Queue, "renew", renew_and_say)
+    grade_all(course, grader=grader, workers=1)
+    with Queue(course) as queue:
+        assert [(job.state, job.attempts) for job in queue.jobs()] == [(State.DONE, 1)]
+
+
+def test_a_student_named_twice_is_asked_for_once(tmp_path: Path) -> None:
+    with Queue(tmp_path) as queue:
+        assert len(ask(queue, "ann", "ben", "ann")) == 2
+        assert [job.student for job in queue.jobs()] == ["ann", "ben"]
 
 
 def test_a_question_of_a_submission_without_marks_is_all_of_its_questions(tmp_path: Path) -> None:

@@ -7,8 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from nbgrader.utils import determine_grade, is_grade
 
+from distlab.course.grade import batch
 from distlab.course.grade.gradebook import Marks
 from distlab.course.grade.queue import Queue
 from distlab.course.grade.records import differences
@@ -45,6 +47,38 @@ def test_marks_given_by_hand_stay_and_are_looked_at_again_only_if_something_chan
     assert look()["hidden_triple"] == (4.5, True)
     assert look()["explain"] == (3.0, True)
     assert scores(course, "ann")["hidden_triple"] == 0.0
+
+
+def test_marks_are_looked_at_where_a_newer_submission_left_no_result(
+    course: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def look() -> tuple[float | None, set[bool]]:
+        with gradebook(course) as book:
+            grades = book.find_submission_notebook(LAB_ID, LAB_ID, "ann").grades
+            by_hand = next(grade.manual_score for grade in grades if grade.name == "hidden_triple")
+            return by_hand, {grade.needs_manual_grade for grade in grades}
+
+    def write_half(stage: Path, *_more: object) -> None:
+        stage.mkdir()
+        raise RecursionError("a notebook like no other")
+
+    submit(course, "ann")
+    grade_all(course)
+    give_by_hand(course, "ann", "hidden_triple", 4.5)
+    give_by_hand(course, "ann", "explain", 3.0)
+    before = autograded(course, "ann")
+    with monkeypatch.context() as broken:
+        broken.setattr(batch, "write_stage", write_half)
+        grade_all(course, again=True)
+        assert look() == (4.5, {False}), "the marks are this very submission's"
+        (course / "submitted" / "ann" / LAB_ID / "more.txt").write_text("more")
+        grade_all(course)
+    assert look() == (4.5, {True})
+    assert (scores(course, "ann"), autograded(course, "ann")) == (FULL, before)
+    assert not list((course / "grading" / "stage").iterdir())
+    give_by_hand(course, "ann", "hidden_triple", 4.0)
+    grade_all(course)
+    assert look() == (4.0, {True, False}), "given by hand for the earlier submission"
 
 
 def test_the_log_says_who_changed_which_mark_from_what_to_what(course: Path) -> None:

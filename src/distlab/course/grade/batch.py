@@ -25,8 +25,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from distlab.course.grade.autograded import fill, keep_others, put_in_place, write_stage
 from distlab.course.grade.collected import Collected, Lab
 from distlab.course.grade.gradebook import LatePenalty, Marks
-from distlab.course.grade.owner import Owner
-from distlab.course.grade.queue import MAX_FAULTS, Asked, Job, Queue, State
+from distlab.course.grade.owner import Owner, clock
+from distlab.course.grade.queue import MAX_FAULTS, RENEW_S, Asked, Job, Queue, State
 from distlab.course.grade.records import record_of, same_for_all
 from distlab.course.grade.work import Limits, Result, Verdict, Work
 from distlab.errors import SettingError, WorkError
@@ -125,7 +125,7 @@ class Batch:
                 for thread in threads:
                     thread.start()
                 try:
-                    self._write_until_ended(marks, threads)
+                    self._write_until_ended(marks, threads, owner)
                 except Exception:
                     self.stop()
                     for thread in threads:
@@ -155,11 +155,15 @@ class Batch:
 
     # The writer
 
-    def _write_until_ended(self, marks: Marks, threads: list[threading.Thread]) -> None:
+    def _write_until_ended(self, marks: Marks, threads: list[threading.Thread], owner: Owner) -> None:
         total = self._ended + self.queue.left(self.assignment)
         reported = -1
+        renewed = clock()
         while True:
             seen = self._events
+            if clock() > renewed + RENEW_S:
+                renewed = clock()
+                self.queue.renew(owner)
             alive = any(thread.is_alive() for thread in threads)
             wrote = self._write_group(marks)
             if self._ended != reported:
@@ -190,7 +194,7 @@ class Batch:
 
     def _sweep(self, owner: Owner) -> None:
         """Remove what killed processes staged and nobody needs."""
-        self.queue.free_lost(owner)
+        self.queue.renew(owner)
         with self.queue.writer():
             for stage in (self.queue.folder / "stage").glob("*"):
                 job = self.queue.find(stage.name.partition("-")[0])
@@ -226,6 +230,7 @@ class Batch:
                 self.queue.release(job, owner)
                 raise
             # Something in this submission that nobody thought of must not hold up all others.
+            shutil.rmtree(self._stage(job), ignore_errors=True)
             self.queue.finish(job, owner, None, fault=f"{type(error).__name__}: {error}")
         self._tell()
         return True

@@ -138,11 +138,15 @@ class Marks:
     def apply(self, jobs: Sequence[Job]) -> None:
         """Write the results of `jobs`, in one transaction; those that are in already change nothing.
 
+        A job that left no result is not in: the marks stay what they were, an earlier submission's are flagged.
         Marks given by hand stay. Who has to look at a cell again is as in nbgrader, but where neither the
         submission nor the automatic score changed, a mark given by hand needs no second look.
         """
         with self._engine.begin() as db:
             for job in jobs:
+                if job.record is None:
+                    self._flag_earlier(db, job)
+                    continue
                 first = db.execute(
                     text("INSERT OR IGNORE INTO distlab_applied VALUES (:job, :a, :s, :sub, :state, :at)"),
                     {
@@ -150,7 +154,7 @@ class Marks:
                         "sub": job.submission, "state": job.state, "at": now(),
                     },
                 )  # fmt: skip
-                if first.rowcount == 1 and job.record is not None:
+                if first.rowcount == 1:
                     with _writing_as(db, job.asked_by, job.reason, job.key):
                         self._write(db, job, Record.from_json(job.record))
 
@@ -210,6 +214,20 @@ class Marks:
         if not job.question:
             self._write_comments(db, ids, notebook, record)
         self._write_penalty(db, ids, submitted, notebook, job.student)
+
+    def _flag_earlier(self, db: Connection, job: Job) -> None:
+        """Have a person look at the student's marks, where they are of another submission than the job's."""
+        ids = self._ids(db, job.assignment)
+        if ids is None or _last_submission(db, job) == job.submission:
+            return
+        notebook = (
+            select(SubmittedNotebook.id)
+            .join(SubmittedAssignment, SubmittedAssignment.id == SubmittedNotebook.assignment_id)
+            .where(SubmittedAssignment.assignment_id == ids.assignment)
+            .where(SubmittedAssignment.student_id == job.student)
+        )
+        grades = Grade.__table__
+        db.execute(update(grades).where(grades.c.notebook_id.in_(notebook)).values(needs_manual_grade=True))
 
     def _write_comments(self, db: Connection, ids: _Ids, notebook: str, record: Record) -> None:
         table = Comment.__table__

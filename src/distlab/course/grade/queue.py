@@ -32,11 +32,14 @@ MAX_FAULTS = 3
 """How often a submission is tried when the machine fails, before it is left as not gradable now."""
 
 LEASE_S = 3600.0
-"""Seconds after which a lease is free although its coordinator lives: far above what any submission may take.
+"""Seconds after which a lease that was not renewed is free although its coordinator lives: one that is stopped.
 
-Sandboxes have limits of their own, and a grading service that hangs is noticed by its silence
-(`graders.SILENCE_S`), which frees the lease at once.
+A coordinator renews its leases however long it waits for a result: a Job on another machine may take hours. Sandboxes
+have limits of their own, and a grading service that hangs is noticed by its silence (`graders.SILENCE_S`).
 """
+
+RENEW_S = LEASE_S / 4
+"""How often a coordinator renews its leases."""
 
 BUSY_S = 60.0
 """Seconds that a process waits for another's transaction."""
@@ -186,9 +189,9 @@ class Queue:
     ) -> list[str]:
         """Queue submissions, in one transaction; returns the keys of the jobs that are now to be done for it.
 
-        What is graded already is left out unless `again`; what waits already is not queued twice. Jobs for an
-        older submission of the same student are cancelled. `question` counts for those whose submission has
-        marks: of another one all questions are graded.
+        What is graded already is left out unless `again`; what waits already is not queued twice, nor is a student
+        who is named twice. Jobs for an older submission of the same student are cancelled. `question` counts for
+        those whose submission has marks: of another one all questions are graded.
         """
         keys = []
         with self._transaction():
@@ -205,7 +208,7 @@ class Queue:
                     latest[row["student"]] = row
                 if row["state"] in (State.QUEUED, State.LEASED):
                     waiting.setdefault(row["student"], []).append(row)
-            for one in asked:
+            for one in {one.student: one for one in asked}.values():
                 same = False
                 for row in waiting.get(one.student, ()):
                     if (row["submission"], row["tests"]) != (one.submission, one.tests):
@@ -288,7 +291,7 @@ class Queue:
         A timed job runs alone: it waits for all others, and all others for it.
         """
         with self._transaction():
-            self._free_lost(owner)
+            self._renew(owner)
             if self._db.execute("SELECT 1 FROM setting WHERE name = 'draining'").fetchone():
                 return None
             leased = self._db.execute("SELECT max(timed) FROM job WHERE state = 'leased'").fetchone()[0]
@@ -309,13 +312,17 @@ class Queue:
             taken = self._db.execute("SELECT * FROM job WHERE id = ?", (row["id"],)).fetchone()
         return Job.of(taken)
 
-    def free_lost(self, owner: Owner) -> None:
-        """Free the leases of processes that are gone (`lease` does it too)."""
+    def renew(self, owner: Owner) -> None:
+        """Put off the end of the owner's leases, and free those of processes that are gone (`lease` does it too)."""
         with self._transaction():
-            self._free_lost(owner)
+            self._renew(owner)
 
-    def _free_lost(self, owner: Owner) -> None:
-        """Queue again what was leased by a process that is gone, or for longer than any submission takes."""
+    def _renew(self, owner: Owner) -> None:
+        """Renew the owner's; queue again what was leased by a process that is gone, or did not renew it in time."""
+        self._db.execute(
+            "UPDATE job SET lease_until = ? WHERE state = 'leased' AND owner = ?",
+            (clock() + LEASE_S, owner.id),
+        )
         lives = {owner.id: True}
         for row in self._db.execute("SELECT id, owner, boot, lease_until FROM job WHERE state = 'leased'"):
             holder = row["owner"]
