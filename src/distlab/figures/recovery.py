@@ -20,7 +20,7 @@ def stacked(
 ) -> Figure:
     """One bar a row, cut into named parts; every part carries its number where it has room, and the row its sum.
 
-    limit: a vertical line at that value, with its words below.
+    limit: a dashed mark across each bar at that value, with its words below.
     """
     names = list(dict.fromkeys(name for parts in rows.values() for name in parts))
     most = max([sum(parts.values()) for parts in rows.values()] + ([limit] if limit else []))
@@ -36,12 +36,14 @@ def stacked(
             if w > 13:
                 pen.text(x + w / 2, y + 14, str(1 + index), size=11)
             x += w
+        if limit is not None:  # across the bar alone: words stay readable
+            at = left + limit / most * width
+            pen.line(at, y - 2, at, y + 24, dash=True, width=2)
+            x = at if x <= at < x + 50 else x
         pen.text(x + 5, y + 14, _amount(sum(parts.values()), unit), size=12, anchor="start")
     below = 48 * len(rows) + 6
     if limit is not None:
-        at = left + limit / most * width
-        pen.line(at, 14, at, below, dash=True, width=2)
-        pen.text(min(at, 330), below + 14, limit_words, size=12)
+        pen.text(min(left + limit / most * width, 330), below + 6, limit_words, size=12)
         below += 20
     for index, name in enumerate(names):
         x, y = left + 216 * (index % 2), below + 16 + 18 * (index // 2)
