@@ -34,6 +34,7 @@ from distlab.course.lablint import as_python
 from distlab.course.labsource import LabError, cell_place, hidden_messages
 from distlab.course.proved import report_path
 from distlab.course.release import ReleaseError, learner_notebook, source_path
+from distlab.course.site import LAB_ID
 from distlab.course.survivors import LEAST_KILLED
 from distlab.errors import SettingError
 
@@ -63,6 +64,8 @@ def check_lab(lab: Positional[str], root: Path = Path("."), seeds: int = 1, deep
         seeds: how many seeds of the tests' own randomness the model answer must pass.
         deep: twenty seeds, and mutants; writes the report into benchmarks/deep/.
     """
+    if not LAB_ID.fullmatch(lab):
+        raise SettingError(f"{lab!r} is no lab's id; a lab's folder is named like mod-107-lab-3.")
     if not source_path(root, lab).is_file():
         raise SettingError(f"there is no lab {lab!r}: {source_path(root, lab)} is missing")
     problems = 0
