@@ -21,6 +21,7 @@ from sqlalchemy.engine import Engine
 from distlab.course.grade.batch import GraderUnavailable
 from distlab.course.grade.collected import Collected, Lab
 from distlab.course.grade.gradebook import Marks
+from distlab.course.grade.grader import _provenance
 from distlab.course.grade.queue import MAX_FAULTS, Queue, State
 from distlab.course.grade.records import Record
 from distlab.course.grade.work import Graded, Result, Verdict, Work
@@ -127,6 +128,9 @@ def test_provenance_says_what_was_graded_with_what(course: Path) -> None:
     assert provenance["submission_sha256"] == job.submission
     assert provenance["tests_sha256"] == job.tests
     assert {"notebook_sha256", "seed", "distlab"} <= set(provenance)
+    # What the grader itself adds is not named like something else.
+    ran = {name for name, value in _provenance(Work(LAB_ID, ())).items() if len(str(value)) == 64}
+    assert ran == {"code_run_sha256", "tests_run_sha256", "environment"}
     assert HIDDEN_CANARY not in str(job.record)
 
 

@@ -66,6 +66,23 @@ def test_works_become_results_and_what_has_one_is_left_alone(tmp_path: Path) -> 
     assert not (tmp_path / "dan.result.json").exists()
 
 
+@pytest.mark.usefixtures("without_sandboxes")
+def test_a_work_that_fails_the_grader_costs_that_work_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def grade(work: Work, _children: None) -> Result:
+        if work.lab == "ann":
+            raise TimeoutError("killing still not done")
+        return word_grader(work)
+
+    monkeypatch.setattr(job, "grade", grade)
+    for name in ("ann", "ben"):
+        (tmp_path / f"{name}{WORK}").write_text(json.dumps(Work(name, ()).to_json()))
+    assert grade_folder(tmp_path, 1) == 1
+    assert capsys.readouterr().err == f"ann{WORK} was not graded: TimeoutError: killing still not done\n"
+    assert [path.name for path in tmp_path.glob(f"*{RESULT}")] == [f"ben{RESULT}"]
+
+
 def test_a_folder_that_is_none_is_refused(tmp_path: Path) -> None:
     assert _run(tmp_path / "none").returncode == 2
 

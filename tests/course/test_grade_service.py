@@ -11,6 +11,7 @@ import socket as sockets
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -121,6 +122,43 @@ def test_a_result_after_signs_of_life_is_a_result(
 
     with service(tmp_path, grade, monkeypatch) as socket:
         assert grade_by_service(socket, WORK).points == 1
+
+
+def test_what_nobody_waits_for_is_not_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    graded, release, noticed = [], threading.Event(), threading.Event()
+    flush = runner.GradeHandler.flush
+
+    def grade(work: Work) -> Result:
+        graded.append(work.lab)
+        assert release.wait(PATIENCE_S)
+        return word_grader(work)
+
+    def notice(handler: runner.GradeHandler, **end: bool) -> asyncio.Future[None]:
+        written = flush(handler, **end)
+        written.add_done_callback(lambda done: noticed.set() if done.exception() else None)
+        return written
+
+    def ask(socket: Path, lab: str) -> tuple[UnixConnection, http.client.HTTPResponse]:
+        connection = UnixConnection(str(socket), PATIENCE_S)
+        connection.request("POST", "/grade", json.dumps(replace(WORK, lab=lab).to_json()))
+        response = connection.getresponse()
+        assert response.read(1) == b" "
+        return connection, response
+
+    monkeypatch.setattr(runner, "BEAT_S", 0.01)
+    monkeypatch.setattr(runner.GradeHandler, "flush", notice)
+    with service(tmp_path, grade, monkeypatch) as socket:
+        first, _ = ask(socket, "first")
+        given_up, response = ask(socket, "given up")
+        response.close()
+        given_up.close()
+        assert noticed.wait(PATIENCE_S)
+        last, response = ask(socket, "last")
+        release.set()
+        assert Result.from_json(json.loads(response.read())).lab == "last"
+        first.close()
+        last.close()
+    assert graded == ["first", "last"]
 
 
 def test_a_service_that_says_nothing_keeps_no_lease(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import functools
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 
 from distlab.course.grade import grader
-from distlab.course.grade.children import Child, Children
+from distlab.course.grade.children import Child, Children, SandboxFailed
 from distlab.course.grade.grader import grade
 from distlab.course.grade.turns import Turns
 from distlab.course.grade.work import Cell, Kind, Verdict, Work
@@ -66,6 +67,35 @@ def test_a_turn_ends_with_an_error() -> None:
         raise KeyError
     with turns.unseen():
         pass
+
+
+def test_a_timed_submission_is_graded_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It waits for what runs, and what comes later waits for it."""
+    turns, began, end, order = Turns(), threading.Event(), threading.Event(), []
+
+    @contextmanager
+    def sandboxes(work: Work, _children: Children) -> Iterator[None]:
+        order.append(f"{work.lab} begins")
+        if work.lab == "first":
+            began.set()
+            assert end.wait(60)
+        order.append(f"{work.lab} ends")
+        raise SandboxFailed
+        yield
+
+    monkeypatch.setattr(grader, "TURNS", turns)
+    monkeypatch.setattr(grader, "_sandboxes", sandboxes)
+    with ThreadPoolExecutor(3) as pool:
+        grading = [pool.submit(grade, Work("first", CELLS), None)]
+        assert began.wait(60)
+        grading.append(pool.submit(grade, Work("timed", CELLS, timed=True), None))
+        while not turns._timed:
+            time.sleep(0)
+        grading.append(pool.submit(grade, Work("later", CELLS), None))
+        assert order == ["first begins"]
+        end.set()
+        assert [type(each.exception()) for each in grading] == [SandboxFailed] * 3
+    assert order == [f"{lab} {what}" for lab in ("first", "timed", "later") for what in ("begins", "ends")]
 
 
 @needs_sandboxes

@@ -32,7 +32,7 @@ import psutil
 
 from distlab.course.grade.children import Child, Children, kill_all
 from distlab.course.grade.outputs import LEFT_OUT, clean_outputs, count_or_none, size
-from distlab.course.grade.remote import GRACE_S, Learner, Stopped
+from distlab.course.grade.remote import GRACE_S, TOO_LONG, Learner, Stopped
 from distlab.course.grade.testing import TEST_TOO_LONG, Stop, complete, reports
 from distlab.course.grade.turns import Turns
 from distlab.course.grade.wire import Channel, TimedOut, WireError
@@ -41,8 +41,6 @@ from distlab.machine import cores, cpu_model, gpus
 
 GRAVEST = (Verdict.NOT_GRADABLE, Verdict.VIOLATION, Verdict.MEMORY, Verdict.OUTPUT, Verdict.TIMEOUT)
 """What one test's verdict makes of the whole submission's, the first that occurs."""
-
-TOO_LONG = "Your code took too long."
 
 LAUNCHERS = ("distlab.train", "launch")
 """What code says that starts ranks: the package, or the function imported in another way."""
@@ -74,7 +72,7 @@ def grade(work: Work, children: Children) -> Result:
     shown: tuple[Shown, ...] = ()
     stop: Stop | None = None
     seconds: dict[str, float] = {}
-    with _sandboxes(work, children) as sandboxes:
+    with TURNS.submission(work.timed), _sandboxes(work, children) as sandboxes:
         try:
             if sandboxes.display:
                 with TURNS.shown(), _timed(seconds, "display_s"):
@@ -220,11 +218,11 @@ def _lost_tests(work: Work, done: int, tests: Child, late: bool) -> Stop:
 
 
 def _provenance(work: Work) -> dict[str, Any]:
-    """What was graded, with what, where."""
+    """What was run, with what tests, where. Digests of what was submitted and of its tests are the coordinator's."""
     learners = [cell for cell in work.cells if not cell.is_test]
     return {
-        "notebook": _digest([[cell.source for cell in learners], dict(work.files)]),
-        "tests": _digest([_tests(work.cells), sorted(work.names), *work.baseline]),
+        "code_run_sha256": _digest([[cell.source for cell in learners], dict(work.files)]),
+        "tests_run_sha256": _digest([_tests(work.cells), sorted(work.names), *work.baseline]),
         "seed": work.seed,
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         **_machine(),

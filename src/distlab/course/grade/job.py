@@ -22,7 +22,7 @@ from functools import partial
 from pathlib import Path
 
 from distlab.course.atomic import write_atomic
-from distlab.course.grade.children import Children, SandboxFailed
+from distlab.course.grade.children import Children
 from distlab.course.grade.grader import grade
 from distlab.course.grade.work import RESULT, WORK, Work
 
@@ -67,8 +67,8 @@ def _grade(children: Children, path: Path) -> bool:
         return False
     try:
         result = grade(work, children)
-    except SandboxFailed as error:
-        print(f"{path.name} was not graded: {error}", file=sys.stderr)
+    except Exception as error:  # of this work alone: others are graded
+        print(f"{path.name} was not graded: {type(error).__name__}: {error}", file=sys.stderr)
         return False
     write_atomic(_result_path(path), json.dumps(result.to_json()).encode(), 0o600)
     return True

@@ -72,6 +72,7 @@ class GradeHandler(RequestHandler):
             try:
                 await self.flush()
             except StreamClosedError:  # nobody waits any more
+                grading.cancel()  # what has not begun never does
                 return
         try:
             self.finish(grading.result().to_json())

@@ -3,6 +3,8 @@
     with turns.shown(): ...     # any number at once
     with turns.unseen(): ...    # any number at once, when no shown one runs
 
+    with turns.submission(timed): ...   # both passes of one: any number at once, or a timed one alone
+
 Two sandboxes on one kernel can always talk while both run: by locks on files that both may read, by waiting on an
 address in a page of such a file (futex), by all that a machine counts. Code that has seen a hidden argument would
 tell that of another learner's, or of the same one's next submission, whose output is shown.
@@ -26,12 +28,31 @@ class Turns:
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._running: Counter[str] = Counter()
+        self._submissions = self._timed = 0  # that run; and timed ones that run or wait
 
     def shown(self) -> contextlib.AbstractContextManager[None]:
         return self._turn("shown", "unseen")
 
     def unseen(self) -> contextlib.AbstractContextManager[None]:
         return self._turn("unseen", "shown")
+
+    @contextlib.contextmanager
+    def submission(self, timed: bool) -> Iterator[None]:
+        """A timed one waits for all others, and those that come after it wait for it.
+
+        The queue leases none beside a timed one; but what a killed coordinator had asked for runs on here.
+        """
+        with self._changed:
+            self._timed += timed
+            self._changed.wait_for(lambda: not (self._submissions if timed else self._timed))
+            self._submissions += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._submissions -= 1
+                self._timed -= timed
+                self._changed.notify_all()
 
     @contextlib.contextmanager
     def _turn(self, own: str, other: str) -> Iterator[None]:
