@@ -25,6 +25,7 @@ COMMANDS = {
     "drill ray": ("distlab.faults.drills.ray:ray", "The same under Ray Train"),
     "drill horovod": ("distlab.faults.drills.horovod:horovod", "The same under Horovod Elastic"),
     "runs show": ("distlab.train.runs:show", "Compare training runs by their logs"),
+    "runs collect": ("distlab.train.benchmark_log:collect", "Keep what runs came to, for later projects"),
     "scorecard": ("distlab.predict.validation.report:main", "How far the models are off measured cases"),
     "bench collectives": ("distlab.bench.collectives_command:main", "Time the collectives between processes"),
     "bench compare": ("distlab.bench.compare:compare", "Is a second result file slower beyond noise?"),
