@@ -240,9 +240,10 @@ def first_failure(failures: dict[int, Exception], world_size: int) -> LaunchErro
 
 
 @contextmanager
-def local_ray(workers: int) -> Iterator[None]:
+def local_ray(workers: int, host: str | None = None) -> Iterator[None]:
     """A Ray of this process's own with room for so many workers; the one it is connected to, if there is.
 
+    host: the address its processes listen at, such as 127.0.0.1; None: the machine's.
     Ports are free ones. Nothing of it is left afterwards, neither processes nor files.
     """
     import ray
@@ -253,14 +254,14 @@ def local_ray(workers: int) -> Iterator[None]:
     folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # the path of a socket in it has to be short
     with environment(QUIET):
         try:
-            _start(max(workers, cores()), folder)
+            _start(max(workers, cores()), folder, host)
             yield
         finally:
             _stop(folder)
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _start(cpus: int, folder: str) -> None:
+def _start(cpus: int, folder: str, host: str | None) -> None:
     """Start Ray; on a machine with much else to do it may take longer than the 30 s that Ray gives itself."""
     import ray
 
@@ -273,6 +274,7 @@ def _start(cpus: int, folder: str) -> None:
                 object_store_memory=OBJECT_STORE_BYTES,
                 logging_level=logging.ERROR,
                 _temp_dir=folder,
+                _node_ip_address=cast(Any, host),  # None is its default
             )
             return
         except Exception as error:
