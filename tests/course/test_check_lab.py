@@ -258,10 +258,20 @@ def test_a_file_is_graded_as_a_submission(tmp_path: Path, capsys: pytest.Capture
             },
         ],
     }
-    mine.write_text("no notebook")
-    assert grade_file(LAB_ID, mine, tmp_path) == 0
-    assert "mod-1-lab-1: failed, 0 of 10 points" in capsys.readouterr().out
+    for content, says in (
+        ("# Read me", r"mine\.ipynb is not a notebook that can be graded: it is not a JSON document"),
+        ("{}", "it has no list of cells"),
+    ):
+        mine.write_text(content)
+        with pytest.raises(SettingError, match=says):
+            grade_file(LAB_ID, mine, tmp_path)
     with pytest.raises(SettingError, match=r"missing\.ipynb cannot be read"):
         grade_file(LAB_ID, tmp_path / "missing.ipynb", tmp_path)
-    with pytest.raises(SettingError, match=r"lab\.md"):
-        grade_file("mod-9-lab-9", mine, tmp_path)
+    for lab, says in (
+        ("mod-9-lab-9", r"no lab 'mod-9-lab-9': .*lab\.md is missing; there are mod-1-lab-1"),
+        ("my-lab", "'my-lab' is no lab's id; a lab's folder is named like mod-107"),
+    ):
+        with pytest.raises(SettingError, match=says):
+            grade_file(lab, mine, tmp_path)
+        with pytest.raises(SettingError, match=says):
+            check_lab(lab, tmp_path)

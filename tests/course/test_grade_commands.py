@@ -110,7 +110,7 @@ def test_grade_prints_verdicts_and_leaves_marks(course: Path, run: Run) -> None:
         assert rows["ann"]["provenance"]["machine"] == "none"
         assert set(rows["ann"]["cells"][0]) == {"grade_id", "verdict", "points", "max_points", "message"}
         code, out, _ = run("grade", LAB_ID)
-    assert (code, out) == (0, "Everything that was submitted is graded.\n")
+    assert (code, out) == (0, "Everything that was collected is graded.\n")
     assert scores(course, "ann") == FULL
 
 
@@ -261,6 +261,13 @@ def test_grades_are_csv_that_no_spreadsheet_takes_for_formulas(
     path = tmp_path / "grades.csv"
     assert run("grades", "--output", str(path), "--assignment", LAB_ID)[1] == f"3 rows in {path}\n"
     assert path.read_text(encoding="utf-8").splitlines()[0].startswith("assignment,student,")
+    nowhere = tmp_path / "nowhere" / "grades.csv"
+    code, out, err = run("grades", "--output", str(nowhere))
+    assert (code, out) == (2, "")
+    assert err.endswith(
+        f"--output {nowhere} cannot be written (No such file or directory); "
+        "name a file in a folder that exists.\n"
+    )
 
 
 def test_similar_names_pairs_and_no_verdict(course: Path, run: Run) -> None:

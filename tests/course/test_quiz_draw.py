@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hmac
+import re
 import stat
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -113,3 +114,18 @@ def test_texts_are_filled() -> None:
     for text in ("{m}", "{f}", "{name:.1f}", "{n!r}{m:d}"):
         with pytest.raises(BankError):
             filled(text, names)
+
+
+def test_answers_to_choose_from_are_in_one_notation(tmp_path: Path) -> None:
+    text = BANK.replace("shown: .1f", "shown: .2g")
+    assert text != BANK
+    bank = read_bank(write_bank(tmp_path, text))
+    choices = {
+        choice
+        for number in range(20)
+        for variant in draw_all(bank, seed_of(SECRET, f"learner-{number}", QUIZ_ID))
+        if variant.question.id == "q02"
+        for choice in variant.choices
+    }
+    assert all(re.fullmatch(r"[0-9.]+ GB", choice) for choice in choices), choices
+    assert "480 GB" in choices  # 4.8e+02 to Python

@@ -17,6 +17,7 @@ from nbformat.notebooknode import NotebookNode
 from nbgrader.utils import compute_checksum  # type: ignore[import-untyped]
 
 from distlab.cli import main
+from distlab.course.accounts.store import Accounts, Person
 from distlab.course.exchange.client import ClientError
 from distlab.course.exchange.store import Store
 from distlab.course.export import export_learner
@@ -187,6 +188,14 @@ def test_a_learners_questions_are_shown_with_keys(
     site: Site, quizzes: Quizzes, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("DISTLAB_ROOT", str(site.root))
+    accounts = Accounts(site)
+    accounts.invite({"alice": Person("alice")})
+    accounts.close()
+    with pytest.raises(SystemExit, match="2"):
+        main(["course", "show-quiz", QUIZ_ID, "alcie"])
+    said = capsys.readouterr()
+    assert said.out == ""  # no key
+    assert "'alcie' has no account on this site; did you mean 'alice'?" in said.err
     with pytest.raises(SystemExit, match="0"):
         main(["course", "show-quiz", QUIZ_ID, "alice"])
     shown = capsys.readouterr().out

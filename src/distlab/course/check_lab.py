@@ -33,8 +33,7 @@ from distlab.course.grade.work import OWN_FAULT, Cell, Graded, Kind, Result, Ver
 from distlab.course.lablint import as_python
 from distlab.course.labsource import LabError, cell_place, hidden_messages
 from distlab.course.proved import report_path
-from distlab.course.release import ReleaseError, learner_notebook, source_path
-from distlab.course.site import LAB_ID
+from distlab.course.release import ReleaseError, check_lab_exists, learner_notebook, source_path
 from distlab.course.survivors import LEAST_KILLED
 from distlab.errors import SettingError
 
@@ -64,10 +63,7 @@ def check_lab(lab: Positional[str], root: Path = Path("."), seeds: int = 1, deep
         seeds: how many seeds of the tests' own randomness the model answer must pass.
         deep: twenty seeds, and mutants; writes the report into benchmarks/deep/.
     """
-    if not LAB_ID.fullmatch(lab):
-        raise SettingError(f"{lab!r} is no lab's id; a lab's folder is named like mod-107-lab-3.")
-    if not source_path(root, lab).is_file():
-        raise SettingError(f"there is no lab {lab!r}: {source_path(root, lab)} is missing")
+    check_lab_exists(root, lab)
     problems = 0
     started = time.perf_counter()
     try:

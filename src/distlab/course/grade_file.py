@@ -16,9 +16,10 @@ from tyro.conf import Positional
 from distlab.course.grade.children import Children
 from distlab.course.grade.grader import grade
 from distlab.course.grade.labwork import lab_work
-from distlab.course.grade.submission import MAX_NOTEBOOK_BYTES, parse_notebook
+from distlab.course.grade.submission import MAX_NOTEBOOK_BYTES, NotANotebookError, read_notebook
 from distlab.course.grade.work import Result, Verdict
 from distlab.course.labsource import LabError
+from distlab.course.release import check_lab_exists
 from distlab.errors import SettingError, printable
 
 
@@ -33,10 +34,13 @@ def grade_file(
         root: the repository.
         json: print one JSON object: lab, verdict, points, max_points, cells.
     """
+    check_lab_exists(root, lab)
     try:
         with notebook.open("rb") as file:
             content = file.read(MAX_NOTEBOOK_BYTES + 1)
-        work = lab_work(root, lab, parse_notebook(content))
+        work = lab_work(root, lab, read_notebook(content))
+    except NotANotebookError as error:
+        raise SettingError(f"{notebook} is not a notebook that can be graded: it {error}.") from error
     except OSError as error:
         raise SettingError(f"{notebook} cannot be read: {error.strerror}; name a notebook file.") from error
     except LabError as error:

@@ -39,6 +39,7 @@ from distlab.course.quiz.bank import BankError, bank_paths
 from distlab.course.quiz.lint import problems_of
 from distlab.course.quiz.own import generic_notebook, is_quiz, publish_bank
 from distlab.course.site import COURSE_ID, LAB_ID, Site
+from distlab.errors import SettingError
 
 
 class ReleaseError(Exception):
@@ -52,6 +53,18 @@ def lab_ids(root: Path) -> list[str]:
         if not LAB_ID.fullmatch(lab):
             raise ReleaseError(f"solutions/{lab}: a lab's folder is named like mod-107-lab-3")
     return labs
+
+
+def check_lab_exists(root: Path, lab_id: str) -> None:
+    """Raises `SettingError` where there is no source of this lab, or its name is none of a lab's."""
+    if not LAB_ID.fullmatch(lab_id):
+        raise SettingError(f"{lab_id!r} is no lab's id; a lab's folder is named like mod-107-lab-3.")
+    if not source_path(root, lab_id).is_file():
+        known = sorted(path.parent.name for path in (root / "solutions").glob("*/lab.md"))
+        raise SettingError(
+            f"there is no lab {lab_id!r}: {source_path(root, lab_id)} is missing; "
+            f"there {'are ' + ', '.join(known) if known else 'is no lab at all'}."
+        )
 
 
 def source_path(root: Path, lab_id: str) -> Path:

@@ -277,6 +277,11 @@ class Accounts:
                 )
             account.password = hashed
 
+    def names(self) -> list[str]:
+        """The user names of all accounts, in order."""
+        with self._session() as session:
+            return list(session.scalars(select(Account.username).order_by("username")))
+
     def instructors(self) -> list[str]:
         with self._session() as session:
             return list(

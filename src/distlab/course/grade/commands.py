@@ -46,7 +46,7 @@ def grade(
     workers: int | None = None,
     json: bool = False,
 ) -> int:
-    """Grade what was submitted and is not graded yet.
+    """Grade what was collected and is not graded yet.
 
     Args:
         assignment: the lab's id.
@@ -94,10 +94,11 @@ def _grade(
 ) -> int:
     with _open(workers) as (queue, make_batch):
         from distlab.course.grade.records import differences
+        from distlab.course.grade.uncollected import uncollected
 
         batch = make_batch(assignment)
         lab = batch.lab(assignment)
-        _check_known("--student", students, lab.students(), f"has submitted {assignment}")
+        _check_known("--student", students, lab.students(), f"was collected for {assignment}")
         tests = [cell.metadata.nbgrader.grade_id for cell in lab.cells if cell.metadata.nbgrader.grade]
         _check_known("--question", [question] if question else [], tests, f"is a test of {assignment}")
         keys = batch.ask(
@@ -110,8 +111,21 @@ def _grade(
             found = [difference.to_json() for difference in differences(jobs, keys)]
             _print_differences(found, json)
         else:
-            _print_results(chosen, json)
+            graded = "Everything that was collected is graded."
+            _print_results(chosen, json, graded if lab.students() else "Nothing was collected yet.")
+            waiting = uncollected(batch.course, assignment)
+            _say_uncollected(assignment, [name for name in waiting if name in students or not students])
     return 0 if all(job.state == State.DONE for job in chosen) else 1
+
+
+def _say_uncollected(assignment: str, students: Sequence[str]) -> None:
+    if students:
+        count = f"{len(students)} submission{'s' * (len(students) != 1)}"
+        print(
+            f"Not collected and not graded: {count} ({', '.join(students)}). "
+            f"`nbgrader collect {assignment} --update` brings what lies at the exchange; then grade again.",
+            file=sys.stderr,
+        )
 
 
 def status(json: bool = False) -> int:
@@ -177,7 +191,7 @@ def resume(workers: int | None = None, json: bool = False) -> int:
         waiting = {job.key for job in queue.jobs() if job.state in (State.QUEUED, State.LEASED)}
         _run(make_batch(None), json)
         chosen = [job for job in queue.jobs() if job.key in waiting]
-    _print_results(chosen, json)
+    _print_results(chosen, json, "Nothing waits.")
     return 0 if all(job.state in (State.DONE, State.CANCELLED) for job in chosen) else 1
 
 
@@ -194,8 +208,13 @@ def grades(assignment: str | None = None, output: Path | None = None) -> int:
     if output is None:
         write_grades(course, sys.stdout, assignment)
         return 0
-    with output.open("w", encoding="utf-8", newline="") as file:
-        rows = write_grades(course, file, assignment)
+    try:
+        with output.open("w", encoding="utf-8", newline="") as file:
+            rows = write_grades(course, file, assignment)
+    except OSError as error:
+        raise SettingError(
+            f"--output {output} cannot be written ({error.strerror}); name a file in a folder that exists."
+        ) from error
     print(f"{rows} rows in {output}")
     return 0
 
@@ -362,12 +381,12 @@ def _run_with_bar(batch: Batch) -> None:
         batch.run()
 
 
-def _print_results(jobs: Sequence[Job], json: bool) -> None:
+def _print_results(jobs: Sequence[Job], json: bool, nothing: str) -> None:
     rows = [_summary(job) for job in jobs]
     if json:
         print(jsonlib.dumps(rows, indent=1))
     elif not rows:
-        print("Everything that was submitted is graded.")
+        print(nothing)
     else:
         _table(
             ("Student", "Verdict", "Points", "Repaired"),

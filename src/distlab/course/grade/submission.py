@@ -33,21 +33,33 @@ UNREADABLE = (
 )
 
 
+class NotANotebookError(ValueError):
+    """Bytes that are no notebook, or one beyond limits; the message goes on from "it"."""
+
+
 def parse_notebook(content: bytes) -> NotebookNode:
     """A well-formed notebook of code and markdown cells from any bytes."""
+    try:
+        return read_notebook(content)
+    except NotANotebookError as error:
+        return _unreadable(f"it {error}")
+
+
+def read_notebook(content: bytes) -> NotebookNode:
+    """The same from a notebook's bytes alone. Raises `NotANotebookError`."""
     if len(content) > MAX_NOTEBOOK_BYTES:
-        return _unreadable(f"it is larger than {MAX_NOTEBOOK_BYTES // 2**20} MiB")
+        raise NotANotebookError(f"is larger than {MAX_NOTEBOOK_BYTES // 2**20} MiB")
     if sum(map(content.count, (b"[", b"{", b","))) > MAX_PARTS:
-        return _unreadable(f"it has more than {MAX_PARTS} parts")
+        raise NotANotebookError(f"has more than {MAX_PARTS} parts")
     try:
         raw = json.loads(content.decode("utf-8"))
-    except (ValueError, RecursionError):
-        return _unreadable("it is not a JSON document in UTF-8")
+    except (ValueError, RecursionError) as error:
+        raise NotANotebookError("is not a JSON document in UTF-8") from error
     cells = raw.get("cells") if isinstance(raw, dict) else None
     if not isinstance(cells, list):
-        return _unreadable("it has no list of cells")
+        raise NotANotebookError("has no list of cells")
     if len(cells) > MAX_CELLS:
-        return _unreadable(f"it has more than {MAX_CELLS} cells")
+        raise NotANotebookError(f"has more than {MAX_CELLS} cells")
     notebook = _notebook()
     notebook.cells = [_clean_cell(cell) for cell in cells if isinstance(cell, dict)]
     return notebook

@@ -14,6 +14,7 @@ import re
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -163,13 +164,19 @@ def _numbers(question: Question, names: Mapping[str, object], text: str, draws: 
     key = _key(question).number(names)
     wrong = [each.value.number(names) for each in question.wrong]
     order = draws.shuffled(range(1 + len(wrong)))
-    shown = [f"{number:{question.shown}} {question.unit}" for number in (key, *wrong)]
+    shown = [f"{_in_digits(number, question.shown)} {question.unit}" for number in (key, *wrong)]
     return Variant(
         *(question, names, text),
         choices=tuple(shown[index] for index in order),
         key=LETTERS[order.index(0)],
         wrong=((key,), *((number,) for number in wrong)),
     )
+
+
+def _in_digits(number: float, form: str) -> str:
+    """`number` as `form` rounds it, without a power of ten: one answer in another notation would stand out."""
+    text = f"{number:{form}}"
+    return f"{Decimal(text):f}" if "e" in text else text
 
 
 def _sentences(question: Question, names: Mapping[str, object], text: str, draws: Draws) -> Variant:
