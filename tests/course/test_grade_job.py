@@ -12,14 +12,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import yaml
 
-from distlab.course.grade import graders, job
+from distlab.course.grade import grader, graders, job
 from distlab.course.grade.batch import GraderUnavailable
 from distlab.course.grade.graders import FOLDER_ENV, grade_by_folder, open_grader
 from distlab.course.grade.job import grade_folder
+from distlab.course.grade.outputs import LEFT_OUT
+from distlab.course.grade.remote import Learner, Ran
 from distlab.course.grade.work import RESULT, WORK, Cell, Graded, Kind, Limits, Result, Verdict, Work
 from distlab.course.sandbox import availability
 from tests.course.batch_rig import FULL, grade_all, released, scores, submit, word_grader
@@ -81,6 +84,42 @@ def test_a_work_that_fails_the_grader_costs_that_work_alone(
     assert grade_folder(tmp_path, 1) == 1
     assert capsys.readouterr().err == f"ann{WORK} was not graded: TimeoutError: killing still not done\n"
     assert [path.name for path in tmp_path.glob(f"*{RESULT}")] == [f"ben{RESULT}"]
+
+
+@pytest.mark.usefixtures("without_sandboxes")
+@pytest.mark.parametrize(
+    "output",
+    [
+        {"output_type": "stream", "text": "\N{GRINNING FACE}" * 60_000},
+        {"output_type": "stream", "text": "\1" * 60_000},
+        {"output_type": "error", "traceback": [""] * 200_000},
+    ],
+)
+def test_no_result_is_larger_than_what_is_read(
+    output: dict[str, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever cells print: 20 of them, under a limit of a MiB in place of the 16."""
+
+    class Printing(Learner):
+        def files(self, *_: object) -> None: ...
+        def run(self, *_: object) -> Ran:
+            return Ran(True, False, [output], 1)
+
+    def grade(work: Work, _children: None) -> Result:
+        shown, stop = grader._display(work, None, Mock())
+        assert stop is None
+        return Result(work.lab, Verdict.PASSED, "", (), shown)
+
+    monkeypatch.setattr(grader, "Learner", Printing)
+    monkeypatch.setattr(job, "grade", grade)
+    limits = Limits(output_bytes=2**20)
+    (tmp_path / f"ann{WORK}").write_text(json.dumps(Work("lab", (Cell(""),) * 20, limits=limits).to_json()))
+    assert grade_folder(tmp_path, 1) == 0
+    written = (tmp_path / f"ann{RESULT}").read_bytes()
+    assert graders.MAX_RESULT_BYTES / Limits().output_bytes > len(written) / limits.output_bytes > 0.5
+    shown = Result.from_json(json.loads(written)).shown
+    assert shown[0].outputs[0].items() >= output.items()
+    assert shown[-1].outputs[0] == LEFT_OUT
 
 
 def test_a_folder_that_is_none_is_refused(tmp_path: Path) -> None:

@@ -70,7 +70,9 @@ def _grade(children: Children, path: Path) -> bool:
     except Exception as error:  # of this work alone: others are graded
         print(f"{path.name} was not graded: {type(error).__name__}: {error}", file=sys.stderr)
         return False
-    write_atomic(_result_path(path), json.dumps(result.to_json()).encode(), 0o600)
+    # Characters as they are: escaped, what is shown could be larger than who waits for it reads.
+    content = json.dumps(result.to_json(), ensure_ascii=False).encode("utf-8", "replace")
+    write_atomic(_result_path(path), content, 0o600)
     return True
 
 
