@@ -34,6 +34,16 @@ def test_alone_it_lists_its_commands(capsys: pytest.CaptureFixture[str]) -> None
     assert all(f"  {name} " in listed for name in COMMANDS)
 
 
+@pytest.mark.parametrize("group", ["course", "course grading", "predict"])
+def test_a_group_lists_its_own_commands(group: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(*group.split(), "--help") == 0
+    asked = capsys.readouterr().out
+    assert run(*group.split()) == 2  # a command was wanted
+    listed = [line[2:].split("  ")[0] for line in asked.splitlines()[2:]]
+    assert listed == [name for name in COMMANDS if name.startswith(f"{group} ")]
+    assert capsys.readouterr().err == asked
+
+
 def test_a_wrong_word_is_an_error_that_names_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("course", "admt") == 2
     error = capsys.readouterr().err

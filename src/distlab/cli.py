@@ -184,20 +184,23 @@ def _interrupts_end_at_once() -> Iterator[None]:
 
 
 def _usage(args: list[str]) -> int:
+    """The commands, or those of the group that was named (`distlab course grading`)."""
     wanted = " ".join(arg for arg in args if not arg.startswith("-"))
-    asked_for_help = not args or args[0] in ("-h", "--help")
-    out = sys.stdout if asked_for_help else sys.stderr
-    if not asked_for_help and not any(name.startswith(wanted) for name in COMMANDS):
+    asked_for_help = not args or args[0] in ("-h", "--help") or args[-1] in ("-h", "--help")
+    group = [name for name in COMMANDS if f"{name} ".startswith(f"{wanted} ")] if wanted else []
+    out = sys.stdout if asked_for_help and (group or not wanted) else sys.stderr
+    if wanted and not group:
         import difflib  # only for a message
 
         nearest = difflib.get_close_matches(wanted, COMMANDS, n=1, cutoff=0.4)
         hint = f" Did you mean `distlab {nearest[0]}`?" if nearest else ""
         print(f"distlab: there is no command {wanted!r}.{hint}\n", file=out)
-    width = max(map(len, COMMANDS))
+    listed = group or list(COMMANDS)
+    width = max(map(len, listed))
     print("usage: distlab COMMAND [options]   (COMMAND --help for its options)\n", file=out)
-    for name, (_, what) in COMMANDS.items():
-        print(f"  {name:<{width}}  {what}", file=out)
-    return 0 if asked_for_help else 2
+    for name in listed:
+        print(f"  {name:<{width}}  {COMMANDS[name][1]}", file=out)
+    return 0 if out is sys.stdout else 2
 
 
 if __name__ == "__main__":

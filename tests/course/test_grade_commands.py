@@ -194,6 +194,27 @@ def test_regrade_lists_differences_and_the_log_has_the_reason(course: Path, run:
     assert why in out
 
 
+def test_the_log_lists_changes_and_regrades_that_changed_nothing(course: Path, run: Run) -> None:
+    with service(socket_of(course), word_grader):
+        run("grade", LAB_ID)
+        assert run("mark-changes") == (
+            0,
+            "No mark was changed.\n10 first results of a test not listed; --first lists them.\n",
+            "",
+        )
+        run("regrade", LAB_ID, "--student", "ann", "ben", "--why", "to be sure")
+    with gradebook(course) as book:
+        book.find_grade("explain", LAB_ID, LAB_ID, "cat").manual_score = 3.0
+        book.db.commit()
+    _, out, _ = run("mark-changes")
+    assert "given by hand" in out
+    assert out.count("auto_score") == 0
+    assert f"Graded again by teacher (to be sure), no mark changed: {LAB_ID}, ann, ben.\n" in out
+    assert "ann" not in run("mark-changes", "--student", "cat")[1]
+    assert run("mark-changes", "--first")[1].count("auto_score") == 10
+    assert len(json.loads(run("mark-changes", "--json", "--first")[1])) == 11
+
+
 def test_drain_status_cancel(course: Path, run: Run) -> None:
     assert run("grading", "status")[1] == "Nothing was graded yet.\n"
     assert run("grading", "drain")[0] == 0
@@ -203,7 +224,8 @@ def test_drain_status_cancel(course: Path, run: Run) -> None:
     assert "3 submissions wait" in err
     raw = json.loads(run("grading", "status", "--json")[1])
     assert raw == {"draining": True, "assignments": {LAB_ID: {"queued": 3}}, "failed": []}
-    assert run("grading", "cancel", "--student", "ann")[1] == "1 cancelled.\n"
+    assert run("grading", "cancel", "mod-9-lab-9")[1] == "0 cancelled.\n"
+    assert run("grading", "cancel", LAB_ID, "--student", "ann")[1] == "1 cancelled.\n"
     assert "No work is taken" in run("grading", "status")[1]
     with service(socket_of(course), word_grader):
         assert run("grading", "resume")[0] == 0

@@ -2,7 +2,7 @@
 
 distlab course grade mod-107-lab-3 [--student ann ben] [--workers 2] [--json]
 distlab course regrade mod-107-lab-3 [--student ann] [--question hidden-sum] --why "the test was wrong"
-distlab course grading status | cancel | drain | resume
+distlab course grading status | cancel [mod-107-lab-3] | drain | resume
 distlab course grades [--assignment mod-107-lab-3] [--output grades.csv]
 distlab course mark-changes [--assignment mod-107-lab-3] [--student ann]
 distlab course similar mod-107-lab-3
@@ -159,11 +159,11 @@ def status(json: bool = False) -> int:
     return 0
 
 
-def cancel(assignment: str | None = None, student: tuple[str, ...] = ()) -> int:
+def cancel(assignment: Positional[str | None] = None, student: tuple[str, ...] = ()) -> int:
     """Cancel what waits or runs; marks stay as they are.
 
     Args:
-        assignment: only of this lab.
+        assignment: only of this lab; else of all.
         student: only of these.
     """
     with Queue(course_directory()) as queue:
@@ -219,32 +219,61 @@ def grades(assignment: str | None = None, output: Path | None = None) -> int:
     return 0
 
 
-def mark_changes(assignment: str | None = None, student: str | None = None, json: bool = False) -> int:
+def mark_changes(
+    assignment: str | None = None, student: str | None = None, first: bool = False, json: bool = False
+) -> int:
     """Say who changed which mark, when, from what to what, and why.
 
     Args:
         assignment: only of this lab.
         student: only of this student.
+        first: list the first result of each test, too.
         json: print changes as JSON.
     """
     from distlab.course.grade.gradebook import Marks
 
-    with Marks(course_directory()) as marks:
-        changes = marks.changes(assignment, student)
+    course = course_directory()
+    with Marks(course) as marks:
+        logged = marks.changes(assignment, student)
+    changes = [change for change in logged if first or not change.is_first]
     if json:
         print(jsonlib.dumps([asdict(change) for change in changes], indent=1))
         return 0
-    _table(
-        ("When (UTC)", "Who", "Assignment", "Student", "Question", "Mark", "From", "To", "Why"),
-        [
-            (
-                change.at[:19], change.actor, change.assignment, change.student, change.grade_id, change.mark,
-                _points(change.before), _points(change.after), change.reason,
-            )
-            for change in changes
-        ],
-    )  # fmt: skip
+    if changes:
+        _table(
+            ("When (UTC)", "Who", "Assignment", "Student", "Question", "Mark", "From", "To", "Why"),
+            [
+                (
+                    change.at[:19], change.actor, change.assignment, change.student, change.grade_id,
+                    change.mark, _points(change.before), _points(change.after), change.why,
+                )
+                for change in changes
+            ],
+        )  # fmt: skip
+    else:
+        print("No mark was changed.")
+    for line in _regrades_without_change(course, {change.job for change in logged}, assignment, student):
+        print(line)
+    left_out = len(logged) - len(changes)
+    if left_out:
+        print(f"{left_out} first result{'s' * (left_out != 1)} of a test not listed; --first lists them.")
     return 0
+
+
+def _regrades_without_change(
+    course: Path, changed: set[str], assignment: str | None, student: str | None
+) -> Iterator[str]:
+    """A line for each regrade, with its reason, that left the marks of some submissions as they were."""
+    with Queue(course) as queue:
+        jobs = queue.jobs(assignment)
+    kept: dict[tuple[str, str, str], list[str]] = {}
+    for job in jobs:
+        again = job.round > 1 and job.state == State.DONE and job.key not in changed
+        if again and student in (None, job.student):
+            kept.setdefault((job.assignment, job.asked_by, job.reason), []).append(job.student)
+    for (lab, by, reason), students in kept.items():
+        listed = ", ".join(dict.fromkeys(students))
+        yield printable(f"Graded again by {by} ({reason}), no mark changed: {lab}, {listed}.")
 
 
 def similar(assignment: Positional[str], least: float = 0.5, json: bool = False) -> int:

@@ -86,7 +86,10 @@ END
 
 @dataclass(frozen=True)
 class Change:
-    """One change of a mark: `before` or `after` is None where there was or is none. `at` is UTC."""
+    """One change of a mark: `before` or `after` is None where there was or is none. `at` is UTC.
+
+    `job` is the grading that wrote it, or empty.
+    """
 
     at: str
     actor: str
@@ -97,6 +100,17 @@ class Change:
     mark: str
     before: float | None
     after: float | None
+    job: str
+
+    @property
+    def is_first(self) -> bool:
+        """Is this no change, but the first result of a test?"""
+        return self.mark == "auto_score" and self.before is None and bool(self.job)
+
+    @property
+    def why(self) -> str:
+        """The reason; who gives a mark by hand is asked for none."""
+        return self.reason or ("given by hand" if self.mark != "auto_score" else "")
 
 
 @dataclass(frozen=True)
