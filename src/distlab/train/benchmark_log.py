@@ -104,7 +104,7 @@ def collect(
         raise SettingError("No run is named; name the folder of at least one, such as runs/fsdp_2gpu.")
     entries = [benchmark(folder, label) for folder in folders]
     new = append(log, entries)
-    print(f"{len(new)} of {len(entries)} runs added to {log}; the others were in it")
+    print(f"{len(new)} runs added to {log}, {len(entries) - len(new)} were in it")
     return 0
 
 
