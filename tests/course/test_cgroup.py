@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from distlab.course import cgroup
-from distlab.course.cgroup import Limits, LimitsUnavailable, SystemdGroup, V1Group, V2Group
+from distlab.course.cgroup import Limits, LimitsUnavailable, SystemdGroup, Usage, V1Group, V2Group
 from distlab.course.processes import ProcessId
 from tests.course.children_rig import processor_ticks
 
@@ -193,6 +193,21 @@ def test_v2_files_are_written_in_a_fake_tree(tmp_path):
         (folder / "cgroup.events").write_text(f"populated 1\nfrozen {int(frozen)}\n")
         group.freeze(frozen)
         assert (folder / "cgroup.freeze").read_text() == str(int(frozen))
+
+
+def test_v2_counts_what_died_of_memory_where_the_kernel_keeps_no_peak(tmp_path):
+    """As before Linux 5.19, in a fake tree."""
+    for name, text in {
+        "memory.current": "4096\n",
+        "memory.events": "low 0\noom 1\noom_kill 1\n",
+        "pids.current": "2\n",
+        "pids.events": "max 0\n",
+    }.items():
+        (tmp_path / name).write_text(text)
+    group = V2Group(str(tmp_path))
+    assert group.usage() == Usage(4096, 0, 2, 1, 0)
+    (tmp_path / "memory.peak").write_text("8192\n")
+    assert group.usage().memory_peak_bytes == 8192
 
 
 @pytest.mark.parametrize(("user", "manager"), [(True, "--user"), (False, "--system")])

@@ -286,8 +286,7 @@ class V2Group(Group):
 
     @classmethod
     def create(cls, name: str, limits: Limits) -> V2Group:
-        top = _v2_mount()
-        return cls.create_in(top, name, limits)
+        return cls.create_in(_v2_mount(), name, limits)
 
     @classmethod
     def create_in(cls, top: Path, name: str, limits: Limits) -> V2Group:
@@ -330,9 +329,10 @@ class V2Group(Group):
 
     def usage(self) -> Usage:
         folder = Path(self.path)
+        peak = folder / "memory.peak"  # since Linux 5.19
         return Usage(
             memory_bytes=int((folder / "memory.current").read_text()),
-            memory_peak_bytes=int((folder / "memory.peak").read_text()),
+            memory_peak_bytes=int(peak.read_text()) if peak.exists() else 0,
             processes=int((folder / "pids.current").read_text()),
             memory_kills=_count(folder / "memory.events", "oom_kill"),
             processes_refused=_count(folder / "pids.events", "max"),

@@ -23,6 +23,7 @@ from typing import Self
 from distlab.course import cgroup
 from distlab.course.grade import warm
 from distlab.course.grade.work import Limits
+from distlab.errors import WorkError
 
 TAIL_BYTES = 4096
 REPORT_S = 2.0
@@ -31,7 +32,7 @@ KILL_TIMEOUT_S = 30.0
 _CREDENTIALS = struct.Struct("iII")
 
 
-class SandboxFailed(Exception):  # noqa: N818 - a state of the machine
+class SandboxFailed(WorkError):  # noqa: N818 - a state of the machine
     """A sandbox did not start: a matter of this machine, not of the submission."""
 
 

@@ -16,12 +16,16 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from distlab.course.atomic import write_atomic
 from distlab.course.grade.batch import Grader, GraderUnavailable
 from distlab.course.grade.work import RESULT, WORK, Result, Work
 from distlab.course.site import INSIDE_GRADER_SOCKETS, Site
 from distlab.files import read_limited
+
+if TYPE_CHECKING:  # it imports torch, which who grades elsewhere need not wait for
+    from distlab.course.grade.children import Children
 
 SOCKET_ENV = "DISTLAB_GRADER_SOCKET"
 
@@ -50,10 +54,9 @@ def open_grader() -> Iterator[Grader]:
         yield functools.partial(grade_by_service, socket)
         return
     from distlab.course.grade.children import Children
-    from distlab.course.grade.grader import grade
 
     with Children() as children:
-        yield functools.partial(grade, children=children)
+        yield functools.partial(grade_here, children)
 
 
 def workers_by_default() -> int:
@@ -84,6 +87,20 @@ def _answers(socket: Path) -> bool:
     finally:
         connection.close()
     return True
+
+
+def grade_here(children: Children, work: Work) -> Result:
+    """Grade in sandboxes of this machine. Raises `GraderUnavailable` where it can make none."""
+    from distlab.course.grade.children import SandboxFailed
+    from distlab.course.grade.grader import grade
+
+    try:
+        return grade(work, children)
+    except SandboxFailed as error:
+        raise GraderUnavailable(
+            f"This machine can make no sandbox ({error}). What is queued stays; `distlab course grading resume` "
+            "goes on."
+        ) from None
 
 
 def grade_by_folder(folder: Path, work: Work) -> Result:
