@@ -14,6 +14,7 @@ import ctypes
 import errno
 import os
 import socket
+from typing import Protocol
 
 LIBRARY = "libseccomp.so.2"
 
@@ -78,20 +79,19 @@ class _Compare(ctypes.Structure):
     )
 
 
+class Answer(Protocol):
+    """Adds a rule: calls of `name` whose arguments meet all conditions come to `action`."""
+
+    def __call__(self, action: int, name: str, *conditions: _Compare) -> None: ...
+
+
 def program_fd(grading: bool = False) -> int:
     """A new descriptor on the compiled filter, read from its start, for `bwrap --seccomp`.
 
     For `grading`, attempts to escape or to trace another process are the end of the process (SIGSYS).
     Raises OSError where libseccomp is missing or refuses a rule.
     """
-    library = ctypes.CDLL(LIBRARY)
-    library.seccomp_init.restype = ctypes.c_void_p
-    library.seccomp_init.argtypes = [ctypes.c_uint32]
-    library.seccomp_release.argtypes = [ctypes.c_void_p]
-    library.seccomp_export_bpf.argtypes = [ctypes.c_void_p, ctypes.c_int]
-    library.seccomp_rule_add_array.argtypes = [
-        ctypes.c_void_p, ctypes.c_uint32, ctypes.c_int, ctypes.c_uint, ctypes.POINTER(_Compare),
-    ]  # fmt: skip
+    library = _library()
     context = library.seccomp_init(ALLOW)
     if not context:
         raise OSError("libseccomp could not start a filter")
@@ -103,38 +103,70 @@ def program_fd(grading: bool = False) -> int:
         if code:
             raise OSError(-code, f"libseccomp refused the rule for {name}")
 
-    def refuse(name: str, error: int, *conditions: _Compare) -> None:
-        answer(ERRNO | error, name, *conditions)
-
-    escape = KILL_PROCESS if grading else ERRNO | errno.EPERM
     try:
-        for name in REFUSED:
-            refuse(name, errno.EPERM)
-        for name in ABSENT:
-            refuse(name, errno.ENOSYS)
-        for command in (F_SETLEASE, F_NOTIFY):
-            # The kernel takes the lower half of the argument: a number in the upper one is no way around.
-            refuse("fcntl", errno.EINVAL, _Compare(1, MASKED_EQUAL, INT, command))
-        refuse("preadv2", errno.EOPNOTSUPP, _Compare(5, MASKED_EQUAL, RWF_NOWAIT, RWF_NOWAIT))
-        for name in ESCAPES:
-            answer(escape, name)
-        for name in ("clone", "unshare"):
-            for flag in NAMESPACES if grading else (CLONE_NEWUSER,):
-                answer(escape, name, _Compare(0, MASKED_EQUAL, flag, flag))
-        if grading:
-            # Every request but PTRACE_TRACEME (0) is about another process.
-            answer(escape, "ptrace", _Compare(0, GREATER, 0))
-        for family in set(range(max(FAMILIES))).difference(FAMILIES):
-            refuse("socket", errno.EAFNOSUPPORT, _Compare(0, EQUAL, family))
-        refuse("socket", errno.EAFNOSUPPORT, _Compare(0, GREATER, max(FAMILIES)))
-        # clone3 keeps its flags in memory, where a filter cannot look: with ENOSYS glibc falls back to clone.
-        refuse("clone3", errno.ENOSYS)
-        descriptor = os.memfd_create("seccomp")
-        code = library.seccomp_export_bpf(context, descriptor)
-        if code:
-            os.close(descriptor)
-            raise OSError(-code, "libseccomp could not export the filter")
-        os.lseek(descriptor, 0, os.SEEK_SET)
-        return descriptor
+        _refusals(answer)
+        _sockets(answer)
+        _escapes(answer, grading)
+        return _exported(library, context)
     finally:
         library.seccomp_release(context)
+
+
+def _library() -> ctypes.CDLL:
+    """libseccomp, with the types of what is called of it that are not `int`."""
+    library = ctypes.CDLL(LIBRARY)
+    library.seccomp_init.restype = ctypes.c_void_p
+    library.seccomp_init.argtypes = [ctypes.c_uint32]
+    library.seccomp_release.argtypes = [ctypes.c_void_p]
+    library.seccomp_export_bpf.argtypes = [ctypes.c_void_p, ctypes.c_int]
+    library.seccomp_rule_add_array.argtypes = [
+        ctypes.c_void_p, ctypes.c_uint32, ctypes.c_int, ctypes.c_uint, ctypes.POINTER(_Compare),
+    ]  # fmt: skip
+    return library
+
+
+def _refusals(answer: Answer) -> None:
+    """Rules for calls that fail with an error that libraries know."""
+    for name in REFUSED:
+        answer(ERRNO | errno.EPERM, name)
+    for name in ABSENT:
+        answer(ERRNO | errno.ENOSYS, name)
+    for command in (F_SETLEASE, F_NOTIFY):
+        # The kernel takes the lower half of the argument: a number in the upper one is no way around.
+        answer(ERRNO | errno.EINVAL, "fcntl", _Compare(1, MASKED_EQUAL, INT, command))
+    no_wait = _Compare(5, MASKED_EQUAL, RWF_NOWAIT, RWF_NOWAIT)
+    answer(ERRNO | errno.EOPNOTSUPP, "preadv2", no_wait)
+    # clone3 keeps its flags in memory, where a filter cannot look: with ENOSYS glibc falls back to clone.
+    answer(ERRNO | errno.ENOSYS, "clone3")
+
+
+def _sockets(answer: Answer) -> None:
+    """Rules that leave sockets of `FAMILIES` alone."""
+    refused = ERRNO | errno.EAFNOSUPPORT
+    for family in set(range(max(FAMILIES))).difference(FAMILIES):
+        answer(refused, "socket", _Compare(0, EQUAL, family))
+    answer(refused, "socket", _Compare(0, GREATER, max(FAMILIES)))
+
+
+def _escapes(answer: Answer, grading: bool) -> None:
+    """Rules for what only an escape would call: refused to a learner's server, the end of what is graded."""
+    action = KILL_PROCESS if grading else ERRNO | errno.EPERM
+    for name in ESCAPES:
+        answer(action, name)
+    for name in ("clone", "unshare"):
+        for flag in NAMESPACES if grading else (CLONE_NEWUSER,):
+            answer(action, name, _Compare(0, MASKED_EQUAL, flag, flag))
+    if grading:
+        # Every request but PTRACE_TRACEME (0) is about another process.
+        answer(action, "ptrace", _Compare(0, GREATER, 0))
+
+
+def _exported(library: ctypes.CDLL, context: int) -> int:
+    """A new descriptor on the filter as a BPF program, at its start."""
+    descriptor = os.memfd_create("seccomp")
+    code = library.seccomp_export_bpf(context, descriptor)
+    if code:
+        os.close(descriptor)
+        raise OSError(-code, "libseccomp could not export the filter")
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    return descriptor
