@@ -15,11 +15,13 @@ import functools
 import json
 import os
 import shutil
+import socket
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -27,10 +29,10 @@ import psutil
 
 from benchmarks.results import Result
 from distlab.course.grade.batch import Batch
-from distlab.course.grade.children import Children
+from distlab.course.grade.children import Child, Children
 from distlab.course.grade.grader import grade
 from distlab.course.grade.queue import Queue
-from distlab.course.grade.work import Cell, Kind, Work
+from distlab.course.grade.work import Cell, Kind, Limits, Work
 from distlab.course.release import release_all
 from distlab.course.site import Site
 from tests.course.grading_rig import grading_service, instructor_env
@@ -108,7 +110,10 @@ def throughput() -> list[Result]:
 
 
 def overhead() -> list[Result]:
-    """A submission that computes nothing: all that grading it takes is overhead. One worker, without marks."""
+    """A submission that computes nothing: all that grading it takes is overhead. One worker, without marks.
+
+    The fork server's memory is all workers'; each worker needs that of one submission's sandboxes beside it.
+    """
     work = Work(
         LAB_ID,
         (
@@ -118,7 +123,7 @@ def overhead() -> list[Result]:
         ),
         ("double",),
     )
-    with Children() as children:
+    with _Remembering() as children:
         for _ in range(3):
             grade(work, children)
         times = []
@@ -126,10 +131,11 @@ def overhead() -> list[Result]:
             started = time.perf_counter()
             grade(work, children)
             times.append(time.perf_counter() - started)
-        memory = _memory_MiB()
+        server, worker = _memory_MiB(), children.most_MiB()
     return [
         Result("grade.overhead_s", statistics.median(times), "s"),
-        Result("grade.server_MiB", memory, "MiB"),
+        Result("grade.server_MiB", server, "MiB"),
+        Result("grade.worker_MiB", worker, "MiB"),
     ]
 
 
@@ -148,6 +154,22 @@ def workers() -> list[Result]:
                 seconds.setdefault(count, []).append(time.perf_counter() - started)
     one, two = (statistics.median(seconds[count]) for count in (1, 2))
     return [Result("grade.workers_2", 8 / two, "submissions/s", "one worker", one / two)]
+
+
+class _Remembering(Children):
+    """Knows the sandboxes of the submission that was graded last."""
+
+    started: Sequence[Child] = ()
+
+    def start_together(
+        self, limits: Limits, wanted: Sequence[tuple[str, Sequence[socket.socket]]]
+    ) -> list[Child]:
+        self.started = started = super().start_together(limits, wanted)
+        return started
+
+    def most_MiB(self) -> float:  # noqa: N802 - units keep their case
+        """What the kernel counted for each at its most: all that they did not share with the server. They ended."""
+        return sum(child.ending().memory_peak_bytes for child in self.started) / 2**20
 
 
 def _memory_MiB() -> float:  # noqa: N802 - units keep their case

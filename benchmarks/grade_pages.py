@@ -1,4 +1,4 @@
-"""Formgrader's page of an assignment with 1,000 submissions, in Chromium: until its rows are there."""
+"""A batch of 1,000 submissions: do the last cost more than the first? And formgrader's page of them, in Chromium."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from benchmarks.grade import course_site
 from benchmarks.results import Result
 from distlab.course.grade import work as grading
 from distlab.course.grade.batch import Batch
+from distlab.course.grade.collected import Lab
 from distlab.course.grade.queue import Queue
 from distlab.course.site import Site
 from distlab.machine import free_port
@@ -26,6 +27,8 @@ from tests.course.small_lab import LAB_ID
 from tests.site.browser import CHROMIUM_FLAGS
 
 STUDENTS = 1000
+PART = 100
+"""Submissions at either end of the batch that are timed."""
 REPEATS = 5
 TOKEN = "benchmark"
 READY = """() => new Promise(done => {
@@ -38,13 +41,18 @@ READY = """() => new Promise(done => {
 
 
 def formgrader() -> list[Result]:
-    """The page's loading time, the median of those after the first, which starts what the server starts once."""
+    """The page's loading time, the median of those after the first, which starts what the server starts once.
+
+    And the seconds for each of the first and of the last submissions, when all others are in the queue and the
+    gradebook: of the coordinator's work alone, as nothing is run.
+    """
     with tempfile.TemporaryDirectory() as folder:
         site = course_site(Path(folder), students=STUDENTS)
-        with Queue(site.course) as queue:
-            batch = Batch(site.course, queue, _all_points, assignment=LAB_ID, workers=2)
-            batch.ask(LAB_ID, batch.lab(LAB_ID).students(), by="bench", reason="bench")
-            batch.run()
+        students = Lab(site.course, LAB_ID).students()
+        _graded_s(site, students[:1])  # what is done once
+        first_s = _graded_s(site, students[1 : 1 + PART])
+        _graded_s(site, students[1 + PART : -PART])
+        last_s = _graded_s(site, students[-PART:])
         with _server(site, Path(folder)) as url, sync_playwright() as playwright:
             chromium = playwright.chromium.launch(
                 executable_path=shutil.which("chromium") or shutil.which("chromium-browser"),
@@ -56,7 +64,21 @@ def formgrader() -> list[Result]:
                 _load_s(page, f"{url}/formgrader/manage_submissions/{LAB_ID}") for _ in range(REPEATS + 1)
             ]
             chromium.close()
-    return [Result("grade.formgrader_1000_s", statistics.median(seconds[1:]), "s")]
+    return [
+        Result("grade.formgrader_1000_s", statistics.median(seconds[1:]), "s"),
+        Result("grade.first_of_1000_s", first_s, "s/submission"),
+        Result("grade.last_of_1000_s", last_s, "s/submission", "grade.first_of_1000_s", last_s / first_s),
+    ]
+
+
+def _graded_s(site: Site, students: Sequence[str]) -> float:
+    """Seconds for each, from the request until the marks of all are in the gradebook."""
+    started = time.perf_counter()
+    with Queue(site.course) as queue:
+        batch = Batch(site.course, queue, _all_points, assignment=LAB_ID, workers=2)
+        batch.ask(LAB_ID, students, by="bench", reason="bench")
+        batch.run()
+    return (time.perf_counter() - started) / len(students)
 
 
 def _all_points(work: grading.Work) -> grading.Result:
