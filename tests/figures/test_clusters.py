@@ -16,10 +16,11 @@ PLACED = {"PACK": [(3, 1), (1, 0), (0, 2)], "STRICT_PACK": None}
     [
         clusters.anatomy(),
         clusters.placements(PLACED),
+        clusters.two_autoscalers(),
         clusters.waits([("decides", 0, 5, "Ray"), ("boots", 5, 90, "cloud")], "s", "Two waits.", "Waits."),
         clusters.halving([1, 4, 16, 1], "Four trials.", "Trials."),
     ],
-    ids=["anatomy", "placements", "waits", "halving"],
+    ids=["anatomy", "placements", "two autoscalers", "waits", "halving"],
 )
 def test_inline_svg_in_the_colours_of_the_page(figure: Figure) -> None:
     root = ET.fromstring(figure.svg)

@@ -88,6 +88,32 @@ def placements(nodes: Mapping[str, Sequence[tuple[int, int]] | None]) -> Figure:
     )
 
 
+def two_autoscalers() -> Figure:
+    """From a group that waits to pods that run, on Kubernetes: who does what."""
+    steps = (
+        ("placement group waits", "GCS", "knows the demand", BLUE),
+        ("replicas: 4, then 6", "Ray's autoscaler", "edits the RayCluster", BLUE),
+        ("two pods, pending", "KubeRay's operator", "creates pods", PURPLE),
+        ("two machines", "the nodes' autoscaler", "buys machines", RED),
+        ("nodes join, group placed", "kubelet, raylet", "pull the image, start", GREEN),
+    )
+    pen = Pen(440, 208)
+    for i, (what, who, does, colour) in enumerate(steps):
+        y = 6 + i * 41
+        pen.rect(6, y, 220, 28, colour, bold=i == len(steps) - 1)
+        pen.text(116, y + 19, what, size=13)
+        pen.text(240, y + 12, who, anchor="start", size=13, bold=True)
+        pen.text(240, y + 28, does, anchor="start", size=13)
+        if i + 1 < len(steps):
+            pen.arrow(116, y + 28, 116, y + 41)
+    return pen.figure(
+        "Five steps from a waiting placement group to running pods: the GCS knows the demand, Ray's autoscaler raises "
+        "replicas, KubeRay's operator creates pods, the nodes' autoscaler buys machines, kubelet and raylet bring them "
+        "up.",
+        "Two autoscalers in a row. Each has a loop, a log and an opinion of its own.",
+    )
+
+
 def waits(spans: Sequence[tuple[str, float, float, str]], unit: str, alt: str, caption: str) -> Figure:
     """A bar for each span (words, begin, end, whose): whose is `Ray`, `cloud`, `image` or `yours`."""
     colours = {"Ray": BLUE, "cloud": RED, "image": PURPLE, "yours": GREEN}
