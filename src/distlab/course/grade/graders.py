@@ -33,7 +33,7 @@ FOLDER_ENV = "DISTLAB_GRADER_FOLDER"
 """Names the folder where works are left for a Job on Kubernetes (`job.py`)."""
 
 MAX_RESULT_BYTES = 64 * 2**20
-"""Of a Job's result: as much as two submissions may print."""
+"""Of a Job's result: four times what is kept of outputs (`Limits.output_bytes`); all else in it is small."""
 
 POLL_S = 0.5
 """How often it is looked whether a Job has left a result."""
