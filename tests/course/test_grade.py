@@ -256,6 +256,26 @@ def test_feedback_holds_nothing_of_hidden_tests_or_solutions(site: Site, student
     assert "hidden_double" in page
 
 
+def test_feedback_names_each_question_in_its_contents(site: Site) -> None:
+    from bs4 import BeautifulSoup
+
+    page = BeautifulSoup(feedback(site, "starter"), "html.parser")
+    listed = [" ".join(entry.get_text().split()) for entry in page.select("#toc li")]
+    assert listed == [
+        "Comment on double",
+        "Test test_double (Score: 0.0 / 2.0)",
+        "Test hidden_double (Score: 0.0 / 3.0)",
+        "Comment on triple",
+        "Test hidden_triple (Score: 0.0 / 5.0)",
+        "Answer explain (Score: 0.0 / 4.0)",
+        "Comment on explain",
+    ]
+    anchors = {anchor["name"] for anchor in page.select("a[name]")}
+    assert {link["href"][1:] for link in page.select("#toc a")} <= anchors
+    assert page.select_one("head > meta[name=viewport]")  # a phone lays it out as wide as it is
+    assert page.title.string == LAB_ID
+
+
 def test_feedback_runs_no_scripts_and_asks_no_other_host(site: Site) -> None:
     from bs4 import BeautifulSoup
 

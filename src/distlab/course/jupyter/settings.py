@@ -95,6 +95,7 @@ def instructor_nbgrader(c: Any) -> None:
     c.HTMLExporter.sanitize_html = True
     c.HTMLExporter.filters = {"markdown2html": "distlab.course.grade.pages.safe_markdown"}
     c.HTMLExporter.extra_template_basedirs = TEMPLATES
+    c.HTMLExporter.template_file = "page.html.j2"  # ours, which extend nbgrader's `index.html.j2`
     # The configuration holds paths of this site; formgrader would show it.
     c.FormgradeExtension.debug = False
 
