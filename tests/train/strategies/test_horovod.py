@@ -196,7 +196,7 @@ def _connect_at_the_third_attempt() -> tuple[int, int, list[str]]:
     handler.emit = lambda record: logged.append(record.getMessage())  # type: ignore[method-assign]
     horovod.log.addHandler(handler)
     hvd = Refused()
-    horovod._connect(hvd)
+    horovod.connect(hvd)
     horovod.log.removeHandler(handler)
     return hvd.starts, hvd.stops, logged
 

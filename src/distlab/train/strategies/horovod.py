@@ -73,7 +73,7 @@ class Horovod(Strategy):
             self.gradient_factor = self.world_size
         if not self.hvd.is_initialized():
             set_buffer(config)
-            _connect(self.hvd)
+            connect(self.hvd)
 
     def wrap(self, model: nn.Module) -> nn.Module:
         model.to(self.device)
@@ -196,8 +196,11 @@ def set_buffer(config: TrainConfig) -> None:
     os.environ["HOROVOD_FUSION_THRESHOLD"] = str(int(config.communication.bucket_mb * 1e6))
 
 
-def _connect(hvd: Any) -> None:
-    """Start Horovod on the ranks of the process group; on this process alone where there is none."""
+def connect(hvd: Any) -> None:
+    """Start Horovod on the ranks of the process group; on this process alone where there is none.
+
+    `hvd` is `horovod.torch`. RuntimeError where the ranks do not find each other in `ATTEMPTS` attempts.
+    """
     if not dist.is_initialized():
         hvd.init()
         return
