@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -25,11 +26,36 @@ def test_the_courses_banks_are_right(path: Path) -> None:
     assert all(question.check is not None for question in bank.questions if question.key is not None)
 
 
-def test_mod_107_covers_its_module() -> None:
-    (path,) = (path for path in bank_paths(ROOT) if path.stem == "mod-107-quiz")
+@pytest.mark.parametrize("path", bank_paths(ROOT), ids=lambda path: path.stem)
+def test_a_bank_has_25_questions_of_all_kinds(path: Path) -> None:
     questions = read_bank(path).questions
     assert len(questions) == 25
+    assert {question.points for question in questions} == {4}
     assert {question.kind for question in questions} == {"numeric", "choice", "ordering", "code"}
+
+
+def test_mod_202_asks_of_every_chapter() -> None:
+    (path,) = (path for path in bank_paths(ROOT) if path.stem == "mod-202-quiz")
+    first = Counter(question.see.split(",")[0] for question in read_bank(path).questions)
+    assert set(first) == {f"chapter {number}" for number in range(1, 8)}
+    assert min(first.values()) >= 3
+
+
+def test_mod_202_sends_to_sections_that_are_there() -> None:
+    """What begins with a capital or a digit is a heading, or how one begins; the rest are topics."""
+    (path,) = (path for path in bank_paths(ROOT) if path.stem == "mod-202-quiz")
+    pages = {
+        str(int(page.name[:2])): page.read_text(encoding="utf-8")
+        for page in (ROOT / "book" / "mod-202").glob("0*.md")
+    }
+    checked = set()
+    for question in read_bank(path).questions:
+        for place in question.see.split("; "):
+            chapter, title = place.removeprefix("chapter ").split(", ", 1)
+            if chapter in pages and not title[0].islower():
+                assert re.search(rf"^###? {re.escape(title)}", pages[chapter], re.MULTILINE), place
+                checked.add(chapter)
+    assert checked >= {"1", "4", "5", "6"}
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -26,7 +26,7 @@ from distlab.course.grade.labwork import restored, work_of
 from distlab.course.grade.submission import parse_notebook
 from distlab.course.grade.work import Kind, Work
 from distlab.course.labsource import hidden_lines
-from distlab.course.quiz.bank import BankError, Question
+from distlab.course.quiz.bank import BankError, Question, bank_paths
 from distlab.course.quiz.draw import Variant, course_secret, make_secret, seed_of
 from distlab.course.quiz.own import GENERIC, QuizUnavailable, Quizzes, publish_bank, quiz_cells
 from distlab.course.release import ReleaseError, release_all
@@ -35,19 +35,21 @@ from tests.course.exchange_rig import Rig, lab_folder, running, token
 from tests.course.small_quiz import BANK, QUIZ_ID, write_bank
 
 ROOT = Path(__file__).parents[2]
-REAL_QUIZ = "mod-107-quiz"
+REAL_QUIZZES = [path.stem for path in bank_paths(ROOT)]
 USERS = [f"learner-{number}" for number in range(50)]
 
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
-    """A site on which the small quiz and a real one are released."""
+    """A site on which the small quiz and the real ones are released."""
     root = tmp_path_factory.mktemp("site")
-    shutil.copy(ROOT / "assessments" / f"{REAL_QUIZ}.yaml", write_bank(root).parent)
+    small = write_bank(root)
+    for path in bank_paths(ROOT):
+        shutil.copy(path, small.parent)
     site = Site(root)
     site.secrets.mkdir(parents=True)
     (site.secrets / "course-secret").write_text("5e" * 32)  # the same draws at every run
-    assert sorted(release_all(site)) == sorted([QUIZ_ID, REAL_QUIZ])
+    assert sorted(release_all(site)) == sorted([QUIZ_ID, *REAL_QUIZZES])
     assert release_all(site) == []
     return site
 
@@ -133,7 +135,7 @@ def test_everyone_has_numbers_of_their_own(site: Site) -> None:
     assert all(each == rest[0] for each in rest)
 
 
-@pytest.mark.parametrize("quiz_id", [QUIZ_ID, REAL_QUIZ])
+@pytest.mark.parametrize("quiz_id", [QUIZ_ID, *REAL_QUIZZES])
 def test_no_learner_gets_a_key_a_hidden_test_or_the_seed(site: Site, quizzes: Quizzes, quiz_id: str) -> None:
     secret = course_secret(quizzes.secret)
     questions = quizzes.bank(quiz_id).questions
@@ -222,7 +224,7 @@ def parse_all(notebook: bytes) -> list[NotebookNode]:
     return cells
 
 
-@pytest.mark.parametrize("quiz_id", [QUIZ_ID, REAL_QUIZ])
+@pytest.mark.parametrize("quiz_id", [QUIZ_ID, *REAL_QUIZZES])
 def test_the_own_answers_earn_all_and_the_untouched_notebook_nothing(
     site: Site, quizzes: Quizzes, quiz_id: str
 ) -> None:
