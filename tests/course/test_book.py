@@ -99,8 +99,12 @@ def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TinyBook:
     return made
 
 
-def test_only_what_changed_is_done_again(tiny: TinyBook) -> None:
+def test_only_what_changed_is_done_again(tiny: TinyBook, capsys: pytest.CaptureFixture[str]) -> None:
     html = build_book(tiny.site)
+    said = capsys.readouterr().err.splitlines()
+    assert said[0].endswith(f"Each page is listed in {tiny.site.log / 'book.log'}.")
+    assert "Building the book: writing output, 100%" in said[1:-1]
+    assert said[-1].startswith("The book is built in")
     assert html == tiny.site.book / "html"
     assert "six times seven is 42" in tiny.page("index.html")
     assert 'href="/hub/user-redirect/distlab/open?lab=mod-107-lab-3"' in tiny.page("index.html")

@@ -257,6 +257,33 @@ def test_a_lab_that_cannot_be_released_leaves_what_was_there(tmp_path: Path) -> 
     assert released_state(site) == before
 
 
+def test_a_start_keeps_a_released_lab_whose_new_source_is_refused(tmp_path: Path) -> None:
+    site = Site(tmp_path)
+    write_lab(tmp_path)
+    told: list[tuple[str, str]] = []
+
+    def keep(lab: str, error: ReleaseError) -> None:
+        told.append((lab, str(error)))
+
+    write_lab(tmp_path, LAB.replace("### END HIDDEN TESTS", ""), lab_id="mod-1-lab-2")
+    with pytest.raises(ReleaseError, match="BEGIN HIDDEN TESTS without END"):
+        release_all(site, kept=keep)  # the second was never released: there is nothing to keep
+    write_lab(tmp_path, lab_id="mod-1-lab-2")
+    assert release_all(site, kept=keep) == ["mod-1-lab-2"]
+    before = Store(site.exchange).assignment(LAB_ID)
+    write_lab(tmp_path, LAB.replace("### END HIDDEN TESTS", ""))
+    write_lab(tmp_path, LAB.replace("# A small lab", "# Changed"), lab_id="mod-1-lab-2")
+    assert told == []
+    assert release_all(site, kept=keep) == ["mod-1-lab-2"]
+    ((lab, why),) = told
+    assert lab == LAB_ID
+    assert f"{LAB_ID}/lab.md: cell" in why
+    assert Store(site.exchange).assignment(LAB_ID) == before
+    write_lab(tmp_path, LAB.replace("# A small lab", "# Mended"))
+    assert release_all(site, kept=keep) == [LAB_ID]
+    assert Store(site.exchange).assignment(LAB_ID) != before
+
+
 def test_cells_cannot_change_once_there_are_submissions(tmp_path: Path) -> None:
     site = Site(tmp_path)
     write_lab(tmp_path)

@@ -167,7 +167,11 @@ def _jupyter_book(site: Site, work: Path, cells: Path) -> None:
     site.log.mkdir(parents=True, exist_ok=True)
     log = site.log / "book.log"
     problems: list[str] = []
-    line = ""
+    line, said = "", ""
+    if not console.is_terminal:
+        console.print(
+            f"Building the book: minutes the first time. Each page is listed in {log}.", soft_wrap=True
+        )
     with (
         console.status("Building the book") as status,
         log.open("w", encoding="utf-8") as log_file,
@@ -184,6 +188,10 @@ def _jupyter_book(site: Site, work: Path, cells: Path) -> None:
                     status.update(
                         f"Building the book: {match['step']}, {match['percent']}% ({match['page']})"
                     )
+                    quarter = f"Building the book: {match['step']}, {int(match['percent']) // 25 * 25}%"
+                    if quarter != said and not console.is_terminal:  # a log gets no status, but some lines
+                        console.print(quarter)
+                    said = quarter
                 elif _PROBLEM.search(line) and _KERNEL_NOISE not in line:
                     problems.append(line.replace(f"{site.root}/", ""))
         except BaseException:

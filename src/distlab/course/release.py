@@ -144,12 +144,17 @@ def check_labs(root: Path = Path("."), write: bool = False) -> int:
     return 1 if differences else 0
 
 
-def release_all(site: Site, check: Callable[[str], None] | None = None) -> list[str]:
+def release_all(
+    site: Site,
+    check: Callable[[str], None] | None = None,
+    kept: Callable[[str, ReleaseError], None] | None = None,
+) -> list[str]:
     """Release every lab and quiz whose source changed since it was last released; returns their ids.
 
     Each goes into the course directory and its gradebook, then to the exchange. Raises `ReleaseError` for the
     first that cannot be released; those before it are released, it and those after are as they were. `check` is
-    called with the id of each lab before it is released, and may refuse it with that error.
+    called with the id of each lab before it is released, and may refuse it with that error. `kept` is told of
+    those that cannot be released again and stay as they were released before; without it they are errors, too.
     """
     site.course.mkdir(mode=0o700, parents=True, exist_ok=True)
     _refuse_links(site)
@@ -161,9 +166,15 @@ def release_all(site: Site, check: Callable[[str], None] | None = None) -> list[
             notebook = site.course / "release" / lab_id / f"{lab_id}.ipynb"
             if released.get(lab_id) == digest and notebook.is_file():
                 continue
-            if check and not is_quiz(lab_id):
-                check(lab_id)
-            _release(site, lab_id, source)
+            try:
+                if check and not is_quiz(lab_id):
+                    check(lab_id)
+                _release(site, lab_id, source)
+            except ReleaseError as error:
+                if kept is None or lab_id not in released or not notebook.is_file():
+                    raise
+                kept(lab_id, error)
+                continue
             released[lab_id] = digest
             listed = json.dumps(released, indent=1, sort_keys=True)
             write_atomic(site.course / "released.json", listed.encode(), 0o644)

@@ -197,7 +197,7 @@ def _serve(site: Site, started: Callable[[], None]) -> int:
         started()
         if not stop.asked:
             _say_where(site)
-            console.print("Ctrl-C stops the site.")
+            console.print("Ctrl-C stops the site." if console.is_terminal else "`make down` stops the site.")
         status = hub.wait()
     except BaseException:
         stop.end()
@@ -234,10 +234,20 @@ def prepare(site: Site) -> None:
     _claim_port(site)
     try:
         build_book(site)
-        release_all(site, lambda lab: prove(site, lab, console))
+        released = release_all(site, lambda lab: prove(site, lab, console), kept=_say_kept)
     except (BookError, ReleaseError) as error:
         raise SiteError(str(error)) from error
+    if released:
+        console.print(f"Released: {', '.join(released)}.")
     ensure_instructor(site)
+
+
+def _say_kept(lab: str, error: Exception) -> None:
+    console.print(
+        f"[yellow]{lab} is not released again; learners keep the version that they have:[/] "
+        f"{escape(str(error))}",
+        soft_wrap=True,
+    )
 
 
 def _start_hub(site: Site) -> subprocess.Popen[bytes]:
@@ -274,6 +284,8 @@ def _await_hub(site: Site, hub: subprocess.Popen[bytes], stop: Stop) -> None:
         state = dataclasses.asdict(State(hub_id, up_id, site.url))
         write_atomic(site.run / "hub.json", json.dumps(state).encode())
     deadline = time.monotonic() + STARTUP_S
+    if not console.is_terminal:
+        console.print("Starting the Hub.")
     with console.status("Starting the Hub"):
         while not (stop.asked or answers(site)):
             failed = hub.poll() is not None or time.monotonic() > deadline
