@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import socket
 import subprocess
 import time
@@ -10,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from bs4 import BeautifulSoup
@@ -18,6 +20,7 @@ from nbformat.v4 import new_code_cell, new_notebook
 from nbgrader import __version__ as nbgrader_version
 from nbgrader.api import Gradebook
 from nbgrader.apps import api, autogradeapp
+from playwright.sync_api import Page, Route, expect, sync_playwright
 from traitlets.config import Config
 
 from distlab.course import spawner
@@ -30,6 +33,7 @@ from distlab.course.site import COURSE_ID, Site
 from tests.course.grading_rig import auto_scores, grading_service, instructor_env
 from tests.course.small_lab import LAB_ID, Submission, write_lab
 from tests.course.test_grade import XSS_CODE, XSS_MARKDOWN
+from tests.site.browser import CHROMIUM_FLAGS
 
 TOKEN = "token-of-this-test"
 PLANTED = "from pathlib import Path\nPath.home().joinpath('planted').touch()\n"
@@ -179,6 +183,47 @@ def test_formgraders_tables_are_quick_to_fill(instructor: Server, page: str) -> 
     # After the page's own script, whose row it copies, and after the tables' library.
     assert 0 < html.index("jquery.dataTables.js") < html.index(script) < html.index("autoWidth: false")
     assert "var insertRow = function (table)" in instructor.get(script), "what the pages' rows are made by"
+
+
+@contextmanager
+def browsing(server: Server, width: int) -> Iterator[Page]:
+    """A page of a real browser in which `http://localhost` is the server on its socket."""
+
+    def answer(route: Route) -> None:
+        address = urlsplit(route.request.url)
+        try:
+            status, headers, body = server.ask("GET", f"{address.path}?{address.query}")
+        except UnicodeDecodeError:  # a font
+            route.abort()
+        else:
+            route.fulfill(status=status, headers=headers, body=body)
+
+    executable = shutil.which("chromium") or shutil.which("chromium-browser")
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=executable, args=CHROMIUM_FLAGS)
+        page = chromium.new_page(viewport={"width": width, "height": 800})
+        page.route("**/*", answer)
+        yield page
+        chromium.close()
+
+
+@pytest.mark.skipif(
+    not (shutil.which("chromium") or shutil.which("chromium-browser")), reason="needs Chromium"
+)
+def test_formgraders_tables_name_everyone_and_fit_a_phone(instructor: Server, site: Site) -> None:
+    with Gradebook(f"sqlite:///{site.course / 'gradebook.db'}", COURSE_ID) as gradebook:
+        gradebook.update_or_create_student("mallory")
+        gradebook.update_or_create_student("grace", last_name="Hopper", first_name="Grace")
+    with browsing(instructor, width=390) as page:
+        page.goto("http://localhost/formgrader/manage_students")
+        names = page.locator("#main-table tr td:first-child")
+        expect(names).to_have_text(["Hopper, Grace", "mallory"])
+        for table in (f"manage_submissions/{LAB_ID}", "manage_assignments"):
+            page.goto(f"http://localhost/formgrader/{table}")
+            expect(page.locator("#main-table")).to_contain_text("mallory" if "sub" in table else LAB_ID)
+            expect(page.locator("#main-table")).not_to_contain_text("None, None")
+            assert page.evaluate("document.documentElement.scrollWidth") <= 390
+            assert page.locator("meta[name=viewport]").count() == 1
 
 
 def test_formgrader_grades_in_the_sandbox_and_shows_no_script(instructor: Server, site: Site) -> None:
