@@ -8,14 +8,15 @@ import pytest
 
 from distlab.figures import Figure, clusters
 
-PLACED = {"PACK": [(3, 1), (1, 0), (0, 2)], "STRICT_PACK": None}
+PLACED = {"PACK": [3, 1, 0], "STRICT_PACK": None}
+OTHERS = [1, 0, 2]
 
 
 @pytest.mark.parametrize(
     "figure",
     [
         clusters.anatomy(),
-        clusters.placements(PLACED),
+        clusters.placements(PLACED, OTHERS),
         clusters.two_autoscalers(),
         clusters.waits([("decides", 0, 5, "Ray"), ("boots", 5, 90, "cloud")], "s", "Two waits.", "Waits."),
         clusters.halving([1, 4, 16, 1], "Four trials.", "Trials."),
@@ -35,6 +36,6 @@ def test_whose_a_wait_is_stands_in_words() -> None:
 
 
 def test_a_group_that_waits_says_so() -> None:
-    figure = clusters.placements(PLACED)
+    figure = clusters.placements(PLACED, OTHERS)
     assert "waits" in figure.svg
     assert "STRICT_PACK: the group waits" in figure.alt

@@ -52,39 +52,38 @@ def anatomy() -> Figure:
     )
 
 
-def placements(nodes: Mapping[str, Sequence[tuple[int, int]] | None]) -> Figure:
-    """Where the bundles of a group went: per strategy, (own bundles, places of others) of each node; None: it waits.
+def placements(found: Mapping[str, Sequence[int] | None], others: Sequence[int]) -> Figure:
+    """Where the bundles of a group went: how many each node got, per strategy; None: the group waits.
 
-    Every node has four places.
+    others: places of the four of each node that others hold.
     """
     places, panel = 4, 62
-    pen = Pen(440, panel * len(nodes) + 22)
-    for i, (name, found) in enumerate(nodes.items()):
+    pen = Pen(440, panel * len(found) + 22)
+    for i, (name, own) in enumerate(found.items()):
         y = 8 + i * panel
-        pen.text(4, y + 28, name, anchor="start", size=12, bold=True)
-        if found is None:
-            pen.text(4, y + 44, "waits", anchor="start", size=12)
-        shown = found if found is not None else [(0, 0)] * 3
-        for node, (own, others) in enumerate(shown):
+        pen.text(4, y + 20, name, anchor="start", size=12, bold=True)
+        if own is None:
+            pen.text(4, y + 37, "waits", anchor="start", size=12)
+        for node, (mine, taken) in enumerate(zip(own or [0] * len(others), others, strict=True)):
             x = 126 + node * 106
             pen.rect(x, y, 98, 46, dash=True)
             for place in range(places):
-                mine, taken = place < own, own <= place < own + others
-                pen.rect(
-                    x + 6 + place * 22, y + 12, 19, 22, BLUE if mine else GREEN if taken else "", bold=mine
-                )
-                if mine or taken:
-                    pen.text(x + 15.5 + place * 22, y + 28, "b" if mine else "x", size=12, bold=mine)
+                held = place < taken
+                new = not held and place < taken + mine
+                pen.rect(x + 6 + place * 22, y + 12, 19, 22, GREEN if held else BLUE if new else "", bold=new)
+                if held or new:
+                    pen.text(x + 15.5 + place * 22, y + 28, "x" if held else "b", size=12, bold=new)
     pen.text(
-        220, panel * len(nodes) + 16, "b: a bundle of the group; x: taken by others; empty: free", size=12
+        220, panel * len(found) + 16, "b: a bundle of the group; x: held by others; empty: free", size=12
     )
     words = "; ".join(
-        f"{name}: " + ("the group waits" if found is None else " and ".join(str(own) for own, _ in found))
-        for name, found in nodes.items()
+        f"{name}: {'the group waits' if own is None else ' and '.join(map(str, own))}"
+        for name, own in found.items()
     )
     return pen.figure(
-        f"Three nodes of four places for each strategy. Bundles placed on the nodes, in order: {words}.",
-        "Where a group's bundles go on three nodes, by strategy. Computed with the rules of the text.",
+        f"Nodes of four places for each strategy; others hold {' and '.join(map(str, others))}. Bundles placed on the "
+        f"nodes, in order: {words}.",
+        f"Where a group's bundles go on {len(others)} nodes, by strategy. Computed with the rules of the text.",
     )
 
 
