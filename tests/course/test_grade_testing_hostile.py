@@ -1,6 +1,7 @@
 """The test process against sessions that lie: whatever they answer, and whatever is reported."""
 
 import contextlib
+import math
 import socket
 import threading
 import time
@@ -9,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from distlab.course.grade import plain
 from distlab.course.grade.testing import Stop, complete, reports
 from distlab.course.grade.wire import PREFIX, Channel, Malformed, WireError
 from distlab.course.grade.work import Cell, Graded, Limits, Verdict, Work
@@ -44,7 +47,7 @@ def report():
 
 @contextlib.contextmanager
 def hostile(make: Callable[[dict[str, Any]], Any]) -> Iterator[socket.socket]:
-    """A session that answers as `make` says: a message, raw bytes, or nothing; honestly to files and cells."""
+    """A session that answers as `make` says: a message, perhaps with blobs, or raw bytes. Honest to files and cells."""
     ours, theirs = socket.socketpair()
 
     def answer() -> None:
@@ -53,7 +56,9 @@ def hostile(make: Callable[[dict[str, Any]], Any]) -> Iterator[socket.socket]:
                 request, _ = channel.receive(time.monotonic() + 600)
                 honest = {"ok": True, "interrupted": False, "outputs": [], "execution_count": 1}
                 made = honest if request["op"] in ("files", "run") else make(request)
-                if isinstance(made, bytes):
+                if isinstance(made, tuple):
+                    channel.send({"id": request["id"], **made[0]}, made[1])
+                elif isinstance(made, bytes):
                     channel._socket.sendall(made)
                 else:
                     channel.send({"id": request["id"], **made})
@@ -149,6 +154,26 @@ def test_values_of_any_type_make_no_honest_test_pass(value: Any) -> None:
     endless = value == {"handle": 7}
     assert [report.verdict for report in found] == [F, F, Verdict.TIMEOUT if endless else F, F, F]
     assert all("1000" not in report.message and "fff" not in report.message for report in found)
+
+
+@pytest.mark.parametrize("test", ["value == 10**6", "value == 1e6", "10**6 == value", "[value] == [10**6]"])
+@pytest.mark.parametrize(
+    ("dtype", "number"),
+    [("float16", math.inf), ("float8_e4m3fn", math.nan), ("float8_e5m2", math.inf), ("uint8", 10**6 % 256)],
+)
+def test_a_narrow_tensor_is_not_every_large_number(dtype: str, number: float, test: str) -> None:
+    value = torch.tensor(number).to(getattr(torch, dtype))
+    alike = torch.tensor(3).to(getattr(torch, dtype))
+    made = iter([value, alike, alike])
+
+    def answer(_: object) -> tuple[dict[str, Any], list[bytes]]:
+        tree, blobs = plain.encode(next(made), lambda _: 0)
+        return {"value": tree}, blobs
+
+    found, _ = against(
+        answer, [f"assert {test}, 'no'", "assert value == 3, 'no'", "assert value < 3.5, 'no'"]
+    )
+    assert [report.verdict for report in found] == [F, P, P]
 
 
 @pytest.mark.parametrize(

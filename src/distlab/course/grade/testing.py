@@ -44,6 +44,7 @@ from dataclasses import asdict, dataclass
 from types import FrameType, TracebackType
 from typing import Any
 
+from distlab.course.grade.exact import Exact
 from distlab.course.grade.remote import (
     TOO_LONG,
     Learner,
@@ -194,7 +195,7 @@ class _Run:
             session.stopped = None
         verdict, points, message = Verdict.PASSED, cell.points, ""
         try:
-            with _time(self.learner.deadline, self.sessions), _quiet():
+            with _time(self.learner.deadline, self.sessions), _quiet(), Exact():
                 value = self._execute(cell)
                 verdict, points = _credit(value, cell.points)
         except Stopped as limit:
