@@ -275,6 +275,15 @@ time.sleep(600)
     assert all(process.wait(30) for process in inside if process)
 
 
+def test_one_that_never_begins_is_killed(tmp_path, monkeypatch):
+    hangs = tmp_path / "bwrap"
+    hangs.write_text("#!/bin/sh\nexec sleep 600\n")
+    hangs.chmod(0o755)
+    monkeypatch.setattr(sandbox_module, "_program", lambda name: str(hangs))
+    monkeypatch.setattr(sandbox_module, "BEGIN_S", 0.2)
+    assert Sandbox(argv=("/bin/true",), user="alice", uid=FIRST_UID).popen().wait(30) == -signal.SIGKILL
+
+
 @pytest.mark.parametrize("delay_ms", [0, 2, 5, 10, 15, 20, 30])
 def test_it_dies_with_a_parent_killed_at_any_moment_of_the_start(delay_ms):
     starter = f"""

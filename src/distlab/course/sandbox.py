@@ -66,6 +66,9 @@ The working folder is entered here, as its user: nobody else may enter a home. A
 memory shall kill a sandbox before the Hub.
 """
 
+BEGIN_S = 60.0
+"""Seconds that bubblewrap has for setting up; it takes a fraction of one."""
+
 
 @dataclass(frozen=True)
 class Mount:
@@ -111,6 +114,8 @@ class Sandbox:
     ) -> subprocess.Popen[bytes]:
         """Start the sandbox, and return once its program runs; it dies with the calling thread.
 
+        One that does not come to that in `BEGIN_S` seconds is killed: what is returned has ended then.
+
         `enter` is `cgroup.Group.enter`, if limited; `arguments` are those of `subprocess.Popen`.
         The options travel through a descriptor: environment and paths are not in the process list.
         """
@@ -127,8 +132,12 @@ class Sandbox:
             for fd in fds:
                 os.close(fd)
         with ours, contextlib.suppress(ConnectionError):
-            if ours.recv(1):  # nothing, if bubblewrap failed: its standard error says why
-                ours.sendall(b"\n")
+            ours.settimeout(BEGIN_S)
+            try:
+                if ours.recv(1):  # nothing, if bubblewrap failed: its standard error says why
+                    ours.sendall(b"\n")
+            except TimeoutError:
+                process.kill()
         return process
 
     def _options(self, data: Mapping[str, int]) -> list[str]:
