@@ -240,10 +240,9 @@ def first_failure(failures: dict[int, Exception], world_size: int) -> LaunchErro
 
 
 @contextmanager
-def local_ray(workers: int, host: str | None = None) -> Iterator[None]:
+def local_ray(workers: int) -> Iterator[None]:
     """A Ray of this process's own with room for so many workers; the one it is connected to, if there is.
 
-    host: the address its processes listen at, such as 127.0.0.1; None: the machine's.
     Ports are free ones. Nothing of it is left afterwards, neither processes nor files.
     """
     import ray
@@ -254,14 +253,14 @@ def local_ray(workers: int, host: str | None = None) -> Iterator[None]:
     folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # the path of a socket in it has to be short
     with environment(QUIET):
         try:
-            _start(max(workers, cores()), folder, host)
+            _start(max(workers, cores()), folder)
             yield
         finally:
             _stop(folder)
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _start(cpus: int, folder: str, host: str | None) -> None:
+def _start(cpus: int, folder: str) -> None:
     """Start Ray; on a machine with much else to do it may take longer than the 30 s that Ray gives itself."""
     import ray
 
@@ -274,7 +273,6 @@ def _start(cpus: int, folder: str, host: str | None) -> None:
                 object_store_memory=OBJECT_STORE_BYTES,
                 logging_level=logging.ERROR,
                 _temp_dir=folder,
-                _node_ip_address=cast(Any, host),  # None is its default
             )
             return
         except Exception as error:
