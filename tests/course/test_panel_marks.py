@@ -8,6 +8,7 @@ import json
 import re
 import tarfile
 from collections.abc import Iterator
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
@@ -146,9 +147,8 @@ def test_more_than_the_grader_takes_can_still_be_marked(rig: Rig, course: Path, 
     assert row(course, lab)["needs_grading"] == "yes"
 
 
+@pytest.mark.skipif(not (ROOT / "solutions").is_dir(), reason="a learner's copy has no bank")
 def test_the_panels_questions_are_kept_back() -> None:
-    from fnmatch import fnmatch
-
     path = "assessments/keys/mod-202-oral-defence.md"
     assert any(fnmatch(path, pattern) for pattern in KEPT_BACK)
     questions = re.findall(r"^### (\d+)\. .*?(?=^##|\Z)", (ROOT / path).read_text(), re.M | re.S)

@@ -74,6 +74,31 @@ def test_a_damaged_log_is_named_and_left_as_it_is(tmp_path: Path, damage: str) -
     assert log.read_bytes() == before
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("step_s", float("nan")),
+        ("step_s", True),
+        ("world_size", -1),
+        ("world_size", 2.0),
+        ("name", "\x1b[2J"),
+        ("strategy", 7),
+        ("shards", ["weights", None]),
+        ("cost", None),
+    ],
+)
+def test_a_strangers_line_has_numbers_and_names_or_is_refused(
+    tmp_path: Path, name: str, value: object
+) -> None:
+    log = tmp_path / "benchmarks.jsonl"
+    append(log, [benchmark(run(tmp_path, "one"))])
+    entry = json.loads(log.read_text())
+    entry["run"][name] = value
+    log.write_text(json.dumps(entry) + "\n")
+    with pytest.raises(SettingError, match="line 1"):
+        read_benchmarks(log)
+
+
 def test_errors_say_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(SettingError, match="name the folder"):
         collect((), tmp_path / "log")

@@ -25,7 +25,7 @@ from tyro.conf import Positional
 
 from distlab.errors import SettingError, printable
 from distlab.files import read_limited
-from distlab.train.records import read_info, read_log
+from distlab.train.records import MOST_VALUE, read_info, read_log
 from distlab.train.result import finite
 from distlab.train.runs import RunSummary, summarise
 
@@ -108,7 +108,7 @@ def collect(
     return 0
 
 
-_SUMMARY = {field.name for field in dataclasses.fields(RunSummary)}
+_KINDS = {field.name: str(field.type) for field in dataclasses.fields(RunSummary)}
 _FIELDS = {field.name for field in dataclasses.fields(Benchmark)}
 
 
@@ -118,10 +118,11 @@ def _parse(line: str, where: str) -> Benchmark:
         run = values["run"]
         right = (
             set(values) == _FIELDS
-            and set(run) == _SUMMARY
             and values["schema"] == SCHEMA
+            and set(run) == set(_KINDS)
+            and all(_fits(name, value) for name, value in run.items())
             and all(isinstance(values[name], dict) for name in ("config", "stamp"))
-            and all(isinstance(values[name], str) for name in ("label", "log_sha256"))
+            and all(_is_text(values[name]) for name in ("label", "log_sha256"))
         )
     except (ValueError, TypeError, KeyError, RecursionError):
         right = False
@@ -131,6 +132,25 @@ def _parse(line: str, where: str) -> Benchmark:
         )
     loss = float("nan") if run["loss"] is None else run["loss"]
     return Benchmark(**{**values, "run": RunSummary(**{**run, "loss": loss})})
+
+
+def _fits(name: str, value: Any) -> bool:
+    """Has a field of the summary what `collect` writes there? Logs come from strangers."""
+    kind = _KINDS[name]
+    if value is None:
+        return kind.endswith("None") or name == "loss"
+    if kind == "list[str]":
+        return isinstance(value, list) and all(map(_is_text, value))
+    if kind == "str":
+        return _is_text(value)
+    if kind.startswith("int"):
+        return type(value) is int and 0 <= value < 2**63
+    return type(value) in (int, float) and abs(value) < MOST_VALUE
+
+
+def _is_text(value: Any) -> bool:
+    """Also: nothing that a terminal would obey."""
+    return isinstance(value, str) and value.isprintable()
 
 
 def _plain(entry: Benchmark) -> dict[str, Any]:
