@@ -21,6 +21,8 @@ BARS = frameworks.bars({"one": (10.0, 0.0), "two": (5.0, 2.0)}, "ms", "two bars"
         frameworks.negotiation(),
         frameworks.prefetch(),
         frameworks.operator(),
+        frameworks.pairing(),
+        frameworks.holders(),
         SENDING,
         BARS,
     ],

@@ -83,6 +83,83 @@ def negotiation() -> Figure:
     )
 
 
+def pairing() -> Figure:
+    """Two ranks that reduce two gradients in another order, paired by number and by name."""
+    pen = Pen(440, 208)
+    for side, (title, straight) in enumerate((("by number (torch)", True), ("by name (Horovod)", False))):
+        x = 10 + 224 * side
+        pen.text(x + 98, 18, title, bold=True)
+        for rank, order in enumerate((("weight", "bias"), ("bias", "weight"))):
+            pen.text(x + 36 + 124 * rank, 40, f"rank {rank}", size=12)
+            for turn, name in enumerate(order):
+                pen.rect(
+                    x + 124 * rank,
+                    50 + 56 * turn,
+                    72,
+                    32,
+                    BLUE if name == "weight" else PURPLE,
+                    bold=name == "bias",
+                )
+                pen.text(x + 36 + 124 * rank, 71 + 56 * turn, name, size=12)
+        for turn in range(2):
+            other = turn if straight else 1 - turn
+            pen.line(x + 74, 66 + 56 * turn, x + 122, 66 + 56 * other, width=2.4)
+        pen.text(x + 98, 168, "weight + bias" if straight else "weight + weight")
+        pen.text(x + 98, 186, "bias + weight" if straight else "bias + bias")
+    pen.text(220, 204, "first call above, second below", size=12)
+    return pen.figure(
+        "Two pictures of ranks 0 and 1. Rank 0 reduces weight and then bias, rank 1 bias and then weight. "
+        "Left, by number: "
+        "lines join first with first and second with second, so that weight is added to bias. Right, by name: "
+        "lines cross, "
+        "weight is added to weight and bias to bias.",
+        "The same two calls in another order, paired in two ways.",
+    )
+
+
+def holders() -> Figure:
+    """TensorFlow's three strategies by who holds the variables."""
+    pen = Pen(440, 214)
+    for side, (title, below) in enumerate(
+        (
+            ("Mirrored", "one process"),
+            ("MultiWorkerMirrored", "two processes"),
+            ("ParameterServer", "asynchronous"),
+        )
+    ):
+        x = 4 + 148 * side
+        pen.text(x + 68, 16, title, size=12, bold=True)
+        pen.text(x + 68, 206, below, size=12)
+        if side == 0:
+            pen.rect(x, 26, 136, 164, dash=True)
+        for worker in range(2):
+            left = x + 8 + 64 * worker
+            if side == 1:
+                pen.rect(left - 4, 128, 64, 60, dash=True)
+            pen.rect(left, 134, 56, 48, BLUE)
+            pen.text(left + 28, 152, "worker" if side == 2 else "replica", size=11)
+            if side < 2:
+                pen.text(left + 28, 168, "w", size=12, bold=True)
+            if side == 2:
+                pen.arrow(left + 22, 132, x + 56, 76)
+                pen.arrow(x + 80, 76, left + 34, 132)
+        if side < 2:
+            pen.rect(x + 22, 98, 92, 24, RED)
+            pen.text(x + 68, 114, "all-reduce", size=12)
+        else:
+            pen.rect(x + 30, 36, 76, 38, GREEN)
+            pen.text(x + 68, 52, "server", size=12)
+            pen.text(x + 68, 67, "w", size=12, bold=True)
+    return pen.figure(
+        "Three pictures. Mirrored: two replicas with weights w in one process, joined by an all-reduce. "
+        "MultiWorkerMirrored: "
+        "the same in two processes. ParameterServer: w lies on a server, two workers pull weights and push "
+        "gradients, each in "
+        "its own time.",
+        "Who holds the weights w in TensorFlow's three strategies.",
+    )
+
+
 def sending(made_s: float, ways: dict[str, Sequence[Message]]) -> Figure:
     """Backward pass above, one row of messages for each way; the number is how many gradients a message holds."""
     end = max([made_s] + [messages[-1].end_s for messages in ways.values()])
