@@ -151,3 +151,20 @@ def test_the_site_does_not_start_with_such_a_lab(
     up.prepare_folders(site)
     with pytest.raises(up.SiteError, match="'hidden_triple' does not pass on the model answer"):
         up.prepare(site)
+
+
+def test_the_site_starts_where_such_a_lab_was_released_before(
+    site: Site, runs: Runs, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("distlab.course.book.build_book", lambda _: None)
+    monkeypatch.setattr(up, "_claim_port", lambda _: None)
+    up.prepare_folders(site)
+    up.prepare(site)
+    assert f"Released: {LAB_ID}." in capsys.readouterr().err
+    runs.verdict, runs.message = Verdict.FAILED, "triple is wrong"
+    write_lab(site.root, LAB.replace("triple(7) == 21", "triple(7) == 22"))
+    up.prepare(site)
+    said = capsys.readouterr().err
+    assert f"{LAB_ID} is not released again; learners keep the version that they have:" in said
+    assert "'hidden_triple' does not pass on the model answer" in said
+    assert "Released:" not in said
