@@ -13,7 +13,7 @@ def loop() -> Figure:
         ("measure", "useful tokens per second, with its noise", BLUE),
         ("attribute", "each second of a step to one clock", BLUE),
         ("bound", "what the step would take without it", GREEN),
-        ("fix", "one change, the best by seconds per day of work", PURPLE),
+        ("fix", "one change: most seconds per day of work", PURPLE),
         ("verify", "predicted against measured; loss unchanged", RED),
     )
     pen = Pen(440, 56 * len(rows) + 30)
@@ -102,7 +102,7 @@ def padding(batches: Mapping[str, Sequence[Sequence[int]]]) -> Figure:
     pen.text(
         8,
         y + 4,
-        "solid: tokens of samples; dashed: padding that is computed all the same",
+        "solid: tokens of samples; dashed: padding, computed like them",
         size=12,
         anchor="start",
     )
