@@ -53,8 +53,9 @@ def test_every_way_changes_how_and_not_what(way: str) -> None:
         assert getattr(config, part) == getattr(alone, part)
 
 
-def test_the_recording_in_the_repository_is_of_equal_work() -> None:
-    recording = shootout.read()
+@pytest.mark.parametrize("name", ["shootout.json", "shootout_again.json"])
+def test_a_recording_in_the_repository_is_of_equal_work(name: str) -> None:
+    recording = shootout.read(shootout.RECORDED.with_name(name))
     assert list(recording.runs) == list(shootout.WAYS)
     alone = recording.runs["single process"]
     assert len(alone.losses) == shootout.JOB["steps"]
