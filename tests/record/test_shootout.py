@@ -54,7 +54,7 @@ def test_every_way_changes_how_and_not_what(way: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["shootout.json", "shootout_again.json"])
-def test_the_recording_in_the_repository_is_of_equal_work(name: str) -> None:
+def test_a_recording_in_the_repository_is_of_equal_work(name: str) -> None:
     recording = shootout.read(shootout.RECORDED.with_name(name))
     assert list(recording.runs) == list(shootout.WAYS)
     alone = recording.runs["single process"]
