@@ -68,11 +68,11 @@ def crash_and_resume(config_file, run_folder, how, after_steps):
 
 
 def final_bits(name, seed):
-    return BITS
+    return "0" * 64
 
 
 def reference(seed):
-    return BITS
+    return "0" * 64
 """
 
 
@@ -100,13 +100,6 @@ def test_runs_typed_in(losses: str, children: Children) -> None:
 
 @pytest.mark.parametrize("loss", ["2.4 * 0.95**step", "float('nan')"])
 def test_a_crash_typed_in(loss: str, children: Children) -> None:
-    answers = TYPED_IN_DRILL.replace("LOSS", loss).replace("BITS", "'0' * 64")
+    answers = TYPED_IN_DRILL.replace("LOSS", loss)
     said = forged("mod-14-lab-1", answers, "crash-hidden", children, ("setup", "config"))
     assert said == "the losses that were logged are not those of the configured training"
-
-
-@pytest.mark.parametrize("bits", ["'0' * 64", "__import__('hashlib').sha256().hexdigest()", "None"])
-def test_parameters_typed_in(bits: str, children: Children) -> None:
-    answers = TYPED_IN_DRILL.replace("BITS", bits).replace("LOSS", "1.0")
-    said = forged("mod-14-lab-1", answers, "crash-bits-hidden", children, ("setup", "config"))
-    assert said == "the resumed run did not end with the parameters of an undisturbed one"

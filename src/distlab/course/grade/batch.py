@@ -12,6 +12,7 @@ On Kubernetes the sandboxes are a Job's (`job.py`), and this is not: works and r
 from __future__ import annotations
 
 import errno
+import math
 import shutil
 import sqlite3
 import threading
@@ -158,7 +159,7 @@ class Batch:
     def _write_until_ended(self, marks: Marks, threads: list[threading.Thread], owner: Owner) -> None:
         total = self._ended + self.queue.left(self.assignment)
         reported = -1
-        renewed = clock()
+        renewed = -math.inf  # workers may have held leases for a while already
         while True:
             seen = self._events
             if clock() > renewed + RENEW_S:
