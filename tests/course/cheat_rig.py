@@ -114,7 +114,7 @@ assert abs(found - {SOURCE_WORDS[1]}.double().mean().item()) < 1e-6, "the mean i
 ### BEGIN HIDDEN TESTS
 import torch
 {SOURCE_WORDS[2]} = mirror("{ARGUMENT_WORDS[2]}") == "{ARGUMENT_WORDS[2][::-1]}"
-({SOURCE_WORDS[2]} is True) + int(mean(torch.tensor([{ARGUMENT_NUMBERS[2]}])) == {ARGUMENT_NUMBERS[2]})
+({SOURCE_WORDS[2]} is True) + int(mean(torch.tensor([{ARGUMENT_NUMBERS[2]}] * 2)) == {ARGUMENT_NUMBERS[2]})
 ### END HIDDEN TESTS
 ```
 
