@@ -347,7 +347,7 @@ def test_when_their_maker_is_killed_all_end(children):
     assert not processes_of(uid)
     with Children({}, "child_probe:prepare"):
         own = cgroup.own_groups()["memory"] if "memory" in cgroup.own_groups() else Path("/sys/fs/cgroup")
-        assert not list(own.glob(f"distlab-grade-{maker.pid}-*")), "swept by the next"
+        assert not list(own.glob(f"distlab-grade-*-{maker.pid}-*")), "swept by the next"
 
 
 NORMAL_USER = """

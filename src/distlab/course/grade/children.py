@@ -136,7 +136,7 @@ class Children:
         self._names = itertools.count()
 
     def __enter__(self) -> Self:
-        cgroup.sweep("grade-", lambda rest: Path(f"/proc/{rest.partition('-')[0]}").exists())
+        cgroup.sweep(_groups(), lambda rest: Path(f"/proc/{rest.partition('-')[0]}").exists())
         if self.warm:
             self._starting = self._starter.submit(self._new_server, time.monotonic() + Limits().start_s)
         return self
@@ -208,7 +208,7 @@ class Children:
         deadline: float,
     ) -> Child:
         wanted = cgroup.Limits(limits.memory_bytes, limits.cpus, limits.processes, CPU_WEIGHT)
-        group = cgroup.create(f"grade-{os.getpid()}-{id(self):x}-{next(self._names)}", wanted)
+        group = cgroup.create(f"{_groups()}{os.getpid()}-{id(self):x}-{next(self._names)}", wanted)
         child = Child(role, limits, group, cores)
         try:
             try:
@@ -311,3 +311,8 @@ class Children:
             server.stop()
             raise
         return server
+
+
+def _groups() -> str:
+    """How the names of control groups begin whose makers this process can look up: its own pid namespace's."""
+    return f"grade-{os.stat('/proc/self/ns/pid').st_ino}-"
