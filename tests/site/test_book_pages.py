@@ -195,6 +195,7 @@ def test_search_finds_the_chapter(served: Served, context: BrowserContext) -> No
     expect(page).to_have_url(f"{served.url}search.html?q=NCCL")
     found = page.locator("#search-results a", has_text="Multi-GPU and distributed").first
     expect(found).to_be_visible()
+    page.wait_for_load_state("networkidle")  # the search reads every page that it found, for a summary
     found.click()
     expect(page.locator("article h1")).to_contain_text("Multi-GPU and distributed")
     assert not watch.faults, "\n".join(watch.faults)
