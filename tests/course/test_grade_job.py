@@ -298,6 +298,8 @@ def test_the_rights_of_the_pod_are_enough(tmp_path: Path) -> None:
         str(tmp_path),
         "/tmp/batch",
     ]
+    for path in (Path(__file__).parents[2], Path(sys.prefix)):  # perhaps below /tmp
+        fresh += ["--ro-bind", str(path), str(path)]
     pod = ["bwrap", *places, *fresh, "--unshare-pid", "--unshare-net", "--unshare-ipc", "--die-with-parent"]
     rights = ["setpriv", f"--bounding-set=-all,{','.join(capabilities)}", "--inh-caps=-all"]
     command = [sys.executable, "-m", job.__name__, "/tmp/batch", "1"]
