@@ -7,6 +7,7 @@ import xml.etree.ElementTree as ET
 import pytest
 
 from distlab.figures import Figure, performance
+from tests.figures.fit import check_fits_a_phone
 
 PADDING = performance.padding({"as they come": [[10], [40], [20]], "packed": [[10, 20], [40]]})
 
@@ -23,23 +24,7 @@ PADDING = performance.padding({"as they come": [[10], [40], [20]], "packed": [[1
     ids=lambda figure: figure.alt[:20],
 )
 def test_inline_svg_that_fits_a_phone(figure: Figure) -> None:
-    root = ET.fromstring(figure.svg)
-    width, height = (float(root.attrib["viewBox"].split()[i]) for i in (2, 3))
-    assert width <= 440
-    for mark in root:
-        for name, most in (
-            ("x", width),
-            ("x1", width),
-            ("x2", width),
-            ("y", height),
-            ("y1", height),
-            ("y2", height),
-        ):
-            assert -1 <= float(mark.attrib.get(name, 0)) <= most + 1
-        if "width" in mark.attrib:
-            assert float(mark.attrib["x"]) + float(mark.attrib["width"]) <= width + 1
-    assert figure.alt
-    assert figure.caption
+    check_fits_a_phone(figure)
 
 
 def test_padding_is_what_the_rectangle_holds_beyond_its_samples() -> None:

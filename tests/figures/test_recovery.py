@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import xml.etree.ElementTree as ET
-
 import pytest
 
 from distlab.figures import Figure, recovery
+from tests.figures.fit import check_fits_a_phone
 
 LAYERS = [("group", 600.0), ("agent", 700.0), ("watchdog", 900.0)]
 STACKED = recovery.stacked(
@@ -30,21 +29,7 @@ STACKED = recovery.stacked(
     ids=lambda figure: figure.alt[:20],
 )
 def test_inline_svg_that_fits_a_phone(figure: Figure) -> None:
-    root = ET.fromstring(figure.svg)
-    width, height = (float(root.attrib["viewBox"].split()[i]) for i in (2, 3))
-    assert width <= 440
-    for mark in root:
-        for name, most in (
-            ("x", width),
-            ("x1", width),
-            ("x2", width),
-            ("y", height),
-            ("y1", height),
-            ("y2", height),
-        ):
-            assert -1 <= float(mark.attrib.get(name, 0)) <= most + 1
-    assert figure.alt
-    assert figure.caption
+    check_fits_a_phone(figure)
 
 
 def test_parts_of_a_bar_have_numbers_and_a_legend() -> None:

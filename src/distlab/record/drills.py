@@ -7,7 +7,6 @@ Each drill of `distlab.faults.drills` runs once, one after the other. `read` giv
 
 from __future__ import annotations
 
-import argparse
 import importlib.metadata
 import json
 import os
@@ -23,6 +22,7 @@ from distlab.faults.drills.horovod import drill_horovod
 from distlab.faults.drills.ray import drill_ray
 from distlab.faults.drills.report import DrillError, Recovery
 from distlab.faults.drills.torchrun import drill_torchrun
+from distlab.record.one_file import record_into_file
 
 FORMAT = "distlab drills"
 RECORDED = Path(__file__).resolve().parents[3] / "book/mod-202/_data/drills.json"
@@ -96,15 +96,7 @@ def record() -> dict[str, Any]:
 
 def main(args: Sequence[str]) -> int:
     """Record into a file, replacing it only when all is measured."""
-    parser = argparse.ArgumentParser(prog="python -m distlab.record.drills", description=main.__doc__)
-    parser.add_argument("--out", type=Path, required=True)
-    out = parser.parse_args(args).out
-    found = json.dumps(record(), indent=1)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    part = out.with_name(out.name + ".part")
-    part.write_text(found + "\n")
-    os.replace(part, out)
-    return 0
+    return record_into_file("drills", record, args)
 
 
 if __name__ == "__main__":

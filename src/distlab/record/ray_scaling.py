@@ -8,7 +8,6 @@ hand out a machine; everything else is the same code with the same timers. `read
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import importlib.metadata
 import json
@@ -31,6 +30,7 @@ import psutil
 from distlab.bench.stamp import command, stamp
 from distlab.errors import LaunchError, SettingError
 from distlab.machine import free_port
+from distlab.record.one_file import record_into_file
 from distlab.train.config import TrainConfig
 from distlab.train.ray_train import (
     OBJECT_STORE_BYTES,
@@ -429,17 +429,9 @@ def record() -> dict[str, Any]:
 
 def main(args: Sequence[str]) -> int:
     """Record into a file, replacing it only when all is measured."""
-    parser = argparse.ArgumentParser(prog="python -m distlab.record.ray_scaling", description=main.__doc__)
-    parser.add_argument("--out", type=Path, required=True)
-    out = parser.parse_args(args).out
     # A token of this run's own, set before Ray is imported, which reads it once.
     with environment({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}):
-        found = json.dumps(record(), indent=1)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    part = out.with_name(out.name + ".part")
-    part.write_text(found + "\n")
-    os.replace(part, out)
-    return 0
+        return record_into_file("ray_scaling", record, args)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ comparison. Last, one rank leaves a gradient out, and Horovod says what it then 
 
 from __future__ import annotations
 
-import argparse
 import importlib.metadata
 import json
 import os
@@ -29,6 +28,7 @@ import torch.distributed as dist
 
 from distlab.bench.stamp import command
 from distlab.errors import LaunchError, SettingError
+from distlab.record.one_file import record_into_file
 from distlab.train.config import TrainConfig, from_dict
 
 FORMAT = "distlab shootout"
@@ -278,15 +278,7 @@ def _leave_one_out() -> str:
 
 def main(args: Sequence[str]) -> int:
     """Record into a file, replacing it only when all is measured."""
-    parser = argparse.ArgumentParser(prog="python -m distlab.record.shootout", description=main.__doc__)
-    parser.add_argument("--out", type=Path, required=True)
-    out = parser.parse_args(args).out
-    found = json.dumps(record(), indent=1)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    part = out.with_name(out.name + ".part")
-    part.write_text(found + "\n")
-    os.replace(part, out)
-    return 0
+    return record_into_file("shootout", record, args)
 
 
 if __name__ == "__main__":

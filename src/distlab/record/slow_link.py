@@ -9,9 +9,7 @@ Eight hosts that are network namespaces of one machine, each with a cable of 100
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -23,6 +21,7 @@ from distlab.bench.stamp import command
 from distlab.errors import LaunchError, SettingError
 from distlab.faults.network import Network
 from distlab.machine import cores
+from distlab.record.one_file import record_into_file
 
 HOSTS, SLOW_HOST = 8, 5
 RATE_MBITS = 100.0
@@ -121,15 +120,7 @@ def _pairs(share: float) -> dict[str, Any]:
 
 def main(args: Sequence[str]) -> int:
     """Record into a file, replacing it only when all is measured."""
-    parser = argparse.ArgumentParser(prog="python -m distlab.record.slow_link", description=main.__doc__)
-    parser.add_argument("--out", type=Path, required=True)
-    out = parser.parse_args(args).out
-    found = json.dumps(record(), indent=1)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    part = out.with_name(out.name + ".part")
-    part.write_text(found + "\n")
-    os.replace(part, out)
-    return 0
+    return record_into_file("slow_link", record, args)
 
 
 if __name__ == "__main__":

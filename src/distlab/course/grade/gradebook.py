@@ -192,11 +192,6 @@ class Marks:
             )
             return [Change(*row) for row in rows]
 
-    def applied(self) -> set[str]:
-        """The keys of all jobs whose result is in."""
-        with self._engine.begin() as db:
-            return {row[0] for row in db.execute(text("SELECT job FROM distlab_applied"))}
-
     def _write(self, db: Connection, job: Job, record: Record) -> None:
         ids = self._ids(db, job.assignment)
         if ids is None:

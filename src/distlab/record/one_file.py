@@ -1,0 +1,26 @@
+"""Recordings that are one JSON file, made by a module of their own: `python -m distlab.record.MODULE --out FILE`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from distlab.files import write_whole
+
+
+def record_into_file(module: str, record: Callable[[], dict[str, Any]], args: Sequence[str]) -> int:
+    """Record into a file, replacing it only when all is measured; the exit code 0.
+
+    `module` is the name below `distlab.record` that `--help` shows. What `record` raises goes on.
+    """
+    description = "Record into a file, replacing it only when all is measured."
+    parser = argparse.ArgumentParser(prog=f"python -m distlab.record.{module}", description=description)
+    parser.add_argument("--out", type=Path, required=True)
+    out: Path = parser.parse_args(args).out
+    found = json.dumps(record(), indent=1)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(out, found.encode() + b"\n")
+    return 0
