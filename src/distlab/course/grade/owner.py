@@ -21,10 +21,10 @@ class Owner:
         self._path = folder / self.id
         while True:
             self._file = open(self._path, "w")  # noqa: SIM115 (held until close)
-            give_like(folder, self._path)
             fcntl.flock(self._file, fcntl.LOCK_EX)
             with contextlib.suppress(FileNotFoundError):
                 if self._path.stat().st_ino == os.fstat(self._file.fileno()).st_ino:
+                    give_like(folder, self._path)
                     return
             self._file.close()  # another took it for a dead one's before it was locked, and removed it
 
