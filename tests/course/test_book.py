@@ -26,6 +26,7 @@ only_build_toc_files: true
 execute:
   execute_notebooks: cache
   raise_on_error: true
+  show_tb: true
 sphinx:
   config:
     extensions:
@@ -214,6 +215,18 @@ def test_a_book_that_cannot_be_written_is_one_clear_error(tiny: TinyBook) -> Non
     with pytest.raises(BookError, match=r"the book cannot be written: .*html\.new"):
         build_book(tiny.site)
     assert tiny.page("index.html") == "the old book"
+
+
+def test_a_cell_that_fails_is_told_with_its_traceback(
+    tiny: TinyBook, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("distlab.course.book.Site.from_env", lambda: tiny.site)
+    tiny.write("book/index.md", INDEX.replace('print("six', 'raise KeyError("[/gone]")\nprint("six'))
+    assert book.book() == 1
+    said = capsys.readouterr().err
+    assert "book/index.md" in said
+    assert "KeyError: '[/gone]'" in said
+    assert 'raise KeyError("[/gone]")' in said
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,6 +28,40 @@ def _report(word: str) -> tuple[str, int, int, float, int]:
     print(f"{word} from {dist.get_rank()}")
     print(f"aside from {dist.get_rank()}", file=sys.stderr)
     return word, dist.get_rank(), os.getpid(), float(total), torch.get_num_threads()
+
+
+class _Returned:
+    """What is pickled, after the process group was destroyed, only once `dropped` is set."""
+
+    def __init__(self, dropped: threading.Event) -> None:
+        self.dropped = dropped
+
+    def __reduce__(self) -> tuple[type[str], tuple[str]]:
+        assert self.dropped.wait(20)
+        return str, ("returned",)
+
+
+class _Held:
+    def __init__(self, group: object) -> None:
+        self.group = group
+
+
+def _leave_a_callback() -> _Returned:
+    """Return while a thread of gloo's runs a callback, which is the last to hold the process group."""
+    dropped, began, held = threading.Event(), threading.Event(), _Held(dist.group.WORLD)
+    weakref.finalize(held, threading.Timer(0.2, dropped.set).start)
+
+    def hold(future: torch.futures.Future[list[torch.Tensor]]) -> bool:
+        began.set()
+        while dist.is_initialized():
+            os.sched_yield()
+        return held.group is None
+
+    work = dist.all_reduce(torch.ones(1), async_op=True)
+    assert work is not None
+    work.get_future().then(hold)
+    began.wait()
+    return _Returned(dropped)
 
 
 def _fail_on_rank_1() -> None:
@@ -122,6 +157,10 @@ def test_notebook_functions_with_closures_travel() -> None:
     assert callable(in_cell)
     assert launch(in_cell, 2, 5) == [15, 16]
     assert launch(lambda x: x + offset, 1, 5) == [15]
+
+
+def test_a_callback_may_outlive_the_function() -> None:
+    assert list(map(str, launch(_leave_a_callback, 2))) == ["returned", "returned"]
 
 
 def test_a_failure_shows_the_first_ranks_own_traceback() -> None:

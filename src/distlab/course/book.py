@@ -23,11 +23,13 @@ import sys
 import sysconfig
 import tempfile
 import time
+from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 
 from distlab.course.atomic import write_atomic
 from distlab.course.book_check import (
@@ -47,6 +49,7 @@ console = Console(stderr=True, highlight=False)
 
 CELL_CACHES_KEPT = 4
 PROBLEMS_SHOWN = 5
+TRACEBACK_LINES_SHOWN = 40
 PROSE = {".md", ".bib"}
 """What of the book's folder no cell reads, nor what lies in `_static`; all else there counts as cells' data."""
 
@@ -55,6 +58,8 @@ _PROGRESS = re.compile(
     r"^(?P<step>reading sources|writing output)\.\.\. \[\s*(?P<percent>\d+)%\] (?P<page>\S+)"
 )
 _PROBLEM = re.compile(r"\b(WARNING|ERROR|CRITICAL): |^(\w+Error|Extension error|Configuration error)\b")
+_CELL_FAILED, _CELL_TOLD = "Executing notebook failed", "[mystnb.exec]"
+"""Between these two stands the cell's traceback."""
 _KERNEL_NOISE = "[IPKernelApp]"
 
 
@@ -113,7 +118,7 @@ def book(force: bool = False) -> int:
     try:
         build_book(Site.from_env(), force=force)
     except BookError as error:
-        console.print(f"[red]distlab course book:[/] {error}")
+        console.print(f"[red]distlab course book:[/] {escape(str(error))}", soft_wrap=True)
         return 1
     return 0
 
@@ -167,6 +172,8 @@ def _jupyter_book(site: Site, work: Path, cells: Path) -> None:
     site.log.mkdir(parents=True, exist_ok=True)
     log = site.log / "book.log"
     problems: list[str] = []
+    traceback: deque[str] = deque(maxlen=TRACEBACK_LINES_SHOWN)
+    in_traceback = False
     line, said = "", ""
     if not console.is_terminal:
         console.print(
@@ -192,8 +199,12 @@ def _jupyter_book(site: Site, work: Path, cells: Path) -> None:
                     if quarter != said and not console.is_terminal:  # a log gets no status, but some lines
                         console.print(quarter)
                     said = quarter
+                elif in_traceback:
+                    in_traceback = not line.endswith(_CELL_TOLD)
+                    traceback.append(line.removesuffix(_CELL_TOLD))
                 elif _PROBLEM.search(line) and _KERNEL_NOISE not in line:
                     problems.append(line.replace(f"{site.root}/", ""))
+                    in_traceback = _CELL_FAILED in line
         except BaseException:
             # As Ctrl-C does: Sphinx then stops its kernels.
             process.send_signal(signal.SIGINT)
@@ -204,8 +215,9 @@ def _jupyter_book(site: Site, work: Path, cells: Path) -> None:
         ]
         more = f"\n  and {len(shown) - PROBLEMS_SHOWN} more" if len(shown) > PROBLEMS_SHOWN else ""
         listed = "".join(f"\n  {problem}" for problem in shown[:PROBLEMS_SHOWN])
+        cell = "".join(f"\n    {line}" for line in traceback).rstrip()
         raise BookError(
-            f"the book does not build:{listed}{more}\nMend it and build again; the book from before stands. "
+            f"the book does not build:{listed}{more}{cell}\nMend it and build again; the book from before stands. "
             f"The whole log: {log}"
         )
 

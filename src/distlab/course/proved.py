@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 
 from distlab.course import mutants, survivors
 from distlab.course.atomic import write_atomic
@@ -40,7 +41,9 @@ def prove(site: Site, lab: str, console: Console) -> None:
         with console.status(f"Running the model answer of {lab}"):
             refuse_failing_model(site.root, lab)
     except SandboxFailed as error:
-        console.print(f"[yellow]The model answer of {lab} was not run:[/] {error}", markup=True)
+        console.print(
+            f"[yellow]The model answer of {lab} was not run:[/] {escape(str(error))}", soft_wrap=True
+        )
         return
     remember(site, lab, digest)
 

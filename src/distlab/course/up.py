@@ -61,7 +61,7 @@ def up(detach: bool = False) -> int:
     try:
         return _detached(site) if detach else _foreground(site)
     except SiteError as error:
-        console.print(f"[red]distlab course up:[/] {error}")
+        console.print(f"[red]distlab course up:[/] {escape(str(error))}", soft_wrap=True)
         return 1
 
 

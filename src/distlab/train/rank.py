@@ -31,6 +31,10 @@ OURS = (__file__, str(Path(__file__).with_name("warm.py")), "<frozen runpy>")
 """Below the function, in a rank's stack."""
 
 JOIN_S = 120
+_kept: list[object] = []
+"""The process group, until the process ends. A callback on one of gloo's threads, such as a communication hook's, may
+hold it a moment longer than the function; were it the last to do so, the thread would wait for its own end, and abort.
+"""
 PR_SET_PDEATHSIG = 1
 PR_SET_NAME = 15
 
@@ -138,11 +142,13 @@ def _call(job: Job) -> object:
         dist.init_process_group(job.backend, timeout=timedelta(seconds=JOIN_S), device_id=gpu)
         function, args = pickle.loads(job.call)
         dist.barrier()  # so does importing what the function brings along
-        assert dist.group.WORLD is not None
-        dist.group.WORLD.set_timeout(timedelta(seconds=job.timeout_s))
+        group = dist.group.WORLD
+        assert group is not None
+        group.set_timeout(timedelta(seconds=job.timeout_s))
         result = function(*args)
     with contextlib.suppress(Exception):
         dist.destroy_process_group()
+    _kept.append(group)
     return result
 
 
