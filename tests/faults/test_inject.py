@@ -147,6 +147,8 @@ def test_faults_that_make_no_sense(values: dict[str, Any], says: str) -> None:
         ({"kind": "kill", "step": 11}, "runs", "step 11; the run ends after 10"),
         ({"kind": "fill_disk", "step": 1}, None, "folder is not set"),
         ({"kind": "fill_disk", "step": 1}, "s3://bucket", "expected a local path"),
+        ({"kind": "stall_storage", "step": 1}, "s3://bucket", "'stall_storage' and folder is 's3://bucket'"),
+        ({"kind": "stall_storage", "step": 1}, None, "folder is not set"),
         ({"kind": "slow_network", "step": 1}, None, "python -m distlab.faults.network 2"),
         ({"kind": "drop_network", "step": 1}, None, "ranks are in none of their own"),
         ({"kind": "damage_checkpoint", "step": 1}, "runs", "no checkpoint need be there yet"),

@@ -1,15 +1,28 @@
 from __future__ import annotations
 
 import errno
+import os
 import subprocess
 import sys
+import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import fsspec  # type: ignore[import-untyped]
 import pytest
 
 from distlab.errors import SettingError
-from distlab.faults.storage import LEFT_BYTES, damage, fill_disk, newest_checkpoint, small_disk, truncate
+from distlab.faults.storage import (
+    LEFT_BYTES,
+    answer_again,
+    damage,
+    fill_disk,
+    is_stalled,
+    newest_checkpoint,
+    small_disk,
+    stall,
+    truncate,
+)
 
 
 def _write(path: Path, size: int) -> None:
@@ -97,3 +110,53 @@ def test_without_rights_there_is_no_small_disk() -> None:
         pytest.skip("only root may give up rights")
     assert "SettingError: Cannot mount a file system of 1 MiB" in done.stderr
     assert "run as root" in done.stderr
+
+
+OPERATIONS: dict[str, Callable[[Path], object]] = {
+    "open": lambda folder: (folder / "new").write_bytes(b"1"),
+    "read": lambda folder: (folder / "old").read_bytes(),
+    "list": os.listdir,
+    "make": lambda folder: (folder / "below").mkdir(),
+    "rename": lambda folder: (folder.parent / "outside").rename(folder / "inside"),
+    "remove": lambda folder: (folder / "old").unlink(),
+}
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_a_silent_folder_holds_whoever_needs_it_until_it_answers(tmp_path: Path, name: str) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "old").write_bytes(b"0")
+    (tmp_path / "outside").write_bytes(b"0")
+    log = (run / "log").open("w")
+    stall(run, 3600)
+    done = threading.Event()
+
+    def work() -> None:
+        OPERATIONS[name](run)
+        done.set()
+
+    thread = threading.Thread(target=work)
+    try:
+        thread.start()
+        assert is_stalled(run)
+        with log:
+            log.write("what is open goes on")
+        (tmp_path / "runs").mkdir()  # the name begins alike, and is another folder
+        assert (tmp_path / "outside").read_bytes() == b"0"
+        assert not done.is_set()
+    finally:
+        answer_again(run)
+    thread.join()
+    assert done.is_set()
+    assert not is_stalled(run)
+    assert (run / "log").read_text() == "what is open goes on"
+
+
+def test_silence_has_an_end_and_a_link_leads_into_it(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "run")
+    stall(tmp_path / "link", 0.05)
+    (tmp_path / "run" / "file").touch()
+    assert not is_stalled(tmp_path / "run"), "what waited went on when its time was over"
+    answer_again(tmp_path / "run")  # nothing is to be ended

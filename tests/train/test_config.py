@@ -41,6 +41,7 @@ from distlab.train.strategies.options import OPTIONAL, TAKES, check_options, set
         ),
         ({"name": "../up"}, "name is '../up'"),
         ({"checkpoint": {"every_steps": 2}}, "folder is not"),
+        ({"checkpoint": {"timeout_s": 0.5}}, "checkpoint.timeout_s is 0.5; it must be 1 or more"),
         ({"max_restarts": 1}, "max_restarts is 1 but checkpoint.every_steps is 0"),
     ],
 )

@@ -19,7 +19,8 @@ class Fault:
 
     kill: the rank gets SIGKILL. raise: it raises `InjectedError`. hang: it never returns. slow: every following
     step takes `seconds` longer, in its compute_s. out_of_memory: an allocation fails. fill_disk: no space is left for
-    the run's files. damage_checkpoint, truncate_checkpoint: the newest complete checkpoint loses a bit, or half a file.
+    the run's files. stall_storage: for `seconds`, nothing that the rank opens in the run's folder answers.
+    damage_checkpoint, truncate_checkpoint: the newest complete checkpoint loses a bit, or half a file.
     slow_network: the rank's cable has `rate_Mbits` from then on. drop_network: for `seconds`, every packet from and
     to the rank vanishes. These two need ranks in a network of namespaces (see faults/network.py).
     """
@@ -33,6 +34,7 @@ class Fault:
         "slow",
         "out_of_memory",
         "fill_disk",
+        "stall_storage",
         "damage_checkpoint",
         "truncate_checkpoint",
         "slow_network",
@@ -42,7 +44,8 @@ class Fault:
     """After this many optimizer steps, and after the checkpoint that is due then."""
     rank: int = 0
     seconds: float = 1.0
-    """Delay of every following step (slow); how long packets vanish (drop_network)."""
+    """Delay of every following step (slow); how long packets vanish (drop_network) or storage is silent
+    (stall_storage)."""
     rate_Mbits: float = 100.0  # noqa: N815 - units keep their case
     """Bandwidth in each direction (slow_network), in 10^6 bits/s."""
 

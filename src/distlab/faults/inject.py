@@ -24,13 +24,15 @@ import torch
 from distlab.errors import SettingError
 from distlab.faults.config import Fault
 from distlab.faults.network import Cables
-from distlab.faults.storage import damage, fill_disk, newest_checkpoint, truncate
+from distlab.faults.storage import damage, fill_disk, newest_checkpoint, stall, truncate
 from distlab.train.checkpoint.folder import Folder
 from distlab.train.config import TrainConfig
 from distlab.train.launch import device
 from distlab.train.logs import is_resumed
 
 ON_CHECKPOINTS = ("damage_checkpoint", "truncate_checkpoint")
+ON_THE_DISK = ("fill_disk", "stall_storage")
+"""In folders of this machine alone."""
 HEADROOM_BYTES = 256 * 2**20
 """Memory that a rank may still take before its allocation fails."""
 
@@ -91,6 +93,9 @@ class Injector:
             case "fill_disk":
                 assert self.folder is not None
                 print(fill_disk(Path(self.folder)), flush=True)
+            case "stall_storage":
+                assert self.folder is not None
+                stall(Path(self.folder), fault.seconds)
             case "damage_checkpoint" | "truncate_checkpoint":
                 assert self.folder is not None
                 path = newest_checkpoint(self.folder)
@@ -186,14 +191,14 @@ def _check(config: TrainConfig) -> None:
                 f"A fault is set for step {fault.step}; the run ends after {config.steps} steps. "
                 "Set an earlier step."
             )
-        on_disk = fault.kind == "fill_disk" or fault.kind in ON_CHECKPOINTS
+        on_disk = fault.kind in ON_THE_DISK or fault.kind in ON_CHECKPOINTS
         if on_disk and config.run_folder is None:
             raise SettingError(
                 f"A fault is {fault.kind!r} but folder is not set; set folder, such as 'runs'."
             )
-        if fault.kind == "fill_disk" and "://" in str(config.run_folder):
+        if fault.kind in ON_THE_DISK and "://" in str(config.run_folder):
             raise SettingError(
-                f"A fault is 'fill_disk' and folder is {config.folder!r}; expected a local path."
+                f"A fault is {fault.kind!r} and folder is {config.folder!r}; expected a local path."
             )
         every = config.checkpoint.every_steps
         # One that is saved in the background is there for certain once the next save begins.

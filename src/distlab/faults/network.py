@@ -104,7 +104,7 @@ class Network(Cables):
             raise SettingError(f"delay_ms is {delay_ms}; expected 0 to 10000 milliseconds.")
         if (lacking := missing_rights() or (cable.missing() if delay_ms else None)) is not None:
             raise SettingError(lacking)
-        super().__init__(_name(psutil.Process()))
+        super().__init__(owner(psutil.Process()))
         self.world_size = world_size
         self.delay_ms = delay_ms
         self.cables: subprocess.Popen[str] | None = None
@@ -245,7 +245,7 @@ def missing_rights() -> str | None:
         return f"This system is {sys.platform!r}; network namespaces need Linux."
     if tools := [tool for tool in ("ip", "tc", "setpriv") if shutil.which(tool) is None]:
         return f"The command {tools[0]!r} is not here; install iproute2 and util-linux."
-    name = f"{_name(psutil.Process())}-trial"
+    name = f"{owner(psutil.Process())}-trial"
     with contextlib.suppress(subprocess.CalledProcessError):
         _ip("netns", "add", name)
         _ip("netns", "delete", name)
@@ -255,18 +255,23 @@ def missing_rights() -> str | None:
 
 def clean_up() -> None:
     """Remove the networks of processes that are no more."""
-    alive = {_name(process) for process in psutil.process_iter()}
+    alive = owners()
     for name in {match[1] for match in re.finditer(r"^(distlab-\d+-\d+)-", _ip("netns", "list"), re.M)}:
         if name not in alive:
             _remove(name)
 
 
-def _name(process: psutil.Process) -> str:
-    """A process's namespaces begin so: its id, and its start, since ids are used again."""
+def owner(process: psutil.Process) -> str:
+    """What a process makes for a time has a name that begins so: its id, and its start, since ids are used again."""
     try:
         return f"distlab-{process.pid}-{round(process.create_time() * 100)}"
     except psutil.NoSuchProcess:
         return ""
+
+
+def owners() -> set[str]:
+    """Of all processes that live."""
+    return {owner(process) for process in psutil.process_iter()}
 
 
 def _remove(name: str) -> None:

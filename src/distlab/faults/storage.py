@@ -1,7 +1,8 @@
-"""Faults of storage: a checkpoint that loses bits, and a disk that is full.
+"""Faults of storage: a checkpoint that loses bits, a disk that is full, a folder that does not answer.
 
 damage("runs/demo/step_20.ckpt")      # one bit of its largest file flips
 truncate("runs/demo/step_20.ckpt")    # its largest file loses its second half
+stall(Path("runs/demo"), 60)          # for a minute, whatever this process opens in it waits
 with small_disk(64) as folder: ...    # a file system of 64 MiB, gone afterwards
 """
 
@@ -14,13 +15,18 @@ import re
 import resource
 import shutil
 import subprocess
+import sys
 import tempfile
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import fsspec  # type: ignore[import-untyped]
+import psutil
 
 from distlab.errors import SettingError
+from distlab.faults.network import owner
 
 SMALL_BYTES = 2**30
 """A file system up to this size is filled for good; on a larger one others would suffer."""
@@ -90,6 +96,53 @@ def fill_disk(folder: Path) -> str:
     return f"{ballast} fills the file system of {folder} but for {LEFT_BYTES} bytes (ENOSPC)."
 
 
+HELD = frozenset({"open", "os.listdir", "os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.scandir"})
+"""Python's audit events of what waits while a folder is stalled."""
+_stalled: dict[str, tuple[float, threading.Event]] = {}
+"""Folders that do not answer this process: until when (time.monotonic), and what ends it before."""
+_hooked = False
+
+
+def stall(folder: Path, seconds: float) -> None:
+    """For `seconds`, whatever this process opens, lists, makes, renames or removes in a folder waits, and then goes on.
+
+    So does a network file system that is mounted `hard`, whose server is silent: no error, no end of its own. Each
+    thread waits for itself; files that are open already, such as a log, go on as where they lie on another disk. Other
+    processes are not concerned. `answer_again` ends it before its time.
+    """
+    global _hooked
+    if not _hooked:  # Python takes no hook away again: without a stalled folder this one does nothing
+        sys.addaudithook(_hold)
+        _hooked = True
+    _stalled[os.path.realpath(folder)] = (time.monotonic() + seconds, threading.Event())
+
+
+def answer_again(folder: Path) -> None:
+    """End a stall now: all that waited goes on."""
+    _, over = _stalled.pop(os.path.realpath(folder), (0.0, None))
+    if over is not None:
+        over.set()
+
+
+def is_stalled(folder: Path) -> bool:
+    """Does this process wait for the folder, or would it?"""
+    until, _ = _stalled.get(os.path.realpath(folder), (0.0, None))
+    return time.monotonic() < until
+
+
+def _hold(event: str, args: tuple[object, ...]) -> None:
+    """The audit hook: it returns when what the event announces may happen."""
+    if not _stalled or event not in HELD:
+        return
+    for name in args[:2]:  # a renaming has two
+        if not isinstance(name, str | os.PathLike) or not os.fspath(name):
+            continue
+        path = f"{os.path.realpath(name)}/"
+        for folder, (until, over) in list(_stalled.items()):
+            if path.startswith(f"{folder}/") and not over.wait(max(0.0, until - time.monotonic())):
+                _stalled.pop(folder, None)  # its time is over
+
+
 @contextlib.contextmanager
 def small_disk(size_MiB: int) -> Iterator[Path]:  # noqa: N803 - units keep their case
     """A file system in memory (tmpfs) of `size_MiB`, unmounted and gone on leaving.
@@ -99,7 +152,7 @@ def small_disk(size_MiB: int) -> Iterator[Path]:  # noqa: N803 - units keep thei
     folder = Path(tempfile.mkdtemp(prefix="distlab-disk-"))
     try:
         mounted = subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", f"size={size_MiB}m", "distlab", str(folder)],
+            ["mount", "-t", "tmpfs", "-o", f"size={size_MiB}m", owner(psutil.Process()), str(folder)],
             capture_output=True,
             text=True,
             check=False,

@@ -147,6 +147,10 @@ class CheckpointConfig:
     """Do not write again what an earlier checkpoint of the run holds."""
     keep: int = 3
     """So many of the newest are kept."""
+    timeout_s: float = 1800.0
+    """How long a save may take before the run fails: ranks wait so long for each other, and for one in the background.
+
+    Alone and in the foreground a rank waits for its storage as long as that takes."""
 
 
 @dataclass(frozen=True)
@@ -278,6 +282,7 @@ _LEAST = {
     "parallel.pipeline": 1,
     "checkpoint.every_steps": 0,
     "checkpoint.keep": 1,
+    "checkpoint.timeout_s": 1,
     "log.price_per_hour": 0,
 }
 

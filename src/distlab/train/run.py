@@ -4,8 +4,8 @@
     torchrun --nproc_per_node 2 -m distlab.train --config configs/fsdp_2gpu.yaml --steps 20
 
 Faults on purpose stand in the file alone, as a list: faults: [{kind: slow, step: 2, rank: 1, seconds: 0.2}] makes rank
-1 slow after step 2. Other kinds: kill, raise, hang, out_of_memory, fill_disk, damage_checkpoint, truncate_checkpoint,
-slow_network, drop_network.
+1 slow after step 2. Other kinds: kill, raise, hang, out_of_memory, fill_disk, stall_storage, damage_checkpoint,
+truncate_checkpoint, slow_network, drop_network.
 
 The first form starts `world_size` processes itself. Under a launcher (torchrun, deepspeed, horovodrun) the
 process is one rank of many and takes the launcher's word for how many.

@@ -59,6 +59,7 @@ class Saving:
                 asynchronous=options.asynchronous,
                 incremental=options.incremental,
                 keep=options.keep,
+                timeout_s=options.timeout_s,
             )
         elif wanted:
             raise SettingError(

@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.testing._internal.two_tensor import TwoTensor
 
 from distlab.errors import SettingError
+from distlab.faults.storage import answer_again, stall
 from distlab.train.checkpoint import Checkpoint, CheckpointError, Checkpoints
 from distlab.train.checkpoint.folder import Folder
 from distlab.train.checkpoint.record import MARK_BYTES, _checksum
@@ -596,3 +597,29 @@ def test_an_older_checkpoint_can_be_the_latest_again(tmp_path: Path, where: str)
 
     checkpoints.save(4, make_state(4))
     assert checkpoints.steps() == [2, 3, 4], "the oldest is no longer kept"
+
+
+def test_a_save_in_the_background_that_takes_too_long_is_an_error_in_time(tmp_path: Path) -> None:
+    """The storage is silent. What was saved before stands, and a save that ends after all is whole."""
+    checkpoints = Checkpoints(tmp_path, asynchronous=True, timeout_s=0.3)
+    checkpoints.save(10, make_state(10))
+    assert checkpoints._saving is not None
+    checkpoints._saving.result(120)  # a busy machine may need more than the timeout for a healthy one
+    stall(tmp_path, 3600)
+    try:
+        checkpoints.save(20, make_state(20))
+        for _ in range(2):  # it is said each time that somebody waits
+            with pytest.raises(
+                CheckpointError, match=r"has not taken it within 0\.3 s \(checkpoint\.timeout_s\)"
+            ):
+                checkpoints.wait()
+        with pytest.raises(CheckpointError, match="has not taken it"):
+            checkpoints.save(30, make_state(30))
+    finally:
+        answer_again(tmp_path)
+    checkpoints._saving.result(120)
+    checkpoints.wait()
+    found = checkpoints.find()
+    assert found is not None
+    assert found.step == 20
+    assert checkpoints.steps() == [10, 20]

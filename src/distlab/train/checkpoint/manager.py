@@ -6,10 +6,12 @@ import contextlib
 import json
 import logging
 import re
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -65,6 +67,7 @@ class Checkpoints:
     asynchronous: `save` returns when the state is copied to host memory; a thread writes it.
     incremental: shards that have not changed since an earlier checkpoint are not written again.
     keep: so many checkpoints are kept, the last saved ones.
+    timeout_s: how long ranks wait for each other in a save, and anybody for one in the background.
 
     Raises SettingError for a folder that cannot be written and for options that do not go together.
     """
@@ -77,6 +80,7 @@ class Checkpoints:
         asynchronous: bool = False,
         incremental: bool = False,
         keep: int = 3,
+        timeout_s: float = 1800.0,
     ) -> None:
         if keep < 1:
             raise SettingError(f"keep is {keep}; it must be 1 or more.")
@@ -86,7 +90,9 @@ class Checkpoints:
         self.incremental = incremental
         self.keep = keep
         # gloo on CPU, of its own: a save in the background must not mix with the training's collectives.
-        self._group = dist.new_group(backend="gloo") if dist.is_initialized() else None
+        patience = timedelta(seconds=timeout_s)
+        self._group = dist.new_group(backend="gloo", timeout=patience) if dist.is_initialized() else None
+        self._timeout_s, self._began = timeout_s, 0.0
         self._rank = dist.get_rank() if dist.is_initialized() else 0
         self._world_size = dist.get_world_size() if dist.is_initialized() else 1
         if self._group is None:  # torch would say at every save and load that it is alone
@@ -130,6 +136,7 @@ class Checkpoints:
             if self._stager is None:
                 save(state, storage_writer=writer, planner=planner, process_group=self._group)
                 return
+            self._began = time.monotonic()
             saving = async_save(
                 state,
                 storage_writer=writer,
@@ -141,12 +148,19 @@ class Checkpoints:
             self._saving = saving
 
     def wait(self) -> None:
-        """Return when no save is in progress. Raises CheckpointError where it failed."""
+        """Return when no save is in progress. Raises CheckpointError where it failed, or took over `timeout_s`."""
         if self._saving is None:
             return
         try:
             with _plain_errors("The last checkpoint was not saved"):
-                self._saving.result()
+                self._saving.result(max(0.0, self._began + self._timeout_s - time.monotonic()))
+        except TimeoutError:
+            if self._saving.done():  # it ended by itself, with an error of that name
+                raise
+            raise CheckpointError(
+                f"The last checkpoint was not saved: {self._folder.url} has not taken it within {self._timeout_s:g} s "
+                "(checkpoint.timeout_s)"
+            ) from None
         finally:
             if self._saving.done():  # not where Ctrl-C ended the wait
                 self._saving = None
