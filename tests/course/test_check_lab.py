@@ -180,7 +180,8 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert len([name for name in report["seconds"] if name.startswith("model answer")]) == 20
     path = root / "solutions" / LAB_ID / "survivors.yaml"
     path.write_text(f'{report["unexplained"][0]}: "Nothing is taken away."\n')
-    assert report["inputs"] != inputs_digest(root, LAB_ID)
+    assert check_lab(LAB_ID, root, deep=True) == 0  # an explanation is no reason to run anything again
+    assert json.loads(report_path(root, LAB_ID).read_text())["explained"] == report["unexplained"]
     with pytest.raises(SettingError, match="there is no lab 'mod-9-lab-9'"):
         check_lab("mod-9-lab-9", root)
 

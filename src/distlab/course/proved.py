@@ -66,17 +66,18 @@ def report_path(root: Path, lab: str) -> Path:
 
 
 def inputs_digest(root: Path, lab: str) -> str:
-    """Of what a deep check depends on: the lab's code and tests, its wrong answers, and how mutants are made.
+    """Of what a deep check runs: the lab's code and tests, its wrong answers, and how mutants are made.
+
+    Not of why survivors may live: that is no reason to run anything again.
 
     Raises `LabError` where the source is not as it should be.
     """
     folder = root / "solutions" / lab
     digest = hashlib.sha256(json.dumps(lab_work(root, lab).to_json(), sort_keys=True).encode())
-    files = [*sorted((folder / "wrong").glob("*.md")), folder / "survivors.yaml"]
+    files = sorted((folder / "wrong").glob("*.md"))
     files += [Path(module.__file__ or "") for module in (mutants, survivors)]
     for path in files:
-        content = path.read_bytes() if path.exists() else b""
-        digest.update(f"{path.name}\0".encode() + hashlib.sha256(content).digest())
+        digest.update(f"{path.name}\0".encode() + hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()
 
 
