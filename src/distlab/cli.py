@@ -109,6 +109,7 @@ COMMANDS = {
     "course grading resume": ("distlab.course.grade.commands:resume", "Grade whatever waits"),
     "course grades": ("distlab.course.grade.commands:grades", "Write marks as CSV"),
     "course mark-changes": ("distlab.course.grade.commands:mark_changes", "Who changed which mark, and why"),
+    "course progress": ("distlab.course.progress.command:progress", "How far learners are, as CSV"),
     "course similar": ("distlab.course.grade.commands:similar", "Submissions that resemble each other"),
     "course export-learner": ("distlab.course.export:export_learner_copy", "Write the learners' repository"),
 }

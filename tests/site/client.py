@@ -58,14 +58,18 @@ class Learner:
 
     def open_lab(self, lab: str, timeout_s: float = 120) -> requests.Response:
         """Follow *Open the lab* until the learner's own server answers; returns its page."""
+        return self.open(f"distlab/open?lab={lab}", timeout_s)
+
+    def open(self, page: str, timeout_s: float = 120) -> requests.Response:
+        """A page of one's own server, which is started if it does not run."""
         deadline = time.monotonic() + timeout_s
-        reply = self.http.get(f"{self.site.url}/hub/user-redirect/distlab/open?lab={lab}")
+        reply = self.http.get(f"{self.site.url}/hub/user-redirect/{page}")
         while urlsplit(reply.url).hostname == self.site.host:
             refused = not reply.ok or "/hub/login" in reply.url
             assert not refused, f"{reply.status_code} at {reply.url}: {_text(reply)}"
             assert time.monotonic() < deadline, f"{self.name}'s server did not start: {_text(reply)}"
             self._await_spawn(deadline)
-            reply = self.http.get(f"{self.site.url}/hub/user-redirect/distlab/open?lab={lab}")
+            reply = self.http.get(f"{self.site.url}/hub/user-redirect/{page}")
         return reply
 
     def _await_spawn(self, deadline: float) -> None:

@@ -10,6 +10,7 @@ from distlab.course.accounts.authenticator import CourseAuthenticator
 from distlab.course.accounts.pages import TEMPLATES, content_security_policy
 from distlab.course.accounts.store import instructors
 from distlab.course.book_server import book_handlers
+from distlab.course.progress.pages import progress_handlers
 from distlab.course.site import INSTRUCTORS, LEARN, REACH_EXCHANGE, TEACH, Site
 from distlab.course.telemetry_page import telemetry_handlers
 
@@ -78,8 +79,8 @@ c.Spawner.default_url = "/lab"
 # A configuration file that does not load stops the server, instead of being logged and left out.
 c.Spawner.environment = {"TRAITLETS_APPLICATION_RAISE_CONFIG_FILE_ERROR": "1"}
 
-# --- The book, public, at `/`; telemetry of this machine, for instructors
-c.JupyterHub.extra_handlers = [*book_handlers(site), *telemetry_handlers(site)]
+# --- The book, public, at `/`; everyone's own progress; telemetry of this machine, for instructors
+c.JupyterHub.extra_handlers = [*book_handlers(site), *progress_handlers(site), *telemetry_handlers(site)]
 
 
 def landing(handler: Any) -> str:

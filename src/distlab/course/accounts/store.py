@@ -288,6 +288,12 @@ class Accounts:
                 session.scalars(select(Account.username).where(Account.instructor).order_by("username"))
             )
 
+    def learners(self) -> list[str]:
+        """The admitted who are no instructors, in order."""
+        with self._session() as session:
+            admitted = select(Account.username).where(Account.admitted, ~Account.instructor)
+            return list(session.scalars(admitted.order_by("username")))
+
     @contextmanager
     def _session(self) -> Iterator[Session]:
         with Session(self._engine, expire_on_commit=False) as session, session.begin():
