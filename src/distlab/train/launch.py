@@ -102,7 +102,7 @@ def launch(
     with tempfile.TemporaryDirectory(prefix="distlab-launch-") as folder:
         job = Job(
             sys_path=sys.path,
-            cell_lines=_cell_lines(),
+            cell_lines=cell_lines(),
             call=cloudpickle.dumps((fn, args)),
             command=f"launch({getattr(fn, '__name__', fn)}, world_size={world_size})",
             backend=backend,
@@ -199,7 +199,7 @@ def _ranks(numbers: list[int]) -> str:
     return ("Rank " if len(numbers) == 1 else "Ranks ") + ", ".join(map(str, numbers))
 
 
-def _cell_lines() -> dict[str, list[str]]:
+def cell_lines() -> dict[str, list[str]]:
     """Source of notebook cells, which exists in memory only, so that a rank's traceback can quote it."""
     entries = linecache.cache.items()
     return {name: entry[2] for name, entry in entries if len(entry) == 4 and not os.path.exists(name)}
