@@ -24,6 +24,18 @@ COMMANDS = {
     "drill torchrun": ("distlab.faults.drills.torchrun:torchrun", "Kill a rank under torchrun, and measure"),
     "drill ray": ("distlab.faults.drills.ray:ray", "The same under Ray Train"),
     "drill horovod": ("distlab.faults.drills.horovod:horovod", "The same under Horovod Elastic"),
+    "drill hang": ("distlab.faults.drills.hang:hang", "Let a rank miss a collective, and find out which"),
+    "drill checkpoint": (
+        "distlab.faults.drills.checkpoint:checkpoint",
+        "Damage a checkpoint, and resume from the one before",
+    ),
+    "drill storage": ("distlab.faults.drills.storage:storage", "Let a run's storage fall silent"),
+    "drill cost": ("distlab.faults.drills.cost:cost", "Let a run cost more than its budget, with real rules"),
+    "drill injection": (
+        "distlab.faults.drills.injection:injection",
+        "Inject faults, stop, look what is left",
+    ),
+    "drill leftovers": ("distlab.faults.leftovers:leftovers", "What injected faults have left behind"),
     "runs show": ("distlab.train.runs:show", "Compare training runs by their logs"),
     "runs collect": ("distlab.train.benchmark_log:collect", "Keep what runs came to, for later projects"),
     "scorecard": ("distlab.predict.validation.report:main", "How far the models are off measured cases"),

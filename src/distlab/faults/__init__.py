@@ -1,1 +1,4 @@
-"""Faults on purpose, and what they cost: `config` says which, `inject` makes them, `drills` measures recovery."""
+"""Faults on purpose, and what they cost.
+
+`config` says which, `inject` makes them, `drills` measures recovery, `leftovers` looks for what is left of them.
+"""

@@ -46,13 +46,22 @@ class Launcher:
 
     def wait_for(self, look: Callable[[], T | None], what: str) -> T:
         """Wait until `look` returns something. DrillError if the launcher ends first, or nothing happens."""
-        until = time.monotonic() + PATIENCE_S
-        while (found := look()) is None:
-            if self.process.poll() is not None:
+
+        def look_while_it_lives() -> T | None:
+            found = look()
+            if found is None and self.process.poll() is not None:
                 self.reader.join(LAST_WORDS_S)
                 raise DrillError(
                     f"The launcher exited with {self.process.returncode} before {what}.\n{self.tail()}"
                 )
+            return found
+
+        return self.wait_until(look_while_it_lives, what)
+
+    def wait_until(self, look: Callable[[], T | None], what: str) -> T:
+        """The same, also once the launcher has ended."""
+        until = time.monotonic() + PATIENCE_S
+        while (found := look()) is None:
             if time.monotonic() > until:
                 raise DrillError(f"For {PATIENCE_S} s nothing told of {what}.\n{self.tail()}")
             time.sleep(POLL_S)

@@ -7,15 +7,18 @@ Recovery has three parts, each between two moments that were noted when they hap
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json as jsonlib
+import sys
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from distlab.errors import SettingError, WorkError
@@ -82,7 +85,6 @@ class Recovery:
 
     def show(self) -> Table:
         """A table for a terminal or a notebook."""
-        table = Table("", "", show_header=False, title=f"{self.engine}: {self.fault}")
         rows = [
             ("detection", f"{self.detection_s:.2f} s"),
             ("restart", f"{self.restart_s:.2f} s"),
@@ -94,9 +96,7 @@ class Recovery:
             ("ranks", " -> ".join(map(str, self.world_sizes))),
             ("tier", f"{self.tier}: {self.stamp['hardware']}, {self.stamp['cores']} cores"),
         ]
-        for row in rows:
-            table.add_row(*row)
-        return table
+        return table(f"{self.engine}: {self.fault}", rows)
 
 
 def note(config: TrainConfig, event: Event) -> None:
@@ -195,10 +195,35 @@ def world_sizes(lines: list[LogLine]) -> tuple[int, ...]:
     return tuple(sizes)
 
 
-def present(recovery: Recovery, json: bool) -> int:
+class Report(Protocol):
+    """What a drill gives back."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data."""
+
+    def show(self) -> Table:
+        """A table for a terminal or a notebook."""
+
+
+def table(title: str, rows: Iterable[tuple[str, str]]) -> Table:
+    """A report's rows: what, and how much."""
+    made = Table("", "", show_header=False, title=title)
+    for what, value in rows:
+        made.add_row(escape(what), escape(value))
+    return made
+
+
+def present(report: Report, json: bool) -> int:
     """Print a report for people or programs; returns the exit code."""
     if json:
-        print(jsonlib.dumps(recovery.as_dict(), indent=1))
+        print(jsonlib.dumps(report.as_dict(), indent=1))
     else:
-        Console().print(recovery.show())
+        Console().print(report.show())
     return 0
+
+
+@contextlib.contextmanager
+def aside() -> Iterator[None]:
+    """What a run prints in here goes to standard error: standard output is for the report."""
+    with contextlib.redirect_stdout(sys.stderr):
+        yield
