@@ -133,6 +133,14 @@ def test_a_threshold_says_what_to_do_and_is_that_of_its_alert(panel: Panel, mark
     assert panel.runbook in anchors
 
 
+def test_each_alert_on_cost_is_a_threshold_of_the_dashboard_of_cost() -> None:
+    (board,) = (board for board in DASHBOARDS if board.id == "cost")
+    marked = {mark.alert for panel in board.panels for mark in panel.thresholds} - {None}
+    assert marked == {name for name, rule in RULES.items() if rule["labels"]["component"] == "cost"}
+    for panel in board.panels:
+        assert bool(panel.thresholds) == bool(panel.runbook), "whoever sees a colour finds what to do"
+
+
 def test_each_runbook_is_in_the_book() -> None:
     page = (Path(__file__).parents[2] / "book/resources/runbooks.md").read_text()
     anchors = set(re.findall(r"^\(([a-z0-9-]+)\)=$", page, re.MULTILINE))
