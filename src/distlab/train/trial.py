@@ -1,0 +1,132 @@
+"""A trial of a search: one configuration with a few settings varied, on one process.
+
+    with LocalTrial(TrainConfig(steps=80), {"optimizer.learning_rate": 0.1}) as leads:
+        print(leads.advance(20), leads.steps)             # held-out loss after 20 optimizer steps
+
+Ray Tune's trials (`ray_tune.py`) are processes. A `LocalTrial` lies in this one's memory: a scheduler of your own can
+advance it, leave it, take it up again, and let it go on from another one's weights, in milliseconds and without Ray.
+`replay` trains with the schedule of settings that a population found.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from typing import Any
+
+from distlab.errors import SettingError
+from distlab.train.config import CheckpointConfig, LogConfig, TrainConfig, from_dict
+from distlab.train.loop import Trainer
+from distlab.train.result import TrainResult
+
+CHANGES = ("optimizer.learning_rate", "optimizer.clip_norm")
+"""Settings that take effect in the middle of a run. Others are part of the model, the data or a checkpoint."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Settings that weights were trained with, from an optimizer step on."""
+
+    trial: str
+    first_step: int
+    settings: dict[str, Any]
+
+
+class LocalTrial:
+    """A trial in this process; `steps` of its optimizer steps are done.
+
+    It is made with its data and first weights, which are those of `config.seed`. Several may be open at a time; only
+    dropout would tell, as all draw from one source of random numbers.
+    """
+
+    def __init__(self, config: TrainConfig, settings: Mapping[str, Any]) -> None:
+        """settings: values by dotted name, in place of those of `config`. SettingError for what there is not."""
+        self.settings = dict(settings)
+        self.steps = 0
+        self._trainer = Trainer(vary(as_trial(config), settings))
+        self._open = ExitStack()
+
+    def __enter__(self) -> LocalTrial:
+        self._open.enter_context(self._trainer)
+        self._trainer.reports.log.progress = None  # it would tell a trial that waits its turn for a slow run
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._open.__exit__(*error)
+
+    def advance(self, steps: int) -> float:
+        """Take so many optimizer steps more, at most up to the configuration's last; the held-out loss then.
+
+        The loss of weights that diverged is nan or infinite.
+        """
+        for _ in range(min(steps, self._trainer.config.steps - self.steps)):
+            self._trainer.step(self.steps)
+            self.steps += 1
+        return self.result().held_out_loss
+
+    def result(self) -> TrainResult:
+        """What it has come to so far."""
+        return self._trainer.result()
+
+    def copy(self, donor: LocalTrial) -> None:
+        """Go on from the donor's weights, optimizer state and step; the settings stay one's own."""
+        self._trainer.strategy.load_state(deepcopy(donor._trainer.strategy.state()))
+        self.steps = donor.steps
+
+    def change(self, settings: Mapping[str, Any]) -> None:
+        """Use other values from the next step on. SettingError for a setting that cannot change in the middle."""
+        for name in settings:
+            if name not in CHANGES:
+                raise SettingError(
+                    f"{name} cannot change in the middle of a run; expected {' or '.join(CHANGES)}."
+                )
+        config = vary(self._trainer.config, settings)
+        self._trainer.config = self._trainer.strategy.config = config
+        self.settings |= settings
+
+
+def replay(config: TrainConfig, lineage: Sequence[Stage]) -> TrainResult:
+    """Train with a schedule of settings, each in force from its stage's first step on, as one run from the beginning.
+
+    With the `seed` of the search it gives the trial's own weights again, with another one it tells how much of what
+    was found holds for other first weights and another order of the data.
+    """
+    if not lineage or lineage[0].first_step != 0:
+        raise SettingError("A lineage begins with a stage at step 0.")
+    ends = [stage.first_step for stage in lineage[1:]] + [config.steps]
+    with LocalTrial(config, lineage[0].settings) as trial:
+        for stage, end in zip(lineage, ends, strict=True):
+            if trial.steps:
+                trial.change(stage.settings)
+            trial.advance(end - trial.steps)
+        return trial.result()
+
+
+def as_trial(config: TrainConfig) -> TrainConfig:
+    """The same mathematics on one process, with nothing left behind."""
+    return replace(
+        config,
+        strategy="single",
+        world_size=1,
+        checkpoint=CheckpointConfig(),
+        resume_from_checkpoint=None,
+        max_restarts=0,
+        faults=(),
+        log=LogConfig(jsonl=False),
+    )
+
+
+def vary(config: TrainConfig, settings: Mapping[str, Any]) -> TrainConfig:
+    """The configuration with some settings replaced, by dotted name; SettingError for what there is not."""
+    changed = config.as_dict()
+    for name, value in settings.items():
+        *parents, last = name.split(".")
+        part = changed
+        for parent in parents:
+            part = part.setdefault(parent, {})
+            if not isinstance(part, dict):
+                raise SettingError(f"There is no setting {name}; {parent} has no parts.")
+        part[last] = value
+    return from_dict(changed)
