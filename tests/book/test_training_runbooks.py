@@ -7,6 +7,7 @@ import typing
 from pathlib import Path
 
 import pytest
+from myst_parser.mdit_to_docutils.base import default_slugify
 
 from distlab.cli import COMMANDS, main
 from distlab.faults import drills
@@ -62,7 +63,7 @@ def lacking(name: str, body: str) -> list[str]:
     part = {wanted: found.get(f"{name}: {wanted}", "") for wanted in PARTS}
     missing += [f"words under {wanted}" for wanted, text in part.items() if len(text.split()) < 30]
     needs = {
-        "symptom": (("log", "Log|output"), ("alert", r"runbooks\.md#|No alert:"), ("metric", "Metric")),
+        "symptom": (("log", "Log|output"), ("alert", r"\[`[A-Z]\w+`\]\(#|No alert:"), ("metric", "Metric")),
         "confirm": (("command", r"^\$ "), ("output", r"```console\n(?:\$ .*\n)+[^$`]")),
         "act": (("numbers", r"^1\. .*\n(?:.*\n)*?2\. "), ("who", r"\*(?:Lead|Job owner|Operator)\*")),
         "roll back": (("point of no return", r"\*\*Point of no return:\*\* \w"),),
@@ -183,7 +184,7 @@ def test_commands_are_read_off_code(text: str, found: list[tuple[str, list[str]]
 
 
 def test_alerts_metrics_faults_panels_and_settings_exist() -> None:
-    linked = dict(re.findall(r"\[`(\w+)`\]\(runbooks\.md#([\w-]+)\)", SOURCE))
+    linked = dict(re.findall(r"\[`(\w+)`\]\(#([\w-]+)\)", SOURCE))
     assert len(linked) >= 8
     for name, anchor in linked.items():
         assert alerts()[name]["annotations"]["runbook_url"].endswith(f"#{anchor}"), name
@@ -221,11 +222,12 @@ def test_lines_that_are_quoted_are_the_programs(name: str) -> None:
 
 
 def test_links_lead_somewhere() -> None:
-    """The build checks pages; it is told nothing of other files and of labels."""
-    labels = set(re.findall(r"^\(([\w-]+)\)=$", SOURCE, re.MULTILINE))
-    assert set(re.findall(r"\]\(#([\w-]+)\)", SOURCE)) <= labels
-    anchors = set(re.findall(r"^\(([\w-]+)\)=$", (PAGE.parent / "runbooks.md").read_text(), re.MULTILINE))
-    assert set(re.findall(r"\]\(\s*runbooks\.md#([\w-]+)\)", SOURCE)) <= anchors
+    """To headings of this page and to labels of the other, which the whole book knows."""
+    headings = {default_slugify(heading) for heading in re.findall(r"^#+ (.+)$", SOURCE, re.MULTILINE)}
+    labels = set(re.findall(r"^\(([\w-]+)\)=$", (PAGE.parent / "runbooks.md").read_text(), re.MULTILINE))
+    linked = set(re.findall(r"\]\(#([\w-]+)\)", SOURCE))
+    assert {default_slugify(name) for name in RUNBOOKS} <= linked
+    assert linked <= headings | labels
     keys = set(re.findall(r"^@\w+\{([^,]+),", (BOOK / "references.bib").read_text(), re.MULTILINE))
     cited = {key for group in re.findall(r"\{cite(?::t)?\}`([^`]+)`", SOURCE) for key in group.split(",")}
     assert cited
