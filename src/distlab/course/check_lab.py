@@ -68,6 +68,7 @@ def check_lab(lab: Positional[str], root: Path = Path("."), seeds: int = 1, deep
     started = time.perf_counter()
     try:
         with Children() as children:
+            children.get_ready()  # the first check's time is its own
             journal = Journal(root, lab) if deep else None
             for what, check in checks(root, lab, max(seeds, DEEP_SEEDS if deep else 1), children):
                 finding = journal.find(what, check) if journal else check()

@@ -150,6 +150,12 @@ class Children:
                 server.stop()
         self._starter.shutdown()
 
+    def get_ready(self) -> None:
+        """Wait until children start warm, for somebody who measures them. Raises `SandboxFailed`, as `start` does."""
+        if self.warm:
+            with self._lock:
+                self._warm_server(time.monotonic() + Limits().start_s)
+
     def start(self, role: str, limits: Limits, *, fds: Sequence[socket.socket] = ()) -> Child:
         """A new child that runs `role` on `fds`, connected stream sockets, in their order; it owns them then.
 
