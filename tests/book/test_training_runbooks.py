@@ -21,6 +21,16 @@ from tests.book.test_chapter import BOOK
 ROOT = BOOK.parent
 PAGE = BOOK / "resources" / "training-runbooks.md"
 SOURCE = PAGE.read_text(encoding="utf-8")
+GLOSSARY = BOOK / "resources" / "glossary.md"
+PLACES = {
+    label: default_slugify(heading)
+    for label, heading in re.findall(
+        r"^\(([\w-]+)\)=\n(?:\([\w-]+\)=\n)*#+ (.+)$",
+        (BOOK / "resources" / "runbooks.md").read_text(encoding="utf-8"),
+        re.MULTILINE,
+    )
+}
+"""Of the alerts' page: the heading below each label, as a link names it."""
 RUNBOOKS = (
     "Failure injection",
     "Node loss",
@@ -63,7 +73,11 @@ def lacking(name: str, body: str) -> list[str]:
     part = {wanted: found.get(f"{name}: {wanted}", "") for wanted in PARTS}
     missing += [f"words under {wanted}" for wanted, text in part.items() if len(text.split()) < 30]
     needs = {
-        "symptom": (("log", "Log|output"), ("alert", r"\[`[A-Z]\w+`\]\(#|No alert:"), ("metric", "Metric")),
+        "symptom": (
+            ("log", "Log|output"),
+            ("alert", r"\[`[A-Z]\w+`\]\((?:runbooks\.md)?#|No alert:"),
+            ("metric", "Metric"),
+        ),
         "confirm": (("command", r"^\$ "), ("output", r"```console\n(?:\$ .*\n)+[^$`]")),
         "act": (("numbers", r"^1\. .*\n(?:.*\n)*?2\. "), ("who", r"\*(?:Lead|Job owner|Operator)\*")),
         "roll back": (("point of no return", r"\*\*Point of no return:\*\* \w"),),
@@ -184,10 +198,11 @@ def test_commands_are_read_off_code(text: str, found: list[tuple[str, list[str]]
 
 
 def test_alerts_metrics_faults_panels_and_settings_exist() -> None:
-    linked = dict(re.findall(r"\[`(\w+)`\]\(#([\w-]+)\)", SOURCE))
+    linked = dict(re.findall(r"\[`(\w+)`\]\(((?:runbooks\.md)?#[\w-]+)\)", SOURCE))
     assert len(linked) >= 8
-    for name, anchor in linked.items():
-        assert alerts()[name]["annotations"]["runbook_url"].endswith(f"#{anchor}"), name
+    for name, target in linked.items():
+        label = alerts()[name]["annotations"]["runbook_url"].rpartition("#")[2]
+        assert target in (f"#{label}", f"runbooks.md#{PLACES[label]}"), name
     python = {"ScalingConfig", "NodeName"}
     named = set(re.findall(r"`([A-Z][a-z]+(?:[A-Z][a-z]+)+)[`(]", SOURCE))
     assert named - python <= set(alerts())
@@ -224,10 +239,13 @@ def test_lines_that_are_quoted_are_the_programs(name: str) -> None:
 def test_links_lead_somewhere() -> None:
     """To headings of this page and to labels of the other, which the whole book knows."""
     headings = {default_slugify(heading) for heading in re.findall(r"^#+ (.+)$", SOURCE, re.MULTILINE)}
-    labels = set(re.findall(r"^\(([\w-]+)\)=$", (PAGE.parent / "runbooks.md").read_text(), re.MULTILINE))
     linked = set(re.findall(r"\]\(#([\w-]+)\)", SOURCE))
     assert {default_slugify(name) for name in RUNBOOKS} <= linked
-    assert linked <= headings | labels
+    assert linked <= headings | set(PLACES)
+    # A word of the glossary and a label of one name would be two targets.
+    glossary = {term.lower() for term in re.findall(r"^([\w-]+)$", GLOSSARY.read_text(), re.MULTILINE)}
+    assert not (linked - headings) & glossary
+    assert set(re.findall(r"\]\(\s*runbooks\.md#([\w-]+)\)", SOURCE)) <= set(PLACES.values())
     keys = set(re.findall(r"^@\w+\{([^,]+),", (BOOK / "references.bib").read_text(), re.MULTILINE))
     cited = {key for group in re.findall(r"\{cite(?::t)?\}`([^`]+)`", SOURCE) for key in group.split(",")}
     assert cited
