@@ -1,0 +1,88 @@
+"""End whatever works in a folder, also where the program that started it is killed.
+
+with swept(folder):
+    ...                 # start daemons that name the folder in their commands
+
+python -m distlab.train.sweep FOLDER < PIPE      # what `swept` starts: waits for the end of the pipe, then sweeps
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+import psutil
+
+STOP_S = 5
+"""Seconds that processes get to end before they are killed."""
+
+
+@contextmanager
+def swept(folder: str) -> Iterator[None]:
+    """End the processes that name a folder afterwards; if this process is killed meanwhile, remove the folder, too.
+
+    A process of its own waits for the end of a pipe that only this one holds open.
+    """
+    sweeper = subprocess.Popen(
+        [sys.executable, "-m", "distlab.train.sweep", folder],
+        stdin=subprocess.PIPE,
+        start_new_session=True,  # Ctrl-C is not for it
+    )
+    assert sweeper.stdin is not None
+    try:
+        yield
+    finally:
+        end(folder)
+        sweeper.stdin.close()
+        sweeper.wait()
+
+
+def processes_of(folder: str) -> list[psutil.Process]:
+    """The processes that name this folder, but this one and who sweeps it."""
+    found = []
+    for process in psutil.process_iter():
+        named = cmdline(process)
+        if (
+            process.pid != os.getpid()
+            and __spec__.name not in named
+            and any(folder in part for part in named)
+        ):
+            found.append(process)
+    return found
+
+
+def cmdline(process: psutil.Process) -> list[str]:
+    """A process's command; empty once it has ended."""
+    with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+        return process.cmdline()
+    return []
+
+
+def with_children(process: psutil.Process) -> list[psutil.Process]:
+    """A process and all below it; empty once it has ended."""
+    with suppress(psutil.NoSuchProcess):
+        return [process, *process.children(recursive=True)]
+    return []
+
+
+def end(folder: str) -> None:
+    """End the processes that name this folder, and those below them."""
+    mine = [below for process in processes_of(folder) for below in with_children(process)]
+    for process in mine:
+        with suppress(psutil.NoSuchProcess):
+            process.terminate()
+    left = psutil.wait_procs(mine, timeout=STOP_S)[1]
+    for process in left:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(left, timeout=STOP_S)
+
+
+if __name__ == "__main__":
+    sys.stdin.buffer.read()
+    end(sys.argv[1])
+    shutil.rmtree(sys.argv[1], ignore_errors=True)
