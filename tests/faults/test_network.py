@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -109,6 +110,23 @@ def test_a_slow_cable_holds_packets_back_and_a_cut_one_is_an_error_in_time(
 
 
 @needs_rights
+def test_hosts_know_their_own_names_and_each_others(network: Network) -> None:
+    asks = (
+        "from socket import *; print(gethostbyname(gethostname()), gethostbyname('localhost'), "
+        "gethostbyname('rank1'), gethostbyaddr('10.0.0.2')[0])"
+    )
+    before = Path("/etc/hosts").read_bytes()
+    own = {}
+    for rank in range(2):
+        own[rank], *others = network.start(rank, [sys.executable, "-c", asks]).communicate()[0].split()
+        assert others[:2] == ["127.0.0.1", "10.0.0.2"]
+        assert others[2] == ("rank1" if rank == 0 else os.uname().nodename)
+    assert own == {0: "10.0.0.1", 1: "10.0.0.2"}
+    assert Path("/etc/hosts").read_bytes() == before
+    assert not Path("/mnt/hosts").exists()
+
+
+@needs_rights
 def test_a_mended_cable_carries_again(network: Network) -> None:
     echo = network.start(1, [sys.executable, "-c", ECHO])
     assert echo.stdout is not None
@@ -117,7 +135,9 @@ def test_a_mended_cable_carries_again(network: Network) -> None:
     def send() -> str:
         return network.start(0, [sys.executable, "-c", SEND]).communicate()[0]
 
+    before = network.sent_bytes(0)
     assert send() == "hello\n"
+    assert network.sent_bytes(0) > before
     network.cut(1)
     assert "TimeoutError" in send()
     network.mend(1)

@@ -58,14 +58,22 @@ class HostNetwork:
         return f"{self.hosts} network namespaces of one machine on a switch, cables {rate}{delay}"
 
 
-def sweep_between_hosts(layout: HostNetwork, wanted: Sweep, journal: str) -> None:
-    """Run `sweep` with a rank on each host; what it finds is in the journal.
+@dataclass(frozen=True)
+class HostsRun:
+    """What a program on every host came to."""
 
-    SettingError where the network cannot be made here, LaunchError where a rank failed.
+    lines: list[list[str]]
+    """That each rank printed."""
+    sent_bytes: list[int]
+    """By each host over its cable, headers included."""
+
+
+def run_on_hosts(layout: HostNetwork, command: list[str], env: dict[str, str]) -> HostsRun:
+    """Run `command` as a rank on each host of such a network, with `env` added.
+
+    The environment is what `torch.distributed.init_process_group` reads (`Network.start`). SettingError where the
+    network cannot be made here or a rank says what was set wrong, LaunchError where one failed.
     """
-    Path(journal, JOB).write_bytes(pickle.dumps((replace(wanted, network=str(layout)), journal)))
-    env = {"OMP_NUM_THREADS": str(max(1, cores() // layout.hosts)), "PYTHONUNBUFFERED": "1"}
-    command = [sys.executable, "-m", "distlab.bench.hosts", str(Path(journal, JOB))]
     with Network(layout.hosts, layout.delay_ms) as network, ThreadPoolExecutor(layout.hosts) as pool:
         for rank in range(layout.hosts):
             if layout.rate_Mbits is not None:
@@ -80,6 +88,20 @@ def sweep_between_hosts(layout: HostNetwork, wanted: Sweep, journal: str) -> Non
         finally:
             for process in ranks:  # the others would wait for it, and the pool for them
                 process.kill()
+        return HostsRun(
+            lines=[end.result()[1] for end in sorted(ends, key=lambda end: ends[end])],
+            sent_bytes=[network.sent_bytes(rank) for rank in range(layout.hosts)],
+        )
+
+
+def sweep_between_hosts(layout: HostNetwork, wanted: Sweep, journal: str) -> None:
+    """Run `sweep` with a rank on each host; what it finds is in the journal.
+
+    SettingError where the network cannot be made here, LaunchError where a rank failed.
+    """
+    Path(journal, JOB).write_bytes(pickle.dumps((replace(wanted, network=str(layout)), journal)))
+    env = {"OMP_NUM_THREADS": str(max(1, cores() // layout.hosts)), "PYTHONUNBUFFERED": "1"}
+    run_on_hosts(layout, [sys.executable, "-m", "distlab.bench.hosts", str(Path(journal, JOB))], env)
 
 
 def _output(process: subprocess.Popen[str]) -> tuple[int, list[str]]:

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import os
 import re
 import shutil
@@ -42,6 +43,15 @@ PORT = 29500
 
 IN_NETWORK = "DISTLAB_NETWORK"
 """Name of the network that a rank was started in."""
+
+WITH_NAMES = (
+    'mount -t tmpfs hosts /mnt && printf "%b" "$1" >/mnt/hosts && mount --bind /mnt/hosts /etc/hosts && '
+    'umount -l /mnt && shift && exec "$@"'
+)
+"""For a shell, with the text of a hosts file and a command: runs the command with that in place of /etc/hosts.
+
+`ip netns exec` has made a mount namespace of its own, so that nothing outside sees it, and nothing is left of it.
+"""
 
 
 class Cables:
@@ -78,6 +88,11 @@ class Cables:
         """What `tc -s qdisc` tells about both ends of a rank's cable: limits, bytes, packets held back."""
         ends = ((self._rank(rank), "eth0"), (self._switch, f"port{rank}"))
         return [_in(namespace, "tc", "-s", "qdisc", "show", "dev", device) for namespace, device in ends]
+
+    def sent_bytes(self, rank: int) -> int:
+        """What a rank has sent over its cable so far, headers included."""
+        (link,) = json.loads(_in(self._rank(rank), "ip", "-j", "-s", "link", "show", "eth0"))
+        return int(link["stats64"]["tx"]["bytes"])
 
     @property
     def _switch(self) -> str:
@@ -166,9 +181,10 @@ class Network(Cables):
             "NCCL_SOCKET_IFNAME": "eth0",
             IN_NETWORK: self.name,
         }
+        named = ["sh", "-c", WITH_NAMES, "sh", self._hosts(rank)]
         process = subprocess.Popen(
             # The signal, so that a rank does not outlive this process, however it ends.
-            ["ip", "netns", "exec", self._rank(rank), "setpriv", "--pdeathsig", "KILL", *command],
+            ["ip", "netns", "exec", self._rank(rank), *named, "setpriv", "--pdeathsig", "KILL", *command],
             env=os.environ | ours | (env or {}),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -176,6 +192,15 @@ class Network(Cables):
         )
         self.ranks.append(process)
         return process
+
+    def _hosts(self, rank: int) -> str:
+        """A hosts file: the machine's own name is the rank's address, which Horovod tells the others, not loopback's.
+
+        Every address has a name, since no name server answers to a question about one.
+        """
+        names = [f"{self.address(rank)} {os.uname().nodename}", "127.0.0.1 localhost"]
+        names += [f"{self.address(other)} rank{other}" for other in range(self.world_size)]
+        return "".join(f"{line}\\n" for line in names)
 
     def _plug_in(self, rank: int) -> None:
         name = self._rank(rank)
