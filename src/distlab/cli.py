@@ -37,6 +37,7 @@ COMMANDS = {
     ),
     "drill leftovers": ("distlab.faults.leftovers:leftovers", "What injected faults have left behind"),
     "runs show": ("distlab.train.runs:show", "Compare training runs by their logs"),
+    "runs report": ("distlab.train.runs_report:report", "Write a comparative report of runs: HTML"),
     "runs collect": ("distlab.train.benchmark_log:collect", "Keep what runs came to, for later projects"),
     "scorecard": ("distlab.predict.validation.report:main", "How far the models are off measured cases"),
     "bench collectives": ("distlab.bench.collectives_command:main", "Time the collectives between processes"),
