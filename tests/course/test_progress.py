@@ -354,6 +354,8 @@ def test_feedback_on_another_notebook_is_no_mark(exchange: Exchange) -> None:
         "<html><head>" + " " * HEAD_BYTES + '<meta content="100.0 of 100.0" name="distlab-mark"/>',
         HEAD.format("nan", 100.0),
         HEAD.format("--", 100.0),
+        HEAD.format("1e999", 100.0),
+        HEAD.format(1.0, "-1.0"),
         HEAD.format("", 100.0),
         "",
     ],

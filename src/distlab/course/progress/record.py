@@ -8,6 +8,7 @@ into the page's head, before anything of the learner's own.
 
 from __future__ import annotations
 
+import math
 import re
 import stat
 from collections.abc import Iterable, Mapping
@@ -87,7 +88,7 @@ def mark_in(head: bytes) -> Mark | None:
         points, max_points = map(float, found.groups())
     except ValueError:
         return None
-    return Mark(points, max_points)
+    return Mark(points, max_points) if math.isfinite(points) and 0 <= max_points < math.inf else None
 
 
 def _opened(site: Site, learner: str, lab: str) -> bool:
