@@ -1,6 +1,6 @@
 """Record what one slow cable does to a collective, and how the rates of pairs point at it (Linux, as root).
 
-    python -m distlab.record.slow_link --out book/mod-202/_data/slow_link.json      # some minutes
+    python -m distlab.record.slow_link --out src/distlab/record/slow_link.json      # some minutes
 
 Eight hosts that are network namespaces of one machine, each with a cable of 100 Mbit/s to one switch
 (`distlab.faults.network`). One host's cable is given all, three quarters, half and a quarter of that; each time
@@ -28,8 +28,8 @@ RATE_MBITS = 100.0
 SHARES = (1.0, 0.75, 0.5, 0.25)
 PAYLOAD_MIB = 4
 FORMAT = "distlab slow link"
-RECORDED = Path(__file__).resolve().parents[3] / "book/mod-202/_data/slow_link.json"
-"""In the repository."""
+RECORDED = Path(__file__).with_suffix(".json")
+"""In the package: MOD-202's Lab 2 shows it in sandboxes, which the book is not mounted in."""
 
 
 @dataclass(frozen=True)
