@@ -35,10 +35,12 @@ def test_what_names_the_folder_ends_with_the_block(tmp_path: Path) -> None:
     mine, other = str(tmp_path / "mine"), str(tmp_path / "other")
     left_alone = subprocess.Popen([sys.executable, "-c", ASLEEP, other])
     try:
+        Path(mine, "below").mkdir(parents=True)
         with swept(mine):
             started = subprocess.Popen([sys.executable, "-c", ASLEEP, mine])
             assert [process.pid for process in processes_of(mine)] == [started.pid]
         assert processes_of(mine) == []
+        assert not Path(mine).exists()
         assert [process.pid for process in processes_of(other)] == [left_alone.pid]
     finally:
         left_alone.kill()

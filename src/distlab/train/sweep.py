@@ -19,11 +19,12 @@ import psutil
 
 STOP_S = 5
 """Seconds that processes get to end before they are killed."""
+ROUNDS = 5
 
 
 @contextmanager
 def swept(folder: str) -> Iterator[None]:
-    """End the processes that name a folder afterwards; if this process is killed meanwhile, remove the folder, too.
+    """End the processes that name a folder afterwards, and remove it, also where this process is killed meanwhile.
 
     A process of its own waits for the end of a pipe that only this one holds open.
     """
@@ -36,7 +37,7 @@ def swept(folder: str) -> Iterator[None]:
     try:
         yield
     finally:
-        end(folder)
+        clear(folder)
         sweeper.stdin.close()
         sweeper.wait()
 
@@ -70,19 +71,30 @@ def with_children(process: psutil.Process) -> list[psutil.Process]:
 
 
 def end(folder: str) -> None:
-    """End the processes that name this folder, and those below them."""
-    mine = [below for process in processes_of(folder) for below in with_children(process)]
-    for process in mine:
-        with suppress(psutil.NoSuchProcess):
-            process.terminate()
-    left = psutil.wait_procs(mine, timeout=STOP_S)[1]
-    for process in left:
-        with suppress(psutil.NoSuchProcess):
-            process.kill()
-    psutil.wait_procs(left, timeout=STOP_S)
+    """End the processes that name this folder, and those below them; again, where they have started others."""
+    for _ in range(ROUNDS):
+        mine = [below for process in processes_of(folder) for below in with_children(process)]
+        if not mine:
+            return
+        for process in mine:
+            with suppress(psutil.NoSuchProcess):
+                process.terminate()
+        left = psutil.wait_procs(mine, timeout=STOP_S)[1]
+        for process in left:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        psutil.wait_procs(left, timeout=STOP_S)
+
+
+def clear(folder: str) -> None:
+    """End what works in a folder, and remove it; again, where somebody wrote into it while it was removed."""
+    for _ in range(ROUNDS):
+        end(folder)
+        shutil.rmtree(folder, ignore_errors=True)
+        if not os.path.lexists(folder):
+            return
 
 
 if __name__ == "__main__":
     sys.stdin.buffer.read()
-    end(sys.argv[1])
-    shutil.rmtree(sys.argv[1], ignore_errors=True)
+    clear(sys.argv[1])
