@@ -269,6 +269,8 @@ def test_the_comparison_says_what_went(tmp_path: Path, capsys: pytest.CaptureFix
     assert "No longer a bottleneck: The step waits for data." in told
     page = BeautifulSoup((after / "comparison.html").read_text(), "html.parser")
     assert len(page.find_all("figure")) == 2
+    stamps = [" ".join(section.p.find_next("p").get_text().split()) for section in page.find_all("section")]
+    assert [stamp.endswith("· hardware made up · cores 2 · torch 2") for stamp in stamps] == [True, True]
     assert compare(before, after, json=True) == 0
     made = json.loads(capsys.readouterr().out)
     assert made["low"] < made["ratio"] < made["high"] < 1
