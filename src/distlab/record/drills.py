@@ -1,8 +1,8 @@
 """Record what a killed rank, and a killed node, cost a real run under each framework's own recovery (on CPU).
 
-    python -m distlab.record.drills --out book/mod-202/_data/drills.json      # some minutes
+    python -m distlab.record.drills --out src/distlab/record/drills.json      # some minutes
 
-Each drill of `distlab.faults.drills` runs once, one after the other. `read` gives the chapter what was recorded.
+Each drill of `distlab.faults.drills` runs once, one after the other. `read` gives chapter and lab what was recorded.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from distlab.faults.drills.torchrun import drill_torchrun
 from distlab.record.one_file import record_into_file
 
 FORMAT = "distlab drills"
-RECORDED = Path(__file__).resolve().parents[3] / "book/mod-202/_data/drills.json"
-"""In the repository."""
+RECORDED = Path(__file__).with_suffix(".json")
+"""In the package: MOD-202's Lab 3 shows it in sandboxes, which the book is not mounted in."""
 
 DRILLS: dict[str, Callable[[], Recovery]] = {
     "torchrun, rank": drill_torchrun,
