@@ -213,7 +213,9 @@ def test_nothing_of_hidden_tests_is_at_the_exchange_or_with_the_feedback(course:
 
 def test_pages_run_no_scripts_and_ask_no_other_host(course: Course, cheat: Cheat) -> None:
     page = BeautifulSoup(course.page(cheat.name), "html.parser")
-    (mark,) = page.find_all("meta", attrs={"name": "distlab-mark"})  # for the progress page, and nobody else's
+    (mark,) = page.find_all(
+        "meta", attrs={"name": "distlab-mark"}
+    )  # for the progress page, and nobody else's
     assert mark.parent.name == "head"
     mark.decompose()
     assert not page.find_all(
