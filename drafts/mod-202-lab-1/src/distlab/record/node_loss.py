@@ -1,0 +1,61 @@
+"""Record an elastic run that loses a node, for readers without Ray.
+
+    python -m distlab.record.node_loss --out src/distlab/record/node_loss.json      # some minutes
+
+It comes with the package: learners' servers have that, and no other file of the repository.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from distlab.faults.drills.node_loss import RUN, Story, lose_a_node
+
+from distlab.errors import LaunchError, SettingError
+from distlab.faults.drills.report import DrillError
+from distlab.record.one_file import record_into_file
+from distlab.train.config import from_dict
+
+FORMAT = "distlab node loss"
+RECORDED = Path(__file__).with_name("node_loss.json")
+TOLD = ("autoscaler_active_nodes{", "autoscaler_pending_nodes{", "autoscaler_cluster_resources{")
+"""What is kept of the autoscaler's pages."""
+
+
+def read(path: Path = RECORDED) -> Story:
+    """SettingError for a file that is no such recording."""
+    found = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(found, dict) or found.pop("format", None) != FORMAT:
+        raise SettingError(f"{path} is no recorded loss of a node; expected what this module writes.")
+    found["pages"] = [(at, text) for at, text in found["pages"]]
+    return Story(**found)
+
+
+def record() -> dict[str, Any]:
+    """Run it; every second moment and page, and of a page what tells of nodes."""
+    with tempfile.TemporaryDirectory(prefix="distlab-") as folder:
+        story = lose_a_node(from_dict(RUN | {"folder": folder}))
+    pages = [
+        (at, "".join(f"{line}\n" for line in text.splitlines() if line.startswith(TOLD)))
+        for at, text in story.pages[::2]
+    ]
+    return {"format": FORMAT, **dataclasses.asdict(story), "pages": pages, "moments": story.moments[::2]}
+
+
+def main(args: Sequence[str]) -> int:
+    """Record into a file, replacing it only when all is measured."""
+    return record_into_file("node_loss", record, args)
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except (SettingError, LaunchError, DrillError) as error:
+        print(error, file=sys.stderr)
+        sys.exit(2 if isinstance(error, SettingError) else 1)
