@@ -20,6 +20,13 @@ from tests.course.small_lab import LAB_ID, write_lab
 REASON = "the learner sandbox did not start: bwrap is missing"
 
 
+class Unready:
+    """Children that never start."""
+
+    def get_ready(self) -> None:
+        raise SandboxFailed(REASON)
+
+
 @pytest.fixture(autouse=True)
 def no_sandbox(monkeypatch: pytest.MonkeyPatch) -> None:
     def grade(*_: object) -> Result:
@@ -28,7 +35,7 @@ def no_sandbox(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (grader, grade_file, check_lab):
         monkeypatch.setattr(module, "grade", grade)
     for module in (children, grade_file, check_lab):
-        monkeypatch.setattr(module, "Children", nullcontext)
+        monkeypatch.setattr(module, "Children", lambda: nullcontext(Unready()))
 
 
 def failed(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
