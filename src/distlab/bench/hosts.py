@@ -114,7 +114,12 @@ def _output(process: subprocess.Popen[str]) -> tuple[int, list[str]]:
 def _failure(ended: dict[int, tuple[int, list[str]]]) -> Exception:
     """What the rank says that failed by itself: the others say that a connection to it is gone."""
     failed = {rank: (code, lines or [""]) for rank, (code, lines) in ended.items() if code}
-    rank = min(failed, key=lambda rank: (failed[rank][0] > 0, bool(CLOSED.search(failed[rank][1][-1])), rank))
+
+    def suspicion(rank: int) -> tuple[bool, bool, int]:
+        code, lines = failed[rank]
+        return code > 0, any(map(CLOSED.search, lines[-LAST_LINES:])), rank
+
+    rank = min(failed, key=suspicion)
     code, lines = failed[rank]
     if code < 0:
         return LaunchError(f"Rank {rank} was killed by {signal.Signals(-code).name}.", rank)
