@@ -25,10 +25,11 @@ from distlab.faults.config import Fault
 from distlab.train.config import CheckpointConfig, DataConfig, MemoryConfig, ModelConfig, TrainConfig
 from distlab.train.loop import Trainer
 from distlab.train.ray_train import RankPrefix, WorkerError, first_failure, local_ray, train_with_ray
-from distlab.train.ray_tune import Stage, Trial, tune
+from distlab.train.ray_tune import Trial, tune
 from distlab.train.records import read_log
 from distlab.train.result import StepRecord
 from distlab.train.tune import main, parse_space
+from distlab.train.variation import Stage
 from tests.train.strategies.equivalence import assert_same
 
 needs_ray = pytest.mark.skipif(

@@ -10,7 +10,8 @@ import pytest
 from distlab.errors import SettingError
 from distlab.train.config import DataConfig, ModelConfig, TrainConfig
 from distlab.train.loop import train
-from distlab.train.trial import LocalTrial, Stage, replay, vary
+from distlab.train.trial import LocalTrial, replay
+from distlab.train.variation import Stage, vary
 
 RATE, CLIP = "optimizer.learning_rate", "optimizer.clip_norm"
 SMALL = TrainConfig(steps=6, seed=3, model=ModelConfig(width=16), data=DataConfig(global_batch=479))

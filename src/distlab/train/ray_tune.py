@@ -32,31 +32,20 @@ from typing import Any, Literal
 
 from distlab.errors import LaunchError, SettingError
 from distlab.machine import cores
-from distlab.train.config import CheckpointConfig, LogConfig, TrainConfig, from_dict
+from distlab.train.config import CheckpointConfig, TrainConfig
 from distlab.train.ray_train import environment, local_ray, require_ray
+from distlab.train.variation import CHANGES, Stage, as_trial, vary
 
 Range = tuple[float, float]
 """Values between two positive ones, drawn so that each factor between them is as likely as any other."""
 Space = Mapping[str, Sequence[Any] | Range]
 """What to vary: a list of choices, or a `Range`, by the dotted name of a setting."""
 
-PBT_VARIES = ("optimizer.learning_rate", "optimizer.clip_norm")
-"""Settings that take effect in the middle of a run. Others are part of the model, the data or a checkpoint."""
-
 OWN_CTRL_C = {"TUNE_DISABLE_SIGINT_HANDLER": "1"}
 """Ray would end the trials in its own time, and return those that have no result yet as if they had one."""
 
 NEWEST = "newest.json"
 """What Ray keeps for a trial beside our checkpoint: where that lies, and the lineage of its weights."""
-
-
-@dataclass(frozen=True)
-class Stage:
-    """Settings that weights were trained with, from an optimizer step on."""
-
-    trial: str
-    first_step: int
-    settings: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -92,7 +81,7 @@ def tune(
     Ctrl-C is KeyboardInterrupt, with Ray ended.
     """
     require_ray()
-    config = _as_trial(config)
+    config = as_trial(config)
     _check(config, space, scheduler, trials, report_every)
     import ray
     import torch
@@ -141,7 +130,7 @@ def _trial(values: dict[str, Any], config: TrainConfig, report_every: int, saves
         handed.as_directory() if handed else nullcontext() as begun,
     ):
         # Ray may put a later checkpoint of a trial into the same directory: names of their own keep them apart.
-        config = replace(_vary(config, values), folder=folder, name=uuid.uuid4().hex)
+        config = replace(vary(config, values), folder=folder, name=uuid.uuid4().hex)
         if saves:
             config = replace(config, checkpoint=CheckpointConfig(report_every, kind="full", keep=1))
         lineage = []
@@ -170,35 +159,6 @@ def _trial(values: dict[str, Any], config: TrainConfig, report_every: int, saves
                 ray.tune.report(report, checkpoint=ours)
 
 
-def _as_trial(config: TrainConfig) -> TrainConfig:
-    """The same mathematics on one process, with nothing left behind."""
-    nothing = LogConfig(jsonl=False)
-    return replace(
-        config,
-        strategy="single",
-        world_size=1,
-        checkpoint=CheckpointConfig(),
-        resume_from_checkpoint=None,
-        max_restarts=0,
-        faults=(),
-        log=nothing,
-    )
-
-
-def _vary(config: TrainConfig, values: Mapping[str, Any]) -> TrainConfig:
-    """The configuration with some settings replaced, by dotted name; SettingError for what there is not."""
-    changed = config.as_dict()
-    for name, value in values.items():
-        *parents, last = name.split(".")
-        part = changed
-        for parent in parents:
-            part = part.setdefault(parent, {})
-            if not isinstance(part, dict):
-                raise SettingError(f"There is no setting {name}; {parent} has no parts.")
-        part[last] = value
-    return from_dict(changed)
-
-
 def _check(config: TrainConfig, space: Space, scheduler: str, trials: int, report_every: int) -> None:
     """SettingError for what no trial could run with."""
     from distlab.train.strategies.options import check_options, setting
@@ -211,17 +171,17 @@ def _check(config: TrainConfig, space: Space, scheduler: str, trials: int, repor
             "There is nothing to vary; name a setting, such as optimizer.learning_rate=0.01..1."
         )
     for name, values in space.items():
-        if scheduler == "pbt" and name not in PBT_VARIES:
+        if scheduler == "pbt" and name not in CHANGES:
             raise SettingError(
                 f"{name} cannot change in the middle of a run, as population-based training would have it; vary "
-                f"{' or '.join(PBT_VARIES)}, or use scheduler 'asha'."
+                f"{' or '.join(CHANGES)}, or use scheduler 'asha'."
             )
         if not values or (isinstance(values, tuple) and not 0 < values[0] < values[1]):
             raise SettingError(
                 f"{name} is to be drawn from {values!r}; expected choices, or two positive numbers, lower first."
             )
         for value in values:
-            check_options(_vary(config, {name: value}))
+            check_options(vary(config, {name: value}))
         if isinstance(values, tuple) and isinstance(setting(config, name), int):
             raise SettingError(f"{name} is a whole number and cannot be drawn from a range; give choices.")
 
