@@ -2,53 +2,27 @@
 
 from __future__ import annotations
 
-import time
+from collections.abc import Callable
 from pathlib import Path
 
-import nbformat
-import psutil
 import pytest
-from nbclient import NotebookClient
-from nbformat.notebooknode import NotebookNode
-from nbgrader.utils import determine_grade
 
-from distlab.course.lablint import is_test
-from distlab.course.labsource import read_lab
-from distlab.course.release import source_path
 from distlab.faults.network import missing_rights
+from tests.labs.conftest import Ran
 
-ROOT = Path(__file__).parents[2]
 LAB = "mod-202-lab-2"
 
 
 @pytest.mark.timeout(1800)  # on a machine that has other work, too
-def test_the_model_answer_earns_all_in_a_kernel(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.delenv("MPLBACKEND", raising=False)  # the kernel's own, which puts figures into the notebook
-    notebook = nbformat.v4.new_notebook(cells=read_lab(source_path(ROOT, LAB)).cells)
-    start = time.perf_counter()
-    NotebookClient(notebook, timeout=800, resources={"metadata": {"path": str(tmp_path)}}).execute()
-    with capsys.disabled():
-        print(f"\n{LAB}: the notebook with model answers ran in {time.perf_counter() - start:.1f} s")
-    for cell in filter(is_test, notebook.cells):
-        score, highest = determine_grade(cell)
-        assert score == highest, f"{_grade_id(cell)}: {cell.outputs}"
-    outputs = {_grade_id(cell): cell.outputs for cell in notebook.cells if cell.cell_type == "code"}
-    shown = {name: "".join(o.text for o in out if o.output_type == "stream") for name, out in outputs.items()}
-    assert "fsdp_over_ddp: you predicted" in shown["shootout"]
-    assert "same training as DDP: False" not in shown["shootout"]
-    assert "8 network namespaces of one machine" in shown["two-hosts"]
-    assert ("live, two hosts" in shown["two-hosts"]) is (missing_rights() is None)
+def test_the_model_answer_earns_all_in_a_kernel(tmp_path: Path, run_lab: Callable[..., Ran]) -> None:
+    ran = run_lab(LAB, cell_timeout_s=800)
+    assert "fsdp_over_ddp: you predicted" in ran.said["shootout"]
+    assert "same training as DDP: False" not in ran.said["shootout"]
+    assert "8 network namespaces of one machine" in ran.said["two-hosts"]
+    assert ("live, two hosts" in ran.said["two-hosts"]) is (missing_rights() is None)
     report = (tmp_path / "report.html").read_text()
     assert report.count("Equal work: every loss within") == 2
     assert "DDP with its default bucket" in report, "the recommendations"
     assert not [
         name for name in tmp_path.iterdir() if name.name not in ("runs", "predictions.json", "report.html")
     ]
-    # A rank inherits the folder its notebook ran in.
-    assert not [p for p in psutil.process_iter(["cwd"]) if p.info["cwd"] == str(tmp_path)]
-
-
-def _grade_id(cell: NotebookNode) -> str:
-    return str(cell.metadata.get("nbgrader", {}).get("grade_id", ""))
