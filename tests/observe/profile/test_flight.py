@@ -94,6 +94,22 @@ def test_the_group_that_hung_first_comes_first() -> None:
     assert all(verdict.culprits == (1,) for verdict in verdicts)
 
 
+def test_who_waits_in_another_group_is_excused() -> None:
+    """Rank 2 comes to nothing; rank 1 waits for it, and so cannot come to where rank 0 waits, since earlier."""
+    groups = {"left": (0, 1), "right": (1, 2)}
+    left, right = (
+        Call("left", 1, "a", ((4,),), "started", 10.0),
+        Call("right", 1, "a", ((4,),), "started", 20.0),
+    )
+    first, second = judge(
+        [Record(0, 3, (left,), (), groups), Record(1, 3, (right,), (), groups), Record(2, 3, (), (), groups)]
+    )
+    assert (first.group, first.culprits) == ("right", (2,))
+    assert "waited itself" not in first.sentence
+    assert (second.group, second.culprits) == ("left", (1,))
+    assert second.sentence.endswith("Rank 1 waited itself, in group 'right'.")
+
+
 def _flight(**changes: Any) -> dict[str, Any]:
     entry = {
         "process_group": ["0", "default_pg"],

@@ -193,12 +193,17 @@ def _call(entry: dict[str, Any]) -> Call:
 
 
 def judge(records: list[Record]) -> list[Verdict]:
-    """One verdict per process group in which something is wrong, the earliest first; else one of kind "none"."""
+    """One verdict per process group in which something is wrong; else one of kind "none".
+
+    Those that name a rank which waits nowhere come first: a rank that waits in one group cannot come to another.
+    Among equals the earliest is first.
+    """
     names = dict.fromkeys(call.group for record in records for call in record.calls)
     found = [verdict for name in names if (verdict := _judge_group(records, name))]
     found.sort(key=lambda pair: pair[0])
     if found:
-        return [verdict for _, verdict in found]
+        verdicts = [_excuse(verdict, [other for _, other in found]) for _, verdict in found]
+        return [verdict for _, verdict in sorted(verdicts, key=lambda pair: pair[0])]
     last = {record.rank: str(record.calls[-1]) for record in records if record.calls}
     done = "Every collective that a rank called was called by all of its group."
     return [Verdict("none", "", 0, "", (), (), done, last, {})]
@@ -228,6 +233,20 @@ def _judge_group(records: list[Record], group: str) -> tuple[float, Verdict] | N
     if any(calls and calls[furthest].state == "started" for calls in by_rank.values()):
         return _verdict("stuck", records, by_rank, group, furthest, ())
     return None
+
+
+def _excuse(verdict: Verdict, found: list[Verdict]) -> tuple[bool, Verdict]:
+    """Do all its culprits wait elsewhere? And the verdict, which says so."""
+    elsewhere = {
+        rank: other.group
+        for other in found
+        if verdict.kind == other.kind == "missing" and other.group != verdict.group
+        for rank in other.waiting
+        if rank in verdict.culprits
+    }
+    said = "".join(f" Rank {rank} waited itself, in group {group!r}." for rank, group in elsewhere.items())
+    changed = dataclasses.replace(verdict, sentence=verdict.sentence + said)
+    return set(verdict.culprits) <= set(elsewhere) and bool(elsewhere), changed
 
 
 def _members(records: list[Record], group: str, by_rank: dict[int, dict[int, Call]]) -> tuple[int, ...]:

@@ -16,7 +16,6 @@ from distlab.predict.search.reasons import Why, nearest, why, why_with
 
 __all__ = [
     "AXES",
-    "RESERVE_BYTES",
     "Found",
     "Objective",
     "Query",
