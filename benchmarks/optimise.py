@@ -116,7 +116,8 @@ def without(defect: str, slow_job: Callable[[dict[str, Any]], Any], config: dict
 
 
 def _prepared(pixels: Any, ids: Any) -> Any:
-    images = (pixels[ids] - pixels[ids].mean(2, keepdim=True)).flatten(1)
+    batch = pixels[ids]
+    images = (batch - batch.mean(2, keepdim=True)).flatten(1)
     return images / images.norm(dim=1, keepdim=True)
 
 

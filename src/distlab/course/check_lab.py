@@ -29,7 +29,7 @@ from distlab.course.grade.children import Children, SandboxFailed
 from distlab.course.grade.grader import grade
 from distlab.course.grade.labwork import focused, lab_work
 from distlab.course.grade.submission import parse_notebook
-from distlab.course.grade.work import OWN_FAULT, Cell, Graded, Kind, Result, Verdict, Work
+from distlab.course.grade.work import OWN_FAULT, Cell, Graded, Result, Verdict, Work
 from distlab.course.lablint import as_python
 from distlab.course.labsource import LabError, cell_place, hidden_messages
 from distlab.course.proved import report_path
@@ -45,11 +45,27 @@ BANK = "bank of wrong answers"
 NONSENSE = {
     "None": ("None", "None"),
     "zeros": ("0", "0"),
+    "NaN": ("float('nan')", "float('nan')"),
+    "true": ("True", "True"),
     "empty texts": ("''", "''"),
     "empty lists": ("[]", "[]"),
+    "lists of empty lists": ("[[], [], [], []]", "[[], [], [], []]"),
+    "empty tables": ("{}", "{}"),
+    "empty tensors": ("__import__('torch').empty(0)", "__import__('torch').empty(0)"),
     "echoes": ("given[0] if given else named", "{}"),
+    "objects that have everything": ("Everything()", "Everything()"),
 }
 """What learners' names may be though nothing was done: what a function gives, and what any other name is."""
+
+EVERYTHING = """
+class Everything:
+    __call__ = __getitem__ = lambda self, *given, **named: self
+    __len__ = lambda self: 0
+    __iter__ = lambda self: iter(())
+    __contains__ = lambda self, item: True
+    def __getattr__(self, name):
+        return self
+"""
 
 Check = Callable[[], Finding]
 
@@ -118,7 +134,7 @@ def check_starter(root: Path, lab: str, children: Children) -> Finding:
 
 
 def check_nonsense(model: Work, kind: str, children: Children) -> Finding:
-    """Declared names that are all nonsense of a kind, some of it of the right type, earn nothing in hidden tests.
+    """Declared names that are all nonsense of a kind, some of it of the right type, earn nothing.
 
     What is a function in the model answer is one that gives nonsense.
     """
@@ -128,8 +144,8 @@ def check_nonsense(model: Work, kind: str, children: Children) -> Finding:
         f"{name} = lambda *given, **named: {given}" if name in functions else f"{name} = {value}"
         for name in model.names
     ]
-    hidden = [cell for cell in model.cells if cell.kind == Kind.HIDDEN]
-    result, seconds = _graded(replace(model, cells=(Cell("\n".join(lines)), *hidden)), children)
+    tests = [cell for cell in model.cells if cell.is_test]
+    result, seconds = _graded(replace(model, cells=(Cell("\n".join([EVERYTHING, *lines])), *tests)), children)
     problems = [_said(cell) for cell in result.cells if cell.points or cell.verdict == Verdict.NOT_GRADABLE]
     return Finding(f"nonsense, {kind}", seconds, problem="; ".join(problems))
 
