@@ -71,6 +71,15 @@ def test_root_never_runs_a_server_without_a_sandbox(site, caplog):
     assert "install -y bubblewrap" in caplog.text
 
 
+@pytest.mark.parametrize(("machine_gib", "server_gib"), [(4, 2), (12, 3), (24, 4)])
+def test_a_server_has_a_quarter_of_the_memory_between_two_bounds(
+    site: Site, monkeypatch: pytest.MonkeyPatch, machine_gib: int, server_gib: int
+) -> None:
+    memory = SimpleNamespace(total=machine_gib * 2**30)
+    monkeypatch.setattr("distlab.course.spawner.psutil.virtual_memory", lambda: memory)
+    assert spawner_of(site, "alice").mem_limit == server_gib * 2**30
+
+
 @pytest.mark.parametrize(
     ("sandbox", "limits", "served"),
     [

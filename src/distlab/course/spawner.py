@@ -16,6 +16,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import psutil
 from jupyterhub.spawner import Spawner  # type: ignore[import-untyped]
 from jupyterhub.utils import url_path_join, wait_for_http_server  # type: ignore[import-untyped]
 from tornado.web import HTTPError
@@ -38,6 +39,7 @@ from distlab.course.site import (
     Site,
 )
 
+GIB = 2**30
 CONFIGS = Path(__file__).with_name("jupyter")
 
 ASK = "The operator finds the reason and what helps in the Hub's log, or with `distlab doctor`."
@@ -72,7 +74,7 @@ class SandboxSpawner(Spawner):  # type: ignore[misc]  # jupyterhub has no types
 
     @default("mem_limit")
     def _default_mem_limit(self) -> int:
-        return 2 * 2**30
+        return min(max(psutil.virtual_memory().total // 4, 2 * GIB), 4 * GIB)  # Lab 1 of MOD-202 takes 3 GiB
 
     @default("cpu_limit")
     def _default_cpu_limit(self) -> float:
