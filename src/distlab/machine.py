@@ -51,6 +51,13 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def free_memory_bytes() -> int:
+    """What the machine has to give, at most what JupyterHub lets a server of its users have."""
+    limit = os.environ.get("MEM_LIMIT")  # the Hub sets it
+    free = psutil.virtual_memory().available
+    return min(free, int(limit)) if limit else free
+
+
 def cpu_model() -> str:
     """The processor's name as the system gives it."""
     try:

@@ -11,16 +11,19 @@ from typing import Any
 from distlab.files import write_whole
 
 
-def record_into_file(module: str, record: Callable[[], dict[str, Any]], args: Sequence[str]) -> int:
+def record_into_file(
+    module: str, record: Callable[[], dict[str, Any]], args: Sequence[str], indent: int | None = 1
+) -> int:
     """Record into a file, replacing it only when all is measured; the exit code 0.
 
-    `module` is the name below `distlab.record` that `--help` shows. What `record` raises goes on.
+    `module` is the name below `distlab.record` that `--help` shows. What `record` raises goes on. Without `indent`
+    all stands on one line: for long rows of numbers.
     """
     description = "Record into a file, replacing it only when all is measured."
     parser = argparse.ArgumentParser(prog=f"python -m distlab.record.{module}", description=description)
     parser.add_argument("--out", type=Path, required=True)
     out: Path = parser.parse_args(args).out
-    found = json.dumps(record(), indent=1)
+    found = json.dumps(record(), indent=indent)
     out.parent.mkdir(parents=True, exist_ok=True)
     write_whole(out, found.encode() + b"\n")
     return 0

@@ -14,13 +14,10 @@ import json
 import logging
 import os
 import secrets
-import shutil
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -29,18 +26,10 @@ import psutil
 
 from distlab.bench.stamp import command, stamp
 from distlab.errors import LaunchError, SettingError
-from distlab.machine import free_port
 from distlab.record.one_file import record_into_file
 from distlab.train.config import TrainConfig
-from distlab.train.ray_train import (
-    OBJECT_STORE_BYTES,
-    QUIET,
-    START_ATTEMPTS,
-    STOP_S,
-    environment,
-    local_ray,
-    require_ray,
-)
+from distlab.train.ray_cluster import NodeType, autoscaling_head
+from distlab.train.ray_train import QUIET, environment, local_ray, require_ray
 from distlab.train.ray_tune import tune
 
 FORMAT = "distlab ray scaling"
@@ -128,8 +117,8 @@ def _scale(autoscaler: Literal["v1", "v2"]) -> Scaling:
     from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
     events: dict[str, float] = {}
-    with _autoscaling_head(autoscaler) as address:
-        ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
+    with autoscaling_head(NodeType(cpus=1, most=NODES), IDLE_S, version=autoscaler) as head:
+        ray.init(address=head.address, logging_level=logging.ERROR, log_to_driver=False)
         try:
             began = time.time()
 
@@ -204,101 +193,6 @@ def _wait_until(happened: Callable[[], bool], otherwise: str) -> None:
         if time.monotonic() > deadline:
             raise LaunchError(f"After {WAIT_S:.0f} s {otherwise}.", 0)
         time.sleep(POLL_S)
-
-
-@contextmanager
-def _autoscaling_head(autoscaler: Literal["v1", "v2"]) -> Iterator[str]:
-    """A head without places of its own that starts nodes on this machine on demand; yields its address.
-
-    Ray's own `AutoscalingCluster` ends every Ray of the user when it starts and stops. This one ends its own.
-    """
-    from ray._private.services import get_node_ip_address
-    from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID
-
-    folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # the path of a socket in it has to be short
-    address = f"{get_node_ip_address()}:{free_port()}"  # type: ignore[no-untyped-call]
-    provider: dict[str, Any] = {
-        "type": "external",  # by its name Ray would read defaults from a file that its wheel lacks
-        "module": "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider",
-        "use_node_id_as_ip": True,
-        "disable_node_updaters": True,
-        "disable_launch_config_check": True,
-        "gcs_address": address,
-    }
-    settings = {**QUIET, "RAY_FAKE_CLUSTER": "1", "AUTOSCALER_METRIC_PORT": str(free_port())}
-    if autoscaler == "v2":
-        provider |= {"launch_multiple": True, "head_node_id": FAKE_HEAD_NODE_ID}
-        settings |= {
-            "RAY_enable_autoscaler_v2": "1",
-            "RAY_CLOUD_INSTANCE_ID": FAKE_HEAD_NODE_ID,
-            "RAY_OVERRIDE_NODE_ID_FOR_TESTING": FAKE_HEAD_NODE_ID,
-        }
-    room = {"CPU": 1, "object_store_memory": OBJECT_STORE_BYTES}
-    config = {
-        "cluster_name": "recorded",
-        "max_workers": NODES,
-        "provider": provider,
-        "available_node_types": {
-            "ray.head.default": {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0},
-            "worker": {"resources": room, "node_config": {}, "min_workers": 0, "max_workers": NODES},
-        },
-        "head_node_type": "ray.head.default",
-        "upscaling_speed": 1.0,
-        "idle_timeout_minutes": IDLE_S / 60,
-        **{name: {} for name in ("auth", "docker", "file_mounts")},
-        **{name: [] for name in ("initialization_commands", "setup_commands", "head_setup_commands")},
-        **{
-            name: []
-            for name in ("worker_setup_commands", "head_start_ray_commands", "worker_start_ray_commands")
-        },
-        **{name: [] for name in ("cluster_synced_files", "rsync_exclude", "rsync_filter")},
-        "file_mounts_sync_continuously": False,
-    }
-    path = Path(folder, "autoscaling.json")
-    path.write_text(json.dumps(config))
-    start = [
-        sys.executable,
-        "-m",
-        "ray.scripts.scripts",
-        "start",
-        "--head",
-        "--num-cpus=0",
-        "--disable-usage-stats",
-    ]
-    start += [f"--port={address.rpartition(':')[2]}", f"--autoscaling-config={path}", f"--temp-dir={folder}"]
-    start += ["--include-dashboard=false", f"--object-store-memory={OBJECT_STORE_BYTES}"]
-    start += [f"--ray-client-server-port={free_port()}"]
-    try:
-        with environment(settings):
-            for attempt in range(1, START_ATTEMPTS + 1):
-                said = subprocess.run(
-                    start, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
-                )
-                if not said.returncode:
-                    break
-                _end(folder)
-                # On a machine with much else to do it may take longer than the 30 s that Ray gives itself.
-                if "timed out during startup" not in said.stdout or attempt == START_ATTEMPTS:
-                    raise LaunchError(f"Ray's head did not start: {said.stdout.strip()[-500:]}", 0)
-            yield address
-    finally:
-        _end(folder)
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _end(folder: str) -> None:
-    """End the processes that name this folder."""
-    mine = []
-    for process in psutil.process_iter():
-        with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
-            if process.pid != os.getpid() and any(folder in argument for argument in process.cmdline()):
-                mine += [process, *process.children(recursive=True)]
-    for process in mine:
-        with suppress(psutil.NoSuchProcess):
-            process.terminate()
-    for process in psutil.wait_procs(mine, timeout=STOP_S)[1]:
-        with suppress(psutil.NoSuchProcess):
-            process.kill()
 
 
 def _train() -> dict[str, float]:

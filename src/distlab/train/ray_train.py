@@ -24,7 +24,7 @@ import threading
 import time
 import traceback
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, redirect_stdout, suppress
 from dataclasses import replace
 from functools import partial
@@ -64,11 +64,18 @@ QUIET = {
 died is noticed within half a second."""
 
 
-def train_with_ray(config: TrainConfig, num_workers: int | tuple[int, int] = 2) -> list[TrainResult]:
+def train_with_ray(
+    config: TrainConfig,
+    num_workers: int | tuple[int, int] = 2,
+    use_gpu: bool | None = None,
+    callbacks: Sequence[Any] = (),
+) -> list[TrainResult]:
     """Train with Ray's TorchTrainer; returns the results by rank.
 
     num_workers: of one rank each; a pair (least, most) lets Ray go on with fewer after a failure and grow again
         (from the last checkpoint each time; needs `checkpoint.every_steps`).
+    use_gpu: does each worker ask for a GPU? By default where this machine has one for each.
+    callbacks: objects of `ray.train.UserCallback`, which Ray calls in its controller's process.
 
     The Ray that this process is connected to is used; without one, a local Ray is started and stopped again.
     After a failure Ray starts the workers again `config.max_restarts` times, and they resume from the last
@@ -92,6 +99,8 @@ def train_with_ray(config: TrainConfig, num_workers: int | tuple[int, int] = 2) 
         raise SettingError(
             f"strategy {config.strategy!r} starts its own processes; with Ray use a torch one, such as 'ddp'."
         )
+    if config.folder is not None:  # a worker's working folder is another one, below Ray's storage
+        config = replace(config, folder=os.path.abspath(config.folder))
     most = num_workers if isinstance(num_workers, int) else max(num_workers)
     stop = f"distlab-stop-{uuid.uuid4().hex}"
 
@@ -108,12 +117,14 @@ def train_with_ray(config: TrainConfig, num_workers: int | tuple[int, int] = 2) 
             train_loop_config={"config": config, "stop": stop},
             torch_config=TorchConfig(timeout_s=COLLECTIVE_TIMEOUT_S),
             scaling_config=ray.train.ScalingConfig(
-                num_workers=cast(Any, num_workers), use_gpu=torch.cuda.device_count() >= most
+                num_workers=cast(Any, num_workers),
+                use_gpu=torch.cuda.device_count() >= most if use_gpu is None else use_gpu,
             ),
             run_config=ray.train.RunConfig(
                 name=config.name,
                 storage_path=storage,
                 failure_config=ray.train.FailureConfig(max_failures=config.max_restarts),
+                callbacks=cast(Any, list(callbacks)),
             ),
         )
         try:

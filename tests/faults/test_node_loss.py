@@ -9,10 +9,10 @@ import json
 from pathlib import Path
 
 import pytest
-from distlab.faults.drills.node_loss import RUN, lose_a_node
 
 from distlab.errors import SettingError
 from distlab.faults.drills import node_loss
+from distlab.faults.drills.node_loss import RUN, lose_a_node
 from distlab.observe.scrape import parse
 from distlab.record import node_loss as recorder
 from distlab.train.config import from_dict
@@ -35,6 +35,19 @@ def test_the_recorded_story() -> None:
     told = [sum(one.value for one in parse(text).named("autoscaler_active_nodes")) for _, text in story.pages]
     assert max(told) == 3, "the head and two nodes"
     assert "2 cores" in story.stamp
+
+
+def test_of_the_cluster_each_turn_is_kept() -> None:
+    nodes = [0, 0, 0, 1, 2, 2, 1, 1, 1]
+    moments = [{"time": 0.2 * i, "nodes": count} for i, count in enumerate(nodes)]
+    assert [moments.index(one) for one in recorder.turns(moments)] == [0, 2, 3, 4, 5, 6, 8]
+    assert recorder.turns(moments[:1]) == moments[:1]
+
+
+def test_a_server_with_too_little_memory_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MEM_LIMIT", str(2 * 2**30))  # as JupyterHub does
+    with pytest.raises(SettingError, match=r"up to 3 GiB of memory; here are 2\.0 GiB"):
+        lose_a_node(from_dict(RUN | {"folder": "/nowhere"}))
 
 
 def test_another_file_is_refused(tmp_path: Path) -> None:

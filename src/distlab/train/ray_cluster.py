@@ -229,12 +229,8 @@ def autoscaling_head(
     path.write_text(json.dumps(_config(node, idle_s, provider)))
     start = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--num-cpus=0", "--num-gpus=0"]
     start += [f"--port={address.rpartition(':')[2]}", f"--autoscaling-config={path}", f"--temp-dir={folder}"]
-    start += [
-        "--disable-usage-stats",
-        "--include-dashboard=false",
-        f"--object-store-memory={OBJECT_STORE_BYTES}",
-    ]
-    start += [f"--ray-client-server-port={free_port()}"]
+    start += ["--disable-usage-stats", "--include-dashboard=false", "--include-log-monitor=false"]
+    start += [f"--object-store-memory={OBJECT_STORE_BYTES}", f"--ray-client-server-port={free_port()}"]
     with swept(folder), environment(QUIET), environment(settings):
         _run(start, folder)
         yield ElasticCluster(address, f"http://{ip}:{metrics_port}/metrics", folder)

@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from distlab.faults.drills.node_loss import RUN, Story, lose_a_node
-
 from distlab.errors import LaunchError, SettingError
+from distlab.faults.drills.node_loss import RUN, Story, lose_a_node
 from distlab.faults.drills.report import DrillError
 from distlab.record.one_file import record_into_file
 from distlab.train.config import from_dict
@@ -33,24 +33,47 @@ def read(path: Path = RECORDED) -> Story:
     found = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(found, dict) or found.pop("format", None) != FORMAT:
         raise SettingError(f"{path} is no recorded loss of a node; expected what this module writes.")
-    found["pages"] = [(at, text) for at, text in found["pages"]]
+    texts = found.pop("texts")
+    found["pages"] = [(at, texts[number]) for at, number in found["pages"]]
     return Story(**found)
 
 
 def record() -> dict[str, Any]:
-    """Run it; every second moment and page, and of a page what tells of nodes."""
+    """Run it, and keep what is read: of a page what tells of nodes, and each text once."""
+    load_average = os.getloadavg()[0]
     with tempfile.TemporaryDirectory(prefix="distlab-") as folder:
         story = lose_a_node(from_dict(RUN | {"folder": folder}))
-    pages = [
+    told = [
         (at, "".join(f"{line}\n" for line in text.splitlines() if line.startswith(TOLD)))
-        for at, text in story.pages[::2]
+        for at, text in story.pages
     ]
-    return {"format": FORMAT, **dataclasses.asdict(story), "pages": pages, "moments": story.moments[::2]}
+    texts = list(dict.fromkeys(text for _, text in told))
+    found = {
+        "format": FORMAT,
+        **dataclasses.asdict(story),
+        "moments": turns(story.moments),
+        "texts": texts,
+        "pages": [(at, texts.index(text)) for at, text in told],
+        "stamp": f"{story.stamp} · load average {load_average:.1f} as it began",
+    }
+    rounded: dict[str, Any] = json.loads(json.dumps(found), parse_float=lambda text: round(float(text), 4))
+    return rounded
+
+
+def turns(moments: Sequence[dict[str, float]]) -> list[dict[str, float]]:
+    """The first and the last of moments that follow each other and differ in nothing but their time."""
+
+    def same(a: dict[str, float], b: dict[str, float]) -> bool:
+        return {**a, "time": 0} == {**b, "time": 0}
+
+    inner = range(1, len(moments) - 1)
+    within = {i for i in inner if same(moments[i - 1], moments[i]) and same(moments[i], moments[i + 1])}
+    return [moment for i, moment in enumerate(moments) if i not in within]
 
 
 def main(args: Sequence[str]) -> int:
     """Record into a file, replacing it only when all is measured."""
-    return record_into_file("node_loss", record, args)
+    return record_into_file("node_loss", record, args, indent=None)
 
 
 if __name__ == "__main__":

@@ -12,10 +12,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from distlab.train.ray_cluster import HEAD, WORKER, NodeType, elastic_cluster, own_token
 
 from distlab.errors import SettingError
 from distlab.observe.scrape import scrape
+from distlab.train.ray_cluster import HEAD, WORKER, NodeType, elastic_cluster, own_token
 from distlab.train.sweep import processes_of
 
 needs_ray = pytest.mark.skipif(
