@@ -50,8 +50,9 @@ def test_every_lab_is_known() -> None:
 
 
 def test_every_lab_has_a_page_and_every_lab_page_its_button() -> None:
-    """`book/mod-107/lab-3.md` opens mod-107-lab-3, and nothing else."""
+    """`book/mod-107/lab-3.md` opens mod-107-lab-3, and nothing else; the practical's page has a name of its own."""
     pages = {f"{page.parent.name}-{page.stem}": page for page in REPOSITORY.glob("book/**/lab-*.md")}
+    pages["mod-202-lab-7"] = REPOSITORY / "book/mod-202/practical.md"
     assert set(pages) == {lab.id for lab in labs()}
     for lab, page in pages.items():
         assert re.findall(r"^```\{open-lab\} (\S+)\n```$", page.read_text(), re.MULTILINE) == [lab], page

@@ -16,6 +16,8 @@ def test_the_model_answer_earns_all_in_a_kernel(run_lab: Callable[..., Ran]) -> 
     events = re.findall(r"rank (\d) ended at event (\d+)(.*): loads (\w+)", ran.said["checkpoint-visible"])
     assert {rank for rank, *_ in events} == {"0", "1"}
     assert any("in the middle of the write" in how for _, _, how, _ in events)
-    assert {loaded for *_, loaded in events} == {"9"}, "the mark's rename is the last event: cut before it, 9 is newest"
+    assert {loaded for *_, loaded in events} == {"9"}, (
+        "the mark's rename is the last event: cut before it, 9 is newest"
+    )
     assert re.search(r"decisions: \[\[[\d.]+, 'shrink', 2\]\]", ran.said["run-visible"])
     assert {"three_ms", "two_ms", "rank_bytes"} <= set(ran.said["measured"].split())
