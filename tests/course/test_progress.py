@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import csv
 import io
 import json
@@ -14,8 +15,11 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from nbformat.v4 import new_notebook
 
 from distlab.course.accounts.store import Accounts
+from distlab.course.exchange.store import RECEIPT, SECRET, Receipt
+from distlab.course.grade.autograded import write_stage
 from distlab.course.progress.command import progress
 from distlab.course.progress.record import HEAD_BYTES, mark_in, standings
 from distlab.course.progress.standing import Mark, State, Work, standing
@@ -364,6 +368,43 @@ def test_a_page_that_names_no_mark_in_its_head_counts_as_none(exchange: Exchange
     receipt = exchange.submit("ann", LAB.id)
     exchange.release(receipt, page)
     assert exchange.work("ann", LAB) == Work(True, False, receipt.timestamp)
+
+
+def test_what_is_broken_or_strange_at_the_exchange_hides_nobody_else(
+    exchange: Exchange, caplog: pytest.LogCaptureFixture
+) -> None:
+    def folder(receipt: Receipt) -> Path:
+        return exchange.store.submission(receipt.user, receipt.assignment, receipt.timestamp)
+
+    given = {name: exchange.submit(name, LAB.id) for name in ("ann", "bob", "carl", "eve")}
+    for receipt in given.values():
+        exchange.release(receipt, HEAD.format(90.0, 100.0))
+    (folder(given["bob"]) / SECRET).write_bytes(b"\xff" * 128)
+    page = exchange.store.feedback_file(folder(given["carl"]), LAB.id)
+    page.unlink()
+    page.mkdir()
+    for name in ("lost", ".nfs0001", "a+b", "ann+"):
+        (exchange.store.inbound / name).write_text("not a submission")
+    # Somebody's receipt in a folder of another's.
+    copy = exchange.store.inbound / f"eve+{QUIZ.id}+{given['ann'].timestamp}+copied"
+    copy.mkdir()
+    (copy / RECEIPT).write_bytes((folder(given["ann"]) / RECEIPT).read_bytes())
+    found = standings(exchange.site, given)
+    states = {name: str(each[0].items[0].state) for name, each in found.items()}
+    assert states == {"ann": "marked", "bob": "submitted", "carl": "submitted", "eve": "marked"}
+    assert str(found["eve"][0].items[1].state) == "not opened"
+    assert standings(exchange.site, ["ann"])["ann"] == found["ann"]
+    assert "cannot be read; it counts as none" in caplog.text
+    assert "has no readable receipt" in caplog.text
+
+
+def test_no_page_that_was_handed_in_lies_where_feedback_will_be(tmp_path: Path) -> None:
+    """nbgrader copies what lies beside the notebook first; cut off then, it would release that page as feedback."""
+    forged = base64.b64encode(HEAD.format(100.0, 100.0).encode()).decode()
+    files = {f"{LAB.id}.html": forged, f"data/{LAB.id}.html": forged, "own.html": forged}
+    write_stage(tmp_path / "stage", LAB.id, new_notebook(), files)  # type: ignore[no-untyped-call]
+    kept = {path.relative_to(tmp_path / "stage").as_posix() for path in (tmp_path / "stage").rglob("*.*")}
+    assert kept == {f"{LAB.id}.ipynb", f"data/{LAB.id}.html", "own.html"}
 
 
 # --- With nbgrader's own commands

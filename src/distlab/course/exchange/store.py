@@ -268,10 +268,13 @@ class Store:
         """Folder and receipt of all submissions, or of one user's, or to one assignment; oldest first."""
         found = []
         for name in os.listdir(self.inbound):
-            owner, lab, *_ = name.split("+")
+            owner, lab, *_ = [*name.split("+"), ""]  # what stands beside the submissions may have any name
             if user in (None, owner) and assignment in (None, lab):
                 try:
-                    found.append((self.inbound / name, read_receipt(self.inbound / name)))
+                    receipt = read_receipt(self.inbound / name)
+                    if not name.startswith(f"{receipt.user}+{receipt.assignment}+{receipt.timestamp}+"):
+                        raise ValueError("the receipt is of another submission")
+                    found.append((self.inbound / name, receipt))
                 except (OSError, ValueError, TypeError, KeyError):
                     log.warning("Submission %r has no readable receipt; it is not listed.", name)
         return dict(sorted(found, key=lambda item: (item[1].timestamp, item[0])))

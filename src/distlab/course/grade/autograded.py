@@ -122,6 +122,8 @@ def write_stage(stage: Path, assignment: str, notebook: NotebookNode, files: Map
     shutil.rmtree(stage, ignore_errors=True)
     stage.mkdir(mode=0o755, parents=True)
     for name, content in files.items():
+        if name == f"{assignment}.html":
+            continue  # nbgrader copies files to where its feedback will be, and may be cut off before it writes that
         path = stage / name
         path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
         path.write_bytes(base64.b64decode(content))

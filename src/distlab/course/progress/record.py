@@ -8,6 +8,7 @@ into the page's head, before anything of the learner's own.
 
 from __future__ import annotations
 
+import logging
 import math
 import re
 import stat
@@ -18,6 +19,8 @@ from distlab.course.exchange.store import Receipt, Store
 from distlab.course.progress.standing import Mark, Standing, Work, standing
 from distlab.course.progress.table import Module, modules_of
 from distlab.course.site import USERNAME, Site
+
+log = logging.getLogger(__name__)
 
 HEAD_BYTES = 1024
 """The mark stands in the first hundred or so."""
@@ -76,6 +79,9 @@ def _mark(store: Store, folder: Path, receipt: Receipt) -> Mark | None:
         with store.feedback_file(folder, receipt.assignment).open("rb") as page:
             return mark_in(page.read(HEAD_BYTES))
     except FileNotFoundError:
+        return None
+    except (OSError, ValueError):  # the table of all learners stays, whatever became of one submission
+        log.warning("The feedback on submission %r cannot be read; it counts as none.", folder.name)
         return None
 
 
