@@ -46,8 +46,13 @@ class _Held:
         self.group = group
 
 
-def _leave_a_callback() -> _Returned:
-    """Return while a thread of gloo's runs a callback, which is the last to hold the process group."""
+def _leave_a_callback() -> _Returned | str:
+    """Rank 0 returns while a thread of gloo's runs a callback, which is the last to hold the process group."""
+    told = torch.zeros(1)
+    if dist.get_rank() == 1:  # waits: a callback of work that is done already would run on the main thread
+        dist.recv(told, src=0)
+        dist.all_reduce(told)
+        return "returned"
     dropped, began, held = threading.Event(), threading.Event(), _Held(dist.group.WORLD)
     weakref.finalize(held, threading.Timer(0.2, dropped.set).start)
 
@@ -60,6 +65,7 @@ def _leave_a_callback() -> _Returned:
     work = dist.all_reduce(torch.ones(1), async_op=True)
     assert work is not None
     work.get_future().then(hold)
+    dist.send(told, dst=1)
     began.wait()
     return _Returned(dropped)
 
