@@ -74,18 +74,18 @@ class Learner:
 
     def _await_spawn(self, deadline: float) -> None:
         """Read the Hub's own progress events until the server is ready."""
-        events = self.http.get(
+        with self.http.get(
             f"{self.site.url}/hub/api/users/{self.name}/server/progress",
             headers={"Referer": f"{self.site.url}/hub/spawn-pending/{self.name}"},
             stream=True,
             timeout=max(1.0, deadline - time.monotonic()),
-        )
-        for line in events.iter_lines():
-            if line.startswith(b"data:"):
-                event = json.loads(line[5:])
-                assert not event.get("failed"), event
-                if event.get("ready"):
-                    return
+        ) as events:
+            for line in events.iter_lines():
+                if line.startswith(b"data:"):
+                    event = json.loads(line[5:])
+                    assert not event.get("failed"), event
+                    if event.get("ready"):
+                        return
 
     def kernel(self) -> str:
         """Start a Python kernel; returns its id."""

@@ -63,6 +63,7 @@ def poisoned(tmp_path_factory: pytest.TempPathFactory) -> Site:
     return Site(root=root, port=free_port(), state=folder / "var")
 
 
+@pytest.mark.timeout(900)  # on a machine that has other work, too
 def test_no_learner_meets_the_canary(poisoned: Site) -> None:
     with localhost_names(), running(poisoned) as site:
         assert files_with_canary(site.course / "source"), "the canary is not where it should be"

@@ -24,6 +24,8 @@ from tests.site.running import ROOT, distlab, fresh_site, make
 pytestmark = pytest.mark.site
 LAB = "mod-107-lab-3"
 UP = [sys.executable, "-m", "distlab.cli", "course", "up"]
+START_S = 300
+"""For a first start, which releases every lab, on a machine that has other work."""
 
 
 def processes_of(site: Site) -> list[psutil.Process]:
@@ -125,6 +127,7 @@ def assert_all_listen_on_the_loopback(site: Site, learners: int) -> None:
     assert all(ipaddress.ip_address(address).is_loopback for address, _ in listeners), listeners
 
 
+@pytest.mark.timeout(1500)  # four starts
 def test_ctrl_c_leaves_nothing(tmp_path: Path) -> None:
     """Once the site runs with a learner in it, and before that: while its Hub, or all of it, still starts."""
     site = fresh_site(tmp_path)
@@ -184,7 +187,7 @@ class OnTerminal:
 
     def until_it_shows(self, text: str) -> None:
         with self.news:
-            assert self.news.wait_for(lambda: text.encode() in self.shown, 120), self.shown.decode()
+            assert self.news.wait_for(lambda: text.encode() in self.shown, START_S), self.shown[-1000:]
 
     def stop(self, signum: signal.Signals) -> int:
         """Signal as a terminal does, its whole foreground group; the exit status."""
