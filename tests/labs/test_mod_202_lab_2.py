@@ -18,7 +18,9 @@ def test_the_model_answer_earns_all_in_a_kernel(tmp_path: Path, run_lab: Callabl
     ran = run_lab(LAB, cell_timeout_s=800)
     assert "fsdp_over_ddp: you predicted" in ran.said["shootout"]
     assert "same training as DDP: False" not in ran.said["shootout"]
-    assert "8 network namespaces of one machine" in ran.said["two-hosts"]
+    assert "between two hosts, recorded: 2 network namespaces of one machine" in ran.said["two-hosts"]
+    assert "all-gather 0.50, reduce-scatter 1.00" in ran.said["two-hosts"]
+    assert "recorded: 8 network namespaces of one machine" in ran.said["two-hosts"]
     assert ("live, two hosts" in ran.said["two-hosts"]) is (missing_rights() is None)
     report = (tmp_path / "report.html").read_text()
     assert report.count("Equal work: every loss within") == 2
