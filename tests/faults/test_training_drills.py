@@ -5,17 +5,21 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from distlab.cli import main
 from distlab.errors import SettingError
+from distlab.faults.drills import pair
 from distlab.faults.drills.checkpoint import drill_checkpoint
 from distlab.faults.drills.cost import drill_cost
 from distlab.faults.drills.hang import drill_hang
 from distlab.faults.drills.injection import drill_injection
-from distlab.faults.drills.report import Report, present
+from distlab.faults.drills.rank import drill_config
+from distlab.faults.drills.report import DrillError, Report, present
 from distlab.faults.drills.storage import drill_storage
 
 
@@ -139,3 +143,14 @@ def test_a_run_over_its_budget_fires_the_rules_and_stopping_it_ends_them(
 def test_what_no_drill_can_do_is_refused(drill: Callable[[], Any], says: str) -> None:
     with pytest.raises(SettingError, match=says):
         drill()
+
+
+def test_a_run_that_goes_on_to_its_end_or_begins_anew_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = drill_config(tmp_path, "ddp", "kill", 12, 30)
+    monkeypatch.setattr(pair, "train_pair", lambda *_: SimpleNamespace(resumed_from=None))
+    with pytest.raises(DrillError, match="to its end; expected that kill after step 12 ends it"):
+        pair.train_until_it_fails(config)
+    with pytest.raises(DrillError, match=f"a checkpoint in {tmp_path}/drill: it began anew"):
+        pair.resume(config)

@@ -39,6 +39,7 @@ def test_what_names_the_folder_ends_with_the_block(tmp_path: Path) -> None:
         with swept(mine):
             started = subprocess.Popen([sys.executable, "-c", ASLEEP, mine])
             assert [process.pid for process in processes_of(mine)] == [started.pid]
+        started.wait()
         assert processes_of(mine) == []
         assert not Path(mine).exists()
         assert [process.pid for process in processes_of(other)] == [left_alone.pid]

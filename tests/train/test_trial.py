@@ -74,7 +74,7 @@ def test_what_cannot_be_is_refused() -> None:
     with LocalTrial(SMALL, {}) as trial, pytest.raises(SettingError, match="cannot change in the middle"):
         trial.change({"model.width": 8})
     for lineage in ([], [Stage("a", 2, {})]):
-        with pytest.raises(SettingError, match="begins with a stage at step 0"):
+        with pytest.raises(SettingError, match="whose first stage begins at step 0"):
             replay(SMALL, lineage)
     with pytest.raises(SettingError, match=r"did you mean optimizer.learning_rate"):
         vary(SMALL, {"optimizer.learnin_rate": 1})

@@ -27,6 +27,7 @@ import torch.distributed as dist
 
 from distlab.bench.stamp import full_stamp
 from distlab.errors import SettingError
+from distlab.files import write_whole
 from distlab.predict.collectives import Link, fit_alpha_beta
 from distlab.train.launch import backend_for, device
 
@@ -124,7 +125,11 @@ def recursive_doubling(tensor: torch.Tensor) -> None:
 def measure(
     algorithms: Mapping[str, Algorithm], payloads_bytes: Sequence[int] = PAYLOADS, repeats: int = 9
 ) -> Race:
-    """On every rank of the process group: the median of `repeats` calls of each, which take turns."""
+    """On every rank of the process group: the median of `repeats` calls of each, which take turns.
+
+    payloads_bytes: of fp32 numbers, rounded down to whole ones; they are what `Link` is fitted through. SettingError
+    for fewer than 2 ranks, no repeat, or payloads that no line goes through.
+    """
     n = dist.get_world_size()
     if n < 2 or repeats < 1 or len(set(payloads_bytes)) < 2 or min(payloads_bytes) < 4:
         raise SettingError(
@@ -185,7 +190,7 @@ def main(args: Sequence[str]) -> int:
     if dist.get_rank() == 0:
         if chosen.out:
             stamp = dataclasses.asdict(full_stamp(device(), chosen.network))
-            chosen.out.write_text(json.dumps({"stamp": stamp, **dataclasses.asdict(race)}))
+            write_whole(chosen.out, json.dumps({"stamp": stamp, **dataclasses.asdict(race)}).encode())
         else:
             for row in race.rows:
                 times = "  ".join(f"{name} {1e3 * each:9.3f} ms" for name, each in row.median_s.items())

@@ -3,7 +3,7 @@
     python -m distlab.record.crossover --out src/distlab/record/crossover.json      # a minute
 
 Four hosts that are network namespaces of one machine, cables of RATE_MBITS that hold packets back for DELAY_MS one way
-(`distlab.faults.network`), and the two algorithms of `distlab.bench.algorithms`. `read` gives a lab what was recorded.
+(`distlab.bench.hosts`), and the two algorithms of `distlab.bench.algorithms`. `read` gives a lab what was recorded.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from distlab.bench.algorithms import Race, Row
+from distlab.bench.hosts import HostNetwork, run_on_hosts
 from distlab.bench.stamp import command
 from distlab.errors import LaunchError, SettingError
-from distlab.faults.network import Network
 from distlab.machine import cores
 from distlab.predict.collectives import Link
 from distlab.record.one_file import record_into_file
@@ -77,21 +77,14 @@ def parse(found: dict[str, Any]) -> Crossover:
 def record(payloads: Sequence[int] = PAYLOADS, repeats: int = REPEATS) -> dict[str, Any]:
     """Measure. SettingError where namespaces cannot be made, LaunchError where a rank fails."""
     load_average = os.getloadavg()[0]
-    about = f"{HOSTS} network namespaces, cables {RATE_MBITS:g} Mbit/s, {DELAY_MS:g} ms one way"
-    with tempfile.TemporaryDirectory() as folder, Network(HOSTS, DELAY_MS) as network:
+    network = HostNetwork(HOSTS, RATE_MBITS, DELAY_MS)
+    with tempfile.TemporaryDirectory() as folder:
         out = Path(folder, "race.json")
-        for host in range(HOSTS):
-            network.slow(host, RATE_MBITS)
-        program = [sys.executable, "-m", "distlab.bench.algorithms", "--network", about, "--out", str(out)]
+        program = [sys.executable, "-m", "distlab.bench.algorithms"]
+        program += ["--network", str(network), "--out", str(out)]
         program += ["--repeats", str(repeats), "--payloads", *map(str, payloads)]
         env = {"OMP_NUM_THREADS": str(max(1, cores() // HOSTS)), "CUDA_VISIBLE_DEVICES": ""}
-        ranks = [network.start(host, program, env) for host in range(HOSTS)]
-        for host, rank in enumerate(ranks):
-            said = rank.communicate()[0]
-            if rank.returncode:
-                raise LaunchError(
-                    f"Host {host} ended with code {rank.returncode}: {said.strip()[-500:]}", host
-                )
+        run_on_hosts(network, program, env)
         found = json.loads(out.read_text())
     stamp = found.pop("stamp")
     return {

@@ -10,7 +10,7 @@ files in it are read by `distlab.observe.recording`. Nothing here imports torch.
 
 from __future__ import annotations
 
-import json
+import json as jsonlib
 import os
 import re
 import stat
@@ -118,7 +118,7 @@ def recorded_tier(folder: Path | None = None) -> str:
 def read_recording(folder: Path) -> Recording:
     """SettingError where the manifest is none, or names a file that is missing or of another size."""
     try:
-        content = json.loads(read_limited(folder / MANIFEST, MOST_MANIFEST_BYTES))
+        content = jsonlib.loads(read_limited(folder / MANIFEST, MOST_MANIFEST_BYTES))
         if content["format"] != FORMAT or content["version"] != VERSION:
             raise ValueError(f"it is not of version {VERSION} of the format")
         stamp = content["stamp"]
@@ -202,11 +202,9 @@ def main(json: bool = False) -> int:
     Args:
         json: print the files with their provenance as JSON.
     """
-    from json import dumps
-
     found = recordings()
     if json:
-        print(dumps([_plain(recording) for recording in found], indent=1))
+        print(jsonlib.dumps([_plain(recording) for recording in found], indent=1))
         return 0
     print(recorded_tier())
     for recording in found:
@@ -230,8 +228,8 @@ def _plain(recording: Recording) -> dict[str, Any]:
                 "bytes": file.bytes,
                 "sha256": file.sha256,
                 "about": file.about,
+                "provenance": dict(file.provenance),
             }
-            | {"provenance": dict(file.provenance)}
             for file in recording.contents
         ],
     }

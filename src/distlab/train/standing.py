@@ -125,8 +125,12 @@ class Ranks:
                 while len(links) < self.world_size:
                     with contextlib.suppress(TimeoutError):
                         link = door.accept()[0]
-                        link.setblocking(True)
-                        rank, pid = pickle.loads(_receive(link))
+                        try:
+                            link.setblocking(True)
+                            rank, pid = pickle.loads(_receive(link))
+                        except (EOFError, ConnectionError):  # it died at once: `launch` tells how
+                            link.close()
+                            continue
                         links[rank] = link
                         self._pids.append(pid)
                     if not self._thread.is_alive():

@@ -20,6 +20,7 @@ import psutil
 STOP_S = 5
 """Seconds that processes get to end before they are killed."""
 ROUNDS = 5
+"""What is ended may have started others meanwhile: how often they are looked for."""
 
 
 @contextmanager

@@ -79,10 +79,12 @@ def replay(config: TrainConfig, lineage: Sequence[Stage]) -> TrainResult:
     """Train with a schedule of settings, each in force from its stage's first step on, as one run from the beginning.
 
     With the `seed` of the search it gives the trial's own weights again, with another one it tells how much of what
-    was found holds for other first weights and another order of the data.
+    was found holds for other first weights and another order of the data. SettingError for a lineage that does not
+    begin at step 0, or that changes what cannot change in the middle of a run.
     """
     if not lineage or lineage[0].first_step != 0:
-        raise SettingError("A lineage begins with a stage at step 0.")
+        begins = f"begins at step {lineage[0].first_step}" if lineage else "has no stage"
+        raise SettingError(f"The lineage {begins}; give one whose first stage begins at step 0.")
     ends = [stage.first_step for stage in lineage[1:]] + [config.steps]
     with LocalTrial(config, lineage[0].settings) as trial:
         for stage, end in zip(lineage, ends, strict=True):

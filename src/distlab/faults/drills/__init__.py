@@ -18,5 +18,6 @@ What no exit code tells:
     distlab drill injection             # faults on purpose: their limits, and that nothing of them is left
     distlab drill leftovers runs/demo   # no drill: what injected faults have left behind, anywhere
 
-`report` says what is measured, `rank` is what each rank of an engine runs, `alone` what needs no other rank.
+`report` says what is measured, `rank` is what each rank of an engine runs, `alone` what needs one rank,
+`pair` what needs two.
 """

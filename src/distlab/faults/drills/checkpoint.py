@@ -9,25 +9,26 @@ resumes, so that the damage shows then, and not in the loss.
 
 from __future__ import annotations
 
-import dataclasses
-import logging
 import tempfile
 from dataclasses import dataclass
+from logging.handlers import BufferingHandler
 from pathlib import Path
-from typing import Any
 
 from rich.table import Table
 
 from distlab.faults.drills.alone import alone_config, is_same, undisturbed
-from distlab.faults.drills.report import DrillError, aside, present, table
+from distlab.faults.drills.report import DrillError, Report, aside, present, table
 from distlab.faults.inject import InjectedError
 from distlab.faults.storage import newest_checkpoint
 from distlab.train.checkpoint import manager
 from distlab.train.loop import train
 
+MOST_LINES = 100
+"""That a run may log while it resumes: with more, the first would be forgotten."""
+
 
 @dataclass(frozen=True)
-class FellBack:
+class FellBack(Report):
     """What a damaged checkpoint cost."""
 
     damaged: str
@@ -42,10 +43,6 @@ class FellBack:
     is_exact: bool
     """Did the run end with the model of an undisturbed one?"""
     tier: str
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain data."""
-        return dataclasses.asdict(self)
 
     def show(self) -> Table:
         """A table for a terminal or a notebook."""
@@ -86,9 +83,9 @@ def drill_checkpoint(truncate: bool = False, step: int = 12, steps: int = 30) ->
         except InjectedError:
             pass
         else:
-            raise DrillError("The fault did not strike: the run went on to its end.")
+            raise DrillError(f"The run went on to its end; expected that it fails after step {step}.")
         newest = Path(newest_checkpoint(config.run_folder))
-        heard = _Heard()
+        heard = BufferingHandler(MOST_LINES)
         manager.log.addHandler(heard)
         try:
             with aside():
@@ -96,24 +93,15 @@ def drill_checkpoint(truncate: bool = False, step: int = 12, steps: int = 30) ->
         finally:
             manager.log.removeHandler(heard)
         if not again.resumed_from:
-            raise DrillError("The run did not resume: it began anew.")
+            raise DrillError(
+                f"The run did not resume from a checkpoint in {config.run_folder}: it began anew."
+            )
         return FellBack(
             damaged=newest.name,
-            said=tuple(line.replace(f"{folder}/", "") for line in heard.lines),
+            said=tuple(line.getMessage().replace(f"{folder}/", "") for line in heard.buffer),
             resumed_from=again.resumed_from,
             steps_lost=step - again.resumed_from,
             steps_lost_whole=step - int(newest.stem.removeprefix("step_")),
             is_exact=is_same(again, reference),
             tier=again.stamp.tier,
         )
-
-
-class _Heard(logging.Handler):
-    """Keeps what is logged."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.lines: list[str] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.lines.append(record.getMessage())

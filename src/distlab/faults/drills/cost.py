@@ -9,7 +9,6 @@ five seconds. The price is made up; the time is the run's own.
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import signal
 import sys
@@ -24,7 +23,7 @@ from rich.table import Table
 
 from distlab.errors import SettingError
 from distlab.faults.drills.launcher import Launcher
-from distlab.faults.drills.report import present, table
+from distlab.faults.drills.report import Report, present, table
 from distlab.faults.storage import newest_checkpoint
 from distlab.observe.cost import account_of
 from distlab.observe.scrape import fetch_json
@@ -45,7 +44,7 @@ NEEDED = frozenset({"BudgetProjectedOver", "BudgetSpent"})
 
 
 @dataclass(frozen=True)
-class Overrun:
+class Overrun(Report):
     """What the rules said of a run that cost too much."""
 
     budget: float
@@ -60,10 +59,6 @@ class Overrun:
     quiet_s: float
     """From the signal to the run until no alert fired any more."""
     tier: str
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain data."""
-        return dataclasses.asdict(self)
 
     def show(self) -> Table:
         """A table for a terminal or a notebook."""
@@ -92,42 +87,23 @@ def cost(budget: float = 8.0, json: bool = False) -> int:
 def drill_cost(budget: float = 8.0) -> Overrun:
     """The drill behind `distlab drill cost`. Call it in the main thread: what it starts ends with that.
 
-    WorkError without Prometheus and Alertmanager, DrillError where no alert fires.
+    budget: above 0 and up to 600, or SettingError. WorkError without Prometheus and Alertmanager, DrillError where no
+    alert fires.
     """
     if not 0 < budget <= 600:
         raise SettingError(f"budget is {budget:g}; give an amount above 0 and up to 600.")
     with tempfile.TemporaryDirectory(prefix="distlab-drill-") as folder:
         runs = Path(folder) / "runs"
         options = [*EXPORT, "--runs", str(runs), "--budget", f"{RUN}={budget:g}"]
-        with Stack(
-            Path(folder) / "telemetry", options, interval_s=INTERVAL_S, time_scale=TIME_SCALE
-        ) as stack:
-            command = [sys.executable, "-m", "distlab.cli", "train", *TRAIN, "--folder", str(runs)]
-            started_at = time.monotonic()
-            launcher = Launcher(command, os.environ | {"OMP_NUM_THREADS": "1"})
-            try:
-                alerts: dict[str, float] = {}
-
-                def enough() -> bool | None:
-                    for name in _firing(stack) - set(alerts):
-                        alerts[name] = time.monotonic() - started_at
-                    return True if set(alerts) >= NEEDED else None
-
-                launcher.wait_for(enough, " and ".join(sorted(NEEDED)))
-                spent_at_alert = _ask(stack, f'sum(distlab_cost_spend_total{{run="{RUN}"}})')
-                stopped_at = time.monotonic()
-                launcher.process.send_signal(signal.SIGINT)
-                launcher.finish()
-                launcher.wait_until(lambda: None if _firing(stack) else True, "the end of the alerts")
-                quiet_s = time.monotonic() - stopped_at
-            finally:
-                launcher.kill()
+        telemetry = Path(folder) / "telemetry"
+        with Stack(telemetry, options, interval_s=INTERVAL_S, time_scale=TIME_SCALE) as stack:
+            alerts, spent_at_alert, quiet_s = _train_until_alerted(runs, stack)
         run_folder = str(runs / RUN)
         newest = newest_checkpoint(run_folder)
         return Overrun(
             budget=budget,
             alerts=alerts,
-            spent_at_alert=spent_at_alert or 0.0,
+            spent_at_alert=spent_at_alert,
             spent=account_of(run_folder).paid_s * PRICE_PER_HOUR / 3600,
             saved_step=int(Path(newest).stem.removeprefix("step_")),
             quiet_s=quiet_s,
@@ -135,21 +111,43 @@ def drill_cost(budget: float = 8.0) -> Overrun:
         )
 
 
+def _train_until_alerted(runs: Path, stack: Stack) -> tuple[dict[str, float], float, float]:
+    """Train until the alerts of NEEDED fire, stop the run, and wait until none fires any more.
+
+    `alerts`, `spent_at_alert` and `quiet_s` of `Overrun`.
+    """
+    command = [sys.executable, "-m", "distlab.cli", "train", *TRAIN, "--folder", str(runs)]
+    started_at = time.monotonic()
+    launcher = Launcher(command, os.environ | {"OMP_NUM_THREADS": "1"})
+    try:
+        alerts: dict[str, float] = {}
+
+        def enough() -> bool | None:
+            for name in _firing(stack) - set(alerts):
+                alerts[name] = time.monotonic() - started_at
+            return True if set(alerts) >= NEEDED else None
+
+        launcher.wait_for(enough, " and ".join(sorted(NEEDED)))
+        spend = _series(stack, f'sum(distlab_cost_spend_total{{run="{RUN}"}})')
+        spent_at_alert = float(spend[0]["value"][1]) if spend else 0.0
+        stopped_at = time.monotonic()
+        launcher.process.send_signal(signal.SIGINT)
+        launcher.finish()
+        launcher.wait_until(lambda: None if _firing(stack) else True, "the end of the alerts")
+        return alerts, spent_at_alert, time.monotonic() - stopped_at
+    finally:
+        launcher.kill()
+
+
 def _firing(stack: Stack) -> set[str]:
     """Names of the alerts on the run's cost that fire now."""
     return {
         one["metric"]["alertname"]
-        for one in _asked(stack, f'ALERTS{{run="{RUN}",component="cost",alertstate="firing"}}')
+        for one in _series(stack, f'ALERTS{{run="{RUN}",component="cost",alertstate="firing"}}')
     }
 
 
-def _ask(stack: Stack, expr: str) -> float | None:
-    """The value of an expression that has one."""
-    found = _asked(stack, expr)
-    return float(found[0]["value"][1]) if found else None
-
-
-def _asked(stack: Stack, expr: str) -> list[dict[str, Any]]:
+def _series(stack: Stack, expr: str) -> list[dict[str, Any]]:
     """The series of an instant query. NoAnswerError where Prometheus is gone."""
     answer = fetch_json(f"{stack.addresses.prometheus}/api/v1/query?query={quote(expr)}")
     return list(answer["data"]["result"])

@@ -10,31 +10,25 @@ the others wait; `distlab profile flight` then says from all ranks' records who 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import os
 import tempfile
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from rich.table import Table
 
-from distlab.errors import LaunchError, SettingError
+from distlab.errors import SettingError
+from distlab.faults.drills.pair import resume, train_until_it_fails
 from distlab.faults.drills.rank import drill_config
-from distlab.faults.drills.report import DrillError, aside, present, struck_at, table
+from distlab.faults.drills.report import DrillError, Report, present, struck_at, table
 from distlab.observe.profile.flight import FOLDER, WANTED
 from distlab.observe.profile.flight_report import judge, read_flights
-from distlab.train.launch import launch
-from distlab.train.loop import train
 from distlab.train.records import read_log
-
-WORLD_SIZE = 2
 
 
 @dataclass(frozen=True)
-class Hang:
+class Hang(Report):
     """What a hang cost, and who was to blame. Times are wall-clock seconds."""
 
     timeout_s: float
@@ -58,10 +52,6 @@ class Hang:
     steps_lost: int
     """Optimizer steps that had been done and were not in the checkpoint."""
     tier: str
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain data."""
-        return dataclasses.asdict(self)
 
     def show(self) -> Table:
         """A table for a terminal or a notebook."""
@@ -92,29 +82,22 @@ def hang(timeout: float = 5.0, step: int = 12, steps: int = 30, json: bool = Fal
 
 
 def drill_hang(timeout_s: float = 5.0, step: int = 12, steps: int = 30) -> Hang:
-    """The drill behind `distlab drill hang`. DrillError where nobody notices, or the run does not come back."""
+    """The drill behind `distlab drill hang`.
+
+    timeout_s: 1 to 3600, or SettingError. DrillError where nobody notices, or the run does not come back.
+    """
     if not 1 <= timeout_s <= 3600:
         raise SettingError(f"timeout is {timeout_s:g}; give 1 to 3600 seconds.")
     with tempfile.TemporaryDirectory(prefix="distlab-drill-") as folder:
         config = drill_config(Path(folder), "ddp", "hang", step, steps)
         flight = Path(folder) / "flight"
-        with aside():
-            with _recorded(flight):
-                try:
-                    launch(train, WORLD_SIZE, config, backend="gloo", threads_per_rank=1, timeout_s=timeout_s)
-                except LaunchError as error:
-                    said, ended_at = str(error).splitlines()[0], time.time()
-                else:
-                    raise DrillError("The fault did not strike: the run went on to its end.")
-            verdict = judge(read_flights(flight))[0]
-            asked_at, broken_at = (flight / WANTED).stat().st_mtime, struck_at(config)
-            if broken_at is None or verdict.kind != "missing":
-                raise DrillError(f"The run ended, and not by the hang: {said}\n{verdict.sentence}")
-            again = launch(train, WORLD_SIZE, replace(config, faults=()), backend="gloo", threads_per_rank=1)[
-                0
-            ]
-        if not again.resumed_from:
-            raise DrillError("The run did not resume: it began anew.")
+        with _recorded(flight):
+            said, ended_at = train_until_it_fails(config, timeout_s)
+        verdict = judge(read_flights(flight))[0]
+        asked_at, broken_at = (flight / WANTED).stat().st_mtime, struck_at(config)
+        if broken_at is None or verdict.kind != "missing":
+            raise DrillError(f"The run ended, and not by the hang: {said}\n{verdict.sentence}")
+        resumed_from, again = resume(replace(config, faults=()))
         assert config.run_folder is not None
         after = min(line.time for line in read_log(config.run_folder) if line.time > ended_at)
         frames = [line.strip() for rank in verdict.culprits for line in verdict.stacks.get(rank, [])]
@@ -129,7 +112,7 @@ def drill_hang(timeout_s: float = 5.0, step: int = 12, steps: int = 30) -> Hang:
             detection_s=asked_at - broken_at,
             end_s=ended_at - asked_at,
             recovery_s=after - broken_at,
-            steps_lost=step - again.resumed_from,
+            steps_lost=step - resumed_from,
             tier=again.stamp.tier,
         )
 

@@ -8,28 +8,24 @@ What a fault does is confined to the process of its rank, the run's folder and t
 
 from __future__ import annotations
 
-import dataclasses
 import json as jsonlib
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 from rich.table import Table
 
-from distlab.errors import LaunchError, SettingError
+from distlab.errors import SettingError
 from distlab.faults.config import Fault
+from distlab.faults.drills.pair import WORLD_SIZE, resume, train_until_it_fails
 from distlab.faults.drills.rank import drill_config
-from distlab.faults.drills.report import DrillError, aside, present, table
+from distlab.faults.drills.report import DrillError, Report, present, table
 from distlab.faults.inject import Injector
 from distlab.faults.leftovers import left_behind
 from distlab.train.config import TrainConfig
-from distlab.train.launch import launch
-from distlab.train.loop import train
 from distlab.train.records import LogLine, read_log
 
-WORLD_SIZE = 2
 STRUCK_RANK = 1
 SLOW_S = 0.1
 SLOW_FROM, FULL_FROM = 3, 12
@@ -37,7 +33,7 @@ SLOW_FROM, FULL_FROM = 3, 12
 
 
 @dataclass(frozen=True)
-class Injection:
+class Injection(Report):
     """What was injected, and what became of it."""
 
     refused: tuple[str, ...]
@@ -55,10 +51,6 @@ class Injection:
     left: tuple[str, ...]
     """What is left of the faults; nothing, if all is well."""
     tier: str
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain data."""
-        return dataclasses.asdict(self)
 
     def show(self) -> Table:
         """A table for a terminal or a notebook."""
@@ -94,16 +86,12 @@ def drill_injection() -> Injection:
         )
         config = replace(config, faults=faults)
         refused = _refused(config)
-        said = _fails(config)
+        said, _ = train_until_it_fails(config)
         slowed = _of_struck_rank(config)
-        with aside():  # the faults are out of the file: this is how they are stopped
-            again = launch(train, WORLD_SIZE, replace(config, faults=()), backend="gloo", threads_per_rank=1)[
-                0
-            ]
-        if not again.resumed_from:
-            raise DrillError("The run did not resume: it began anew.")
+        # This is how faults are stopped: they are taken out of the file.
+        resumed_from, again = resume(replace(config, faults=()))
         assert config.run_folder is not None
-        after = [line for line in _of_struck_rank(config) if line.step >= again.resumed_from]
+        after = [line for line in _of_struck_rank(config) if line.step >= resumed_from]
         return Injection(
             refused=refused,
             struck=_struck(Path(config.run_folder)),
@@ -113,8 +101,8 @@ def drill_injection() -> Injection:
                 "slow": fmean(line.compute_s for line in slowed if line.step >= SLOW_FROM),
                 "without faults": fmean(line.compute_s for line in after),
             },
-            resumed_from=again.resumed_from,
-            steps_lost=slowed[-1].step + 1 - again.resumed_from,
+            resumed_from=resumed_from,
+            steps_lost=slowed[-1].step + 1 - resumed_from,
             left=tuple(s for s in left_behind((Path(config.run_folder),)) if s not in before),
             tier=again.stamp.tier,
         )
@@ -131,16 +119,6 @@ def _refused(config: TrainConfig) -> tuple[str, ...]:
     if config.run_folder is not None and Path(config.run_folder).exists():
         raise DrillError(f"A fault was refused, and {config.run_folder} was made all the same.")
     return tuple(said)
-
-
-def _fails(config: TrainConfig) -> str:
-    """Run until the faults end it; the first line of the error."""
-    with aside():
-        try:
-            launch(train, WORLD_SIZE, config, backend="gloo", threads_per_rank=1)
-        except LaunchError as error:
-            return str(error).splitlines()[0]
-    raise DrillError("The disk was full, and the run went on to its end.")
 
 
 def _of_struck_rank(config: TrainConfig) -> list[LogLine]:

@@ -11,11 +11,12 @@ import contextlib
 import dataclasses
 import json as jsonlib
 import sys
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -49,7 +50,20 @@ class Event:
 
 
 @dataclass(frozen=True)
-class Recovery:
+class Report(ABC):
+    """What a drill gives back."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        return dataclasses.asdict(self)
+
+    @abstractmethod
+    def show(self) -> Table:
+        """A table for a terminal or a notebook."""
+
+
+@dataclass(frozen=True)
+class Recovery(Report):
     """What a fault cost a run that recovered from it. Times are wall-clock seconds."""
 
     engine: str
@@ -81,7 +95,7 @@ class Recovery:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data."""
-        return dataclasses.asdict(self) | {"recovery_s": self.recovery_s}
+        return super().as_dict() | {"recovery_s": self.recovery_s}
 
     def show(self) -> Table:
         """A table for a terminal or a notebook."""
@@ -101,7 +115,7 @@ class Recovery:
 
 def note(config: TrainConfig, event: Event) -> None:
     """Add an event to those of the run."""
-    path = events_file(config)
+    path = _events_file(config)
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as file:  # one short write: ranks do not cut into each other's lines
         file.write(jsonlib.dumps(vars(event)) + "\n")
@@ -109,18 +123,18 @@ def note(config: TrainConfig, event: Event) -> None:
 
 def events(config: TrainConfig) -> list[Event]:
     """The run's events so far, in order."""
-    path = events_file(config)
+    path = _events_file(config)
     lines = path.read_text().splitlines() if path.exists() else []
     return sorted((Event(**jsonlib.loads(line)) for line in lines), key=lambda event: event.time_s)
 
 
 def struck_at(config: TrainConfig) -> float | None:
     """When the run's first fault struck (Unix time); None if it has not."""
-    path = events_file(config).parent / "0.json"
+    path = _events_file(config).parent / "0.json"
     return float(jsonlib.loads(path.read_text())["time_s"]) if path.exists() else None
 
 
-def events_file(config: TrainConfig) -> Path:
+def _events_file(config: TrainConfig) -> Path:
     assert config.run_folder is not None
     return Path(config.run_folder) / EVENTS
 
@@ -193,16 +207,6 @@ def world_sizes(lines: list[LogLine]) -> tuple[int, ...]:
         if sizes[-1:] != [line.world_size]:
             sizes.append(line.world_size)
     return tuple(sizes)
-
-
-class Report(Protocol):
-    """What a drill gives back."""
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain data."""
-
-    def show(self) -> Table:
-        """A table for a terminal or a notebook."""
 
 
 def table(title: str, rows: Iterable[tuple[str, str]]) -> Table:

@@ -10,36 +10,33 @@ stands, until the one before is done or `checkpoint.timeout_s` is over.
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import tempfile
 import threading
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from rich.table import Table
 
-from distlab.errors import LaunchError, SettingError
+from distlab.errors import SettingError
 from distlab.faults.drills.alone import EVERY, alone_config, is_same, undisturbed
+from distlab.faults.drills.pair import resume, train_pair, train_until_it_fails
 from distlab.faults.drills.rank import drill_config
-from distlab.faults.drills.report import DrillError, aside, present, struck_at, table
+from distlab.faults.drills.report import DrillError, Report, aside, present, struck_at, table
 from distlab.faults.storage import answer_again, is_stalled, newest_checkpoint
 from distlab.train.config import TrainConfig, from_dict
-from distlab.train.launch import launch
-from distlab.train.loop import Trainer, train
+from distlab.train.loop import Trainer
 from distlab.train.records import read_log
 
 SILENT_S = 3600.0
 """Longer than any drill: what ends the silence is the drill, or the end of the process that waits."""
 STAND_S = 0.5
 """How long the run is left to stand before its storage answers again."""
-WORLD_SIZE = 2
 
 
 @dataclass(frozen=True)
-class Stall:
+class Stall(Report):
     """What silent storage cost a run. Times are wall-clock seconds."""
 
     asynchronous: bool
@@ -61,10 +58,6 @@ class Stall:
     is_exact: bool
     """Did the run end with the model of an undisturbed one?"""
     tier: str
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain data."""
-        return dataclasses.asdict(self)
 
     def show(self) -> Table:
         """A table for a terminal or a notebook."""
@@ -117,7 +110,10 @@ def drill_storage(
     step: int = 12,
     steps: int = 30,
 ) -> Stall:
-    """The drill behind `distlab drill storage`. DrillError where the run does not come back."""
+    """The drill behind `distlab drill storage`.
+
+    SettingError for a step at which a save may be under way, DrillError where the run does not come back.
+    """
     if not EVERY < step <= steps - 2 * EVERY or step % EVERY in (0, 1):
         raise SettingError(
             f"step is {step} and steps {steps}; give one of {EVERY + 2} to {steps - 2 * EVERY} that lies two steps or "
@@ -175,29 +171,17 @@ def _never_answers(folder: Path, asynchronous: bool, timeout_s: float, step: int
     plain["faults"] = [dict(plain["faults"][0], seconds=SILENT_S)]
     config = from_dict(plain)
     calm = replace(config, faults=())
-
-    def run(config: TrainConfig) -> Any:
-        return launch(train, WORLD_SIZE, config, backend="gloo", threads_per_rank=1)[0]
-
-    with aside():
-        reference = run(replace(calm, name="undisturbed"))
-        try:
-            run(config)
-        except LaunchError as error:
-            said, ended_at = str(error).splitlines()[0], time.time()
-        else:
-            raise DrillError("The storage was silent, and the run went on to its end.")
-        broken_at = struck_at(config)
-        if broken_at is None:
-            raise DrillError(f"The run ended before its storage fell silent: {said}")
-        assert config.run_folder is not None
-        newest = newest_checkpoint(config.run_folder)
-        steps_done = 1 + max(line.step for line in read_log(config.run_folder))
-        again = run(calm)
-    if not again.resumed_from:
-        raise DrillError("The run did not resume: it began anew.")
-    if not newest.endswith(f"step_{again.resumed_from}.ckpt"):
-        raise DrillError(f"{newest} was the newest, and the run resumed from step {again.resumed_from}.")
+    reference = train_pair(replace(calm, name="undisturbed"))
+    said, ended_at = train_until_it_fails(config)
+    broken_at = struck_at(config)
+    if broken_at is None:
+        raise DrillError(f"The run ended before its storage fell silent: {said}")
+    assert config.run_folder is not None
+    newest = newest_checkpoint(config.run_folder)
+    steps_done = 1 + max(line.step for line in read_log(config.run_folder))
+    resumed_from, again = resume(calm)
+    if not newest.endswith(f"step_{resumed_from}.ckpt"):
+        raise DrillError(f"{newest} was the newest, and the run resumed from step {resumed_from}.")
     return Stall(
         asynchronous=asynchronous,
         answered=False,
@@ -205,8 +189,8 @@ def _never_answers(folder: Path, asynchronous: bool, timeout_s: float, step: int
         longest_step_s=None,
         said=said.replace(f"{folder}/", ""),
         failed_s=ended_at - broken_at,
-        resumed_from=again.resumed_from,
-        steps_lost=steps_done - again.resumed_from,
+        resumed_from=resumed_from,
+        steps_lost=steps_done - resumed_from,
         checkpoints=_checkpoints(config),
         is_exact=is_same(again, reference),
         tier=again.stamp.tier,
