@@ -48,7 +48,7 @@ PATIENCE_S = 300
 """A node that has neither come nor gone after so long does not."""
 POLL_S, PAGE_S = 0.05, 1.0
 MEMORY_BYTES = 3 * 2**30
-"""What is needed: 2.8 GiB were measured at the peak, in some thirty processes (Ray 2.60, torch 2.13)."""
+"""What is needed: 2.6 and 2.8 GiB were measured at the peak, in some 25 processes (Ray 2.60, torch 2.13)."""
 PLACES_S = 10
 """At first Ray wants the places back that went with a dead node. By default it waits a minute for them."""
 
