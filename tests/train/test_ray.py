@@ -23,11 +23,11 @@ import yaml
 from distlab.errors import LaunchError, SettingError
 from distlab.faults.config import Fault
 from distlab.train.config import CheckpointConfig, DataConfig, MemoryConfig, ModelConfig, TrainConfig
-from distlab.train.loop import Trainer
 from distlab.train.ray_train import RankPrefix, WorkerError, first_failure, local_ray, train_with_ray
-from distlab.train.ray_tune import Trial, tune
+from distlab.train.ray_tune import Search, Trial, search, tune
 from distlab.train.records import read_log
 from distlab.train.result import StepRecord
+from distlab.train.trial import replay
 from distlab.train.tune import main, parse_space
 from distlab.train.variation import Stage
 from tests.train.strategies.equivalence import assert_same
@@ -204,15 +204,33 @@ def test_population_goes_on_from_the_weights_that_lead() -> None:
         _assert_reproduced(config, trial)
 
 
+@needs_ray
+@pytest.mark.usefixtures("ray_here")
+def test_a_search_ends_with_its_budget_and_keeps_what_was_reported() -> None:
+    found = search(SMALL, {RATE: (1e-3, 0.3)}, "random", trials=5, report_every=2, budget=14)
+    assert found.spent == 14
+    assert [report.taken for report in found.reports] == [2] * 7
+    assert 3 <= len(found.trials) <= 4  # 14 of the 30 steps that five trials take
+    _assert_last_reports(found)
+    found = search(SMALL, {RATE: (1e-3, 0.3)}, "asha", trials=4, report_every=2)
+    assert found.spent == sum(trial.steps for trial in found.trials) <= 4 * 6
+    assert len(found.trials) == 4
+    _assert_last_reports(found)
+
+
+def _assert_last_reports(found: Search) -> None:
+    last = {report.trial: report for report in found.reports}
+    for trial in found.trials:
+        told = last[trial.name]
+        assert (told.step, told.held_out_loss) == (trial.steps, trial.held_out_loss)
+        assert trial.steps == sum(report.taken for report in found.reports if report.trial == trial.name)
+    losses = [trial.held_out_loss for trial in found.trials]
+    assert losses == sorted(losses)
+
+
 def _assert_reproduced(config: TrainConfig, trial: Trial) -> None:
     """Training with the settings of the lineage, in one piece and without Ray, ends at the same weights."""
-    with Trainer(replace(config, strategy="single")) as trainer:
-        for step in range(trial.steps):
-            stage = [stage for stage in trial.lineage if stage.first_step <= step][-1]
-            rate = replace(config.optimizer, learning_rate=stage.settings[RATE])
-            trainer.config = replace(trainer.config, optimizer=rate)
-            trainer.step(step)
-        result = trainer.result()
+    result = replay(replace(config, steps=trial.steps), trial.lineage)
     assert result.held_out_loss == pytest.approx(trial.held_out_loss, abs=1e-6)
     assert result.accuracy == trial.accuracy
 
@@ -265,6 +283,7 @@ def test_what_is_neither_range_nor_choices_is_refused(text: str) -> None:
         (SMALL, {"memory.offload": [True, False]}, {}, "memory.offload is True"),
         (SMALL, {"model.width": [8, 16]}, {"scheduler": "pbt"}, "model.width cannot change in the middle"),
         (SMALL, {RATE: [0.1]}, {"trials": 0}, "trials is 0"),
+        (SMALL, {RATE: [0.1]}, {"budget": 0}, "budget is 0"),
         (replace(SMALL, memory=MemoryConfig(offload=True)), {RATE: [0.1]}, {}, "memory.offload is True"),
     ],
 )
@@ -272,7 +291,7 @@ def test_what_cannot_be_tuned_is_refused_before_anything_starts(
     config: TrainConfig, space: dict[str, Any], options: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(SettingError, match=message):
-        tune(config, space, **options)
+        search(config, space, **options)
 
 
 @needs_ray

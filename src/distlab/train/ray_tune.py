@@ -1,6 +1,7 @@
 """Ray Tune: many runs of one configuration with a few settings varied, and time for the promising ones only.
 
     tune(TrainConfig(), {"optimizer.learning_rate": (0.01, 1.0)}, scheduler="pbt")
+    search(TrainConfig(steps=80), {"optimizer.learning_rate": (0.01, 1.0)}, "asha", trials=64, budget=640).reports
 
 - `asha` stops the worse half of the trials that have come as far, at so many steps, twice as many, four times
   as many: most of the time goes to few trials. (Li et al. 2020, A System for Massively Parallel Hyperparameter
@@ -9,6 +10,7 @@
   that leads, with settings a little changed. What it finds is not one value but a schedule: each trial's
   `lineage` says which settings its weights were trained with. (Jaderberg et al. 2017, Population Based Training
   of Neural Networks.)
+- `random` trains every trial to the end: what the others have to beat on the same `budget` of steps.
 
 A trial is one process, with strategy `single`: a configuration is the same mathematics with every exact strategy
 at every world size, so that what is found holds for the distributed run. As many trials run at a time as there
@@ -41,6 +43,8 @@ Range = tuple[float, float]
 Space = Mapping[str, Sequence[Any] | Range]
 """What to vary: a list of choices, or a `Range`, by the dotted name of a setting."""
 
+Scheduler = Literal["asha", "pbt", "random"]
+
 OWN_CTRL_C = {"TUNE_DISABLE_SIGINT_HANDLER": "1"}
 """Ray would end the trials in its own time, and return those that have no result yet as if they had one."""
 
@@ -63,26 +67,67 @@ class Trial:
     """How its weights came about, in order."""
 
 
+@dataclass(frozen=True)
+class Report:
+    """What a trial told its scheduler."""
+
+    trial: str
+    step: int
+    """Optimizer steps behind its weights; those before a copy were taken by others."""
+    taken: int
+    """Steps that this trial took since it last reported."""
+    held_out_loss: float
+
+
+@dataclass(frozen=True)
+class Search:
+    """What a search came to."""
+
+    trials: list[Trial]
+    """Those that have reported, lowest held-out loss first; what diverged comes last."""
+    reports: list[Report]
+    """In the order in which they came."""
+
+    @property
+    def spent(self) -> int:
+        """Optimizer steps, over all trials."""
+        return sum(report.taken for report in self.reports)
+
+
 def tune(
     config: TrainConfig,
     space: Space,
-    scheduler: Literal["asha", "pbt"] = "asha",
+    scheduler: Scheduler = "asha",
     trials: int = 8,
     report_every: int = 10,
 ) -> list[Trial]:
-    """Try settings from `space` in place of those of `config`; returns the trials, lowest held-out loss first.
+    """Try settings from `space` in place of those of `config`: the trials of `search`."""
+    return search(config, space, scheduler, trials, report_every).trials
+
+
+def search(
+    config: TrainConfig,
+    space: Space,
+    scheduler: Scheduler = "asha",
+    trials: int = 8,
+    report_every: int = 10,
+    budget: int | None = None,
+) -> Search:
+    """Try settings from `space` in place of those of `config`, and keep what was reported on the way.
 
     report_every: optimizer steps between looks of the scheduler at a trial.
+    budget: optimizer steps over all trials. With the report that uses it up the search ends, whatever still runs: up
+        to `report_every` steps of each other trial that runs then were for nothing, and are not counted. None: it ends
+        when every trial has ended.
 
-    Trials that diverged come last. Settings are drawn by `config.seed`; which trials a scheduler looks at first
-    depends on the machine.
+    Settings are drawn by `config.seed`; which trials a scheduler looks at first depends on the machine.
 
     Raises SettingError where Ray is missing or a setting cannot be varied so, LaunchError where a trial failed.
     Ctrl-C is KeyboardInterrupt, with Ray ended.
     """
     require_ray()
     config = as_trial(config)
-    _check(config, space, scheduler, trials, report_every)
+    _check(config, space, scheduler, trials, report_every, budget)
     import ray
     import torch
     from ray.tune.search.basic_variant import BasicVariantGenerator
@@ -91,6 +136,7 @@ def tune(
     trainable = ray.tune.with_resources(
         partial(_trial, config=config, report_every=report_every, saves=scheduler == "pbt"), resources
     )
+    reports: list[Report] = []
     with (
         environment(OWN_CTRL_C),
         local_ray(cores()),
@@ -109,12 +155,18 @@ def tune(
                 trial_name_creator=_name,
                 trial_dirname_creator=_name,
             ),
-            run_config=ray.tune.RunConfig(storage_path=storage, verbose=0, callbacks=[_progress()]),
+            run_config=ray.tune.RunConfig(
+                storage_path=storage,
+                verbose=0,
+                callbacks=[_progress(reports)],
+                stop=_at(budget, reports),
+            ),
         ).fit()
         if results.errors:
             raise LaunchError(f"{len(results.errors)} of {trials} trials failed: {results.errors[0]}", rank=0)
-        table = [_outcome(i, result) for i, result in enumerate(results)]
-    return sorted(table, key=lambda trial: (math.isnan(trial.held_out_loss), trial.held_out_loss))
+        table = [_outcome(i, result) for i, result in enumerate(results) if "step" in (result.metrics or {})]
+    ordered = sorted(table, key=lambda trial: (math.isnan(trial.held_out_loss), trial.held_out_loss))
+    return Search(ordered, reports)
 
 
 def _trial(values: dict[str, Any], config: TrainConfig, report_every: int, saves: bool) -> None:
@@ -141,12 +193,14 @@ def _trial(values: dict[str, Any], config: TrainConfig, report_every: int, saves
         with Trainer(config) as trainer:
             if not lineage or (lineage[-1]["trial"], lineage[-1]["settings"]) != (name, values):
                 lineage.append(dataclasses.asdict(Stage(name, trainer.first, values)))
+            reported = trainer.first
             for step in trainer.steps():
                 if (step + 1) % report_every and step + 1 < config.steps:
                     continue
                 result = trainer.result()
                 report = {
                     "step": step + 1,
+                    "taken": step + 1 - reported,
                     "held_out_loss": result.held_out_loss,
                     "accuracy": result.accuracy,
                     "lineage": lineage,
@@ -156,15 +210,18 @@ def _trial(values: dict[str, Any], config: TrainConfig, report_every: int, saves
                     newest = {"checkpoint": f"{config.name}/step_{step + 1}.ckpt", "lineage": lineage}
                     Path(folder, NEWEST).write_text(json.dumps(newest))
                     ours = ray.tune.Checkpoint.from_directory(folder)
+                reported = step + 1
                 ray.tune.report(report, checkpoint=ours)
 
 
-def _check(config: TrainConfig, space: Space, scheduler: str, trials: int, report_every: int) -> None:
+def _check(
+    config: TrainConfig, space: Space, scheduler: str, trials: int, report_every: int, budget: int | None
+) -> None:
     """SettingError for what no trial could run with."""
     from distlab.train.strategies.options import check_options, setting
 
-    for name, count in (("trials", trials), ("report_every", report_every)):
-        if count < 1:
+    for name, count in (("trials", trials), ("report_every", report_every), ("budget", budget)):
+        if count is not None and count < 1:
             raise SettingError(f"{name} is {count}; it must be 1 or more.")
     if not space:
         raise SettingError(
@@ -194,8 +251,10 @@ def _domain(values: Sequence[Any] | Range) -> Any:
 
 
 def _scheduler(name: str, space: Space, steps: int, report_every: int) -> Any:
-    from ray.tune.schedulers import ASHAScheduler, PopulationBasedTraining
+    from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, PopulationBasedTraining
 
+    if name == "random":
+        return FIFOScheduler()  # type: ignore[no-untyped-call]
     if name == "asha":
         return ASHAScheduler("step", max_t=steps, grace_period=min(report_every, steps), reduction_factor=2)
     return PopulationBasedTraining(
@@ -215,12 +274,14 @@ def _keep_in_range(settings: dict[str, Any], space: Space) -> dict[str, Any]:
     return settings
 
 
-def _progress() -> Any:
-    """Tells people of each report, on standard error."""
+def _progress(reports: list[Report]) -> Any:
+    """Keeps each report, and tells people of it on standard error."""
     from ray.tune import Callback
 
     class Progress(Callback):
         def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: Any, **info: Any) -> None:
+            told = {name: result[name] for name in ("step", "taken", "held_out_loss")}
+            reports.append(Report(str(trial), **told))
             settings = ", ".join(f"{name} {short(value)}" for name, value in result["config"].items())
             print(
                 f"{trial}: step {result['step']}, held-out loss {result['held_out_loss']:.4f}, "
@@ -229,6 +290,24 @@ def _progress() -> Any:
             )
 
     return Progress()
+
+
+def _at(budget: int | None, reports: list[Report]) -> Any:
+    """Ends a search whose reports have used up its budget; None without one."""
+    from ray.tune import Stopper
+
+    if budget is None:
+        return None
+    most: int = budget
+
+    class Spent(Stopper):
+        def __call__(self, trial_id: str, result: Any) -> bool:
+            return False
+
+        def stop_all(self) -> bool:
+            return sum(report.taken for report in reports) >= most
+
+    return Spent()
 
 
 def short(value: Any) -> str:

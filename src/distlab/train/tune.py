@@ -15,13 +15,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import tyro
 
 from distlab.errors import SettingError
 from distlab.train.config import TrainConfig, from_yaml
-from distlab.train.ray_tune import Range, Trial, short, tune
+from distlab.train.ray_tune import Range, Scheduler, Trial, search, short
 from distlab.train.result import finite
 
 
@@ -53,9 +53,10 @@ def parse_space(vary: Sequence[str]) -> dict[str, list[Any] | Range]:
 def main(
     vary: tuple[str, ...],
     config: Path | None = None,
-    scheduler: Literal["asha", "pbt"] = "asha",
+    scheduler: Scheduler = "asha",
     trials: int = 8,
     report_every: int = 10,
+    budget: int | None = None,
     as_json: Annotated[bool, tyro.conf.arg(name="json")] = False,
 ) -> int:
     """Find good settings by trying many, with Ray Tune.
@@ -63,15 +64,17 @@ def main(
     Args:
         vary: `name=low..high` for a range, `name=a,b,c` for choices; names as in a configuration file.
         config: YAML file with all other settings.
-        scheduler: asha stops trials that are behind; pbt lets them go on from the weights of better ones.
+        scheduler: asha stops trials that are behind; pbt lets them go on from the weights of better ones; random
+            trains all to the end.
         trials: How many settings to draw.
         report_every: Optimizer steps between looks at a trial.
+        budget: Optimizer steps over all trials, with which the search ends; else with its last trial.
         as_json: Print the trials as JSON.
     """
     base = from_yaml(config) if config else TrainConfig()
     print(f"Starting Ray and {trials} trials ...", file=sys.stderr)
     with _answering_ctrl_c():
-        table = tune(base, parse_space(vary), scheduler, trials, report_every)
+        table = search(base, parse_space(vary), scheduler, trials, report_every, budget).trials
     if as_json:
         rows = [dataclasses.asdict(trial) | {"held_out_loss": finite(trial.held_out_loss)} for trial in table]
         print(json.dumps(rows))
