@@ -6,6 +6,7 @@ python tests/course/forks_rig.py FD       # the process itself
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import functools
 import json
@@ -22,12 +23,15 @@ from distlab.course.grade.wire import Channel
 
 @functools.cache
 def _server() -> socket.socket:
-    """One for all tests of a run; it ends when this process does, as its socket is closed then."""
+    """One for all tests of a run; it ends with this process, as its socket is closed then."""
     ours, theirs = socket.socketpair()
     command = [sys.executable, __file__, str(theirs.fileno())]
-    subprocess.Popen(command, pass_fds=[theirs.fileno()], env={**os.environ, "OPENBLAS_NUM_THREADS": "1"})
+    environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, pass_fds=[theirs.fileno()], env=environment)
     theirs.close()
     ours.settimeout(120)
+    atexit.register(process.wait)
+    atexit.register(ours.close)  # what was registered last is called first
     return ours
 
 

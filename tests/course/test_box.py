@@ -91,6 +91,12 @@ def folder(tmp_path):
     box_folder = parent / "alice"
     yield box_folder
     box.stop(box_folder, now=True)
+    while launched:
+        launched.pop().wait(30)
+
+
+launched: list[subprocess.Popen[bytes]] = []
+"""Supervisors that the test has started; they end with their box."""
 
 
 @pytest.fixture
@@ -116,6 +122,7 @@ class Running:
 
     def __init__(self, folder: Path, spec: Spec) -> None:
         self.process = box.launch(folder, spec)
+        launched.append(self.process)
         line = self.process.stdout.readline()
         self.process.stdout.close()
         self.ready = json.loads(line)
@@ -244,6 +251,7 @@ time.sleep(600)
     running.run("import builtins; builtins.kept = 42")
     parent.kill()
     parent.wait()
+    parent.stdout.close()
     running.process = type("Gone", (), {"poll": lambda self: None, "pid": state.supervisor.pid})()
     assert running.run("import builtins; answer = builtins.kept") == 42
     processes = running.everything()
@@ -305,6 +313,7 @@ def test_the_log_is_private_and_bounded(folder, spec, tmp_path, monkeypatch):
     finally:
         os.umask(before)
     flooded.process.wait()
+    flooded.process.stdout.close()
     logs = sorted(path.name for path in tmp_path.glob("alice.log*"))
     assert logs == ["alice.log", "alice.log.1"]
     for name in logs:

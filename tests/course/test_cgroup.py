@@ -83,7 +83,8 @@ time.sleep(600)
     assert group.usage().processes == 32
     me = ProcessId.of(process.pid)
     group.kill()
-    assert process.wait(timeout=30) == -9
+    process.communicate(timeout=30)
+    assert process.returncode == -9
     assert not me.alive()
     assert group.processes() == []
 
@@ -163,7 +164,8 @@ def test_another_process_can_load_kill_and_remove_a_group(group):
     assert process.pid in group.processes()
     again = cgroup.load(group.to_dict())
     again.kill()
-    assert process.wait(timeout=30) == -9
+    process.communicate(timeout=30)
+    assert process.returncode == -9
     again.remove()
     again.remove()
     if isinstance(group, V1Group):

@@ -271,7 +271,7 @@ time.sleep(600)
     inside = [ProcessId.of(pid) for pid in child_pids(parent.pid)]
     assert len(inside) >= 3
     parent.send_signal(signal.SIGKILL)
-    parent.wait()
+    parent.communicate()
     assert all(process.wait(30) for process in inside if process)
 
 

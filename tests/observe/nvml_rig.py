@@ -73,8 +73,8 @@ class Driver:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         assert self._process.stdin
-        self._process.stdin.close()
-        assert self._process.wait(30) == 0
+        self._process.communicate(timeout=30)
+        assert self._process.returncode == 0
 
     def control(self, text: str) -> None:
         part = self._control.with_suffix(".part")

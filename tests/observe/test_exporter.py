@@ -555,16 +555,18 @@ def test_bad_options_end_the_command(
 def start(folder: Path, *args: str, **environment: str) -> tuple[subprocess.Popen[str], int]:
     """The real command, once it serves."""
     command = [sys.executable, "-m", "distlab.cli", "observe", "export", "--port", "0", *args]
-    process = subprocess.Popen(
-        command,
-        cwd=folder,
-        env=os.environ | environment,
-        stdout=subprocess.PIPE,
-        stderr=(folder / "stderr").open("w"),
-        text=True,
-    )
+    with (folder / "stderr").open("w") as errors:
+        process = subprocess.Popen(
+            command,
+            cwd=folder,
+            env=os.environ | environment,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+        )
     assert process.stdout is not None
-    line = process.stdout.readline()
+    with process.stdout:
+        line = process.stdout.readline()
     match = re.search(r"http://127\.0\.0\.1:(\d+)/metrics", line)
     assert match, line + (folder / "stderr").read_text()
     return process, int(match[1])

@@ -455,8 +455,9 @@ def test_a_real_run_that_a_kill_interrupts(tmp_path: Path) -> None:
     environment = os.environ | {"DISTLAB_JOB": "team-a", "OMP_NUM_THREADS": "1"}
     environment["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
     command = [sys.executable, "-m", "distlab.cli", "train", "--config", str(tmp_path / "real.yaml")]
-    output = (tmp_path / "output").open("w+")
-    training = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=output, stderr=output)
+    output = tmp_path / "output"
+    with output.open("w") as said:
+        training = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=said, stderr=said)
     followed = Runs(tmp_path / "runs")
     seen_running, steps, until = False, [], time.monotonic() + DEADLINE_S
     while training.poll() is None and time.monotonic() < until:
@@ -466,8 +467,7 @@ def test_a_real_run_that_a_kill_interrupts(tmp_path: Path) -> None:
             seen_running = seen_running or bool(run.running)
             steps.append(value(run, "steps_total", rank="0") or 0)
         time.sleep(0.01)
-    output.seek(0)
-    assert training.wait(1) == 0, output.read()
+    assert training.wait(1) == 0, output.read_text()
     followed._scanned_at = None
     followed.poll()
     [run] = followed.followed()

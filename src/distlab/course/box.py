@@ -297,14 +297,15 @@ class Box:
     async def copy_log(self) -> None:
         """Copy what the server prints into its log, bounded in size and speed."""
         assert self.process is not None
-        handler = logging.handlers.RotatingFileHandler(self.spec.log, maxBytes=LOG_BYTES, backupCount=1)
-        handler.terminator = ""
         reader = asyncio.StreamReader()
         protocol = asyncio.StreamReaderProtocol(reader)
         await asyncio.get_running_loop().connect_read_pipe(lambda: protocol, self.process.stdout)
-        while chunk := await reader.read(CHUNK_BYTES):
-            handler.emit(logging.makeLogRecord({"msg": chunk.decode(errors="replace")}))
-            await asyncio.sleep(len(chunk) / LOG_BYTES_PER_S)
+        handler = logging.handlers.RotatingFileHandler(self.spec.log, maxBytes=LOG_BYTES, backupCount=1)
+        handler.terminator = ""
+        with contextlib.closing(handler):
+            while chunk := await reader.read(CHUNK_BYTES):
+                handler.emit(logging.makeLogRecord({"msg": chunk.decode(errors="replace")}))
+                await asyncio.sleep(len(chunk) / LOG_BYTES_PER_S)
 
 
 def _listen(path: str) -> socket.socket:

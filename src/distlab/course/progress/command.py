@@ -86,15 +86,15 @@ def _ask_hub(learner: str | None) -> dict[str, Any]:
     """In a server: the Hub decides by its token."""
     import requests
 
-    session = requests.Session()
-    session.trust_env = False  # no proxy, no .netrc: the token goes to the Hub alone
     try:
-        answer = session.get(
-            f"{os.environ['JUPYTERHUB_API_URL'].rstrip('/')}/progress",
-            params={"learner": learner} if learner is not None else {},
-            headers={"Authorization": f"token {os.environ.get('JUPYTERHUB_API_TOKEN', '')}"},
-            timeout=(CONNECT_S, ANSWER_S),
-        )
+        with requests.Session() as session:
+            session.trust_env = False  # no proxy, no .netrc: the token goes to the Hub alone
+            answer = session.get(
+                f"{os.environ['JUPYTERHUB_API_URL'].rstrip('/')}/progress",
+                params={"learner": learner} if learner is not None else {},
+                headers={"Authorization": f"token {os.environ.get('JUPYTERHUB_API_TOKEN', '')}"},
+                timeout=(CONNECT_S, ANSWER_S),
+            )
         told = answer.json()
     except (requests.RequestException, ValueError) as error:
         raise WorkError("The Hub cannot be reached; try again in a minute.") from error
