@@ -35,3 +35,9 @@ def pytest_collection_finish(session: pytest.Session) -> None:
                 f"isolation cannot be tested on this machine: {problem.what}. What helps: {problem.fix}. "
                 f"To run the suite without those tests, on purpose: {ON_PURPOSE}=1."
             )
+
+
+def pytest_sessionfinish() -> None:
+    """The server that starts ranks ends with this process: ended before, it leaves nothing that Python warns of."""
+    if warm := sys.modules.get("distlab.train.warm"):
+        warm.end()

@@ -91,7 +91,9 @@ class _Handler(SubprocessHandler):
     def _popen(self, args: tuple[str, ...], env: dict[str, str]) -> Rank:  # type: ignore[override]
         assert self._stdout is not None
         assert self._stderr is not None
-        return start(Path(args[-1]), env, self._stdout.fileno(), self._stderr.fileno())
+        # The rank has its own then, and the agent closes only a running rank's.
+        with self._stdout, self._stderr:
+            return start(Path(args[-1]), env, self._stdout.fileno(), self._stderr.fileno())
 
     def close(self, death_sig: signal.Signals | None = None) -> None:
         with contextlib.suppress(ProcessLookupError):  # it ended between the agent's look and this
