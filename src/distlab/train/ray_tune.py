@@ -158,6 +158,8 @@ def search(
             run_config=ray.tune.RunConfig(
                 storage_path=storage,
                 verbose=0,
+                # In a notebook Ray's own would clear what the cell has printed.
+                progress_reporter=ray.tune.CLIReporter(),
                 callbacks=[_progress(reports)],
                 stop=_at(budget, reports),
             ),
