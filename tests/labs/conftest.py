@@ -19,6 +19,7 @@ from distlab.course.labsource import read_lab
 from distlab.course.release import source_path
 
 ROOT = Path(__file__).parents[2]
+GONE_S = 20
 
 
 @dataclass(frozen=True)
@@ -51,8 +52,10 @@ def run_lab(
         for cell in filter(is_test, notebook.cells):
             score, highest = determine_grade(cell)
             assert score == highest, f"{_grade_id(cell)}: {cell.outputs}"
-        # What a notebook starts inherits the folder that it runs in.
-        assert not [p for p in psutil.process_iter(["cwd"]) if p.info["cwd"] == str(tmp_path)]
+        # What a notebook starts inherits the folder that it runs in, and may end a moment after the kernel.
+        started = [p for p in psutil.process_iter(["cwd"]) if p.info["cwd"] == str(tmp_path)]
+        _, left = psutil.wait_procs(started, timeout=GONE_S)
+        assert not left
         outputs = {_grade_id(cell): cell.outputs for cell in notebook.cells if cell.cell_type == "code"}
         return Ran(outputs, {name: "".join(o.get("text", "") for o in out) for name, out in outputs.items()})
 
