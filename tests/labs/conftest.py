@@ -55,7 +55,7 @@ def run_lab(
         # What a notebook starts inherits the folder that it runs in, and may end a moment after the kernel.
         started = [p for p in psutil.process_iter(["cwd"]) if p.info["cwd"] == str(tmp_path)]
         _, left = psutil.wait_procs(started, timeout=GONE_S)
-        assert not left
+        assert not [p.as_dict(["cmdline", "ppid", "status"]) for p in left]
         outputs = {_grade_id(cell): cell.outputs for cell in notebook.cells if cell.cell_type == "code"}
         return Ran(outputs, {name: "".join(o.get("text", "") for o in out) for name, out in outputs.items()})
 

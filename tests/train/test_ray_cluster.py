@@ -71,7 +71,7 @@ def test_it_grows_replaces_what_was_lost_and_leaves_nothing() -> None:
         with pytest.raises(SettingError, match="connected to a Ray already"), elastic_cluster():
             pass
     assert not ray.is_initialized()
-    assert processes_of(cluster.folder) == []
+    assert processes_of(cluster.folder, cluster.address) == []
     assert not Path(cluster.folder).exists()
     assert {moment.nodes for moment in moments} == {0, 1}
     assert all(0 <= moment.used <= moment.cpus for moment in moments)

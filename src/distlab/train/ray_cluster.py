@@ -231,8 +231,9 @@ def autoscaling_head(
     start += [f"--port={address.rpartition(':')[2]}", f"--autoscaling-config={path}", f"--temp-dir={folder}"]
     start += ["--disable-usage-stats", "--include-dashboard=false", "--include-log-monitor=false"]
     start += [f"--object-store-memory={OBJECT_STORE_BYTES}", f"--ray-client-server-port={free_port()}"]
-    with swept(folder), environment(QUIET), environment(settings):
-        _run(start, folder)
+    # Ray's client server names the address alone.
+    with swept(folder, address), environment(QUIET), environment(settings):
+        _run(start, folder, address)
         yield ElasticCluster(address, f"http://{ip}:{metrics_port}/metrics", folder)
 
 
@@ -265,7 +266,7 @@ def _config(node: NodeType, idle_s: float, provider: dict[str, Any]) -> dict[str
     }
 
 
-def _run(start: list[str], folder: str) -> None:
+def _run(start: list[str], folder: str, address: str) -> None:
     """Start the head; on a machine with much else to do it may take longer than the 30 s that Ray gives itself."""
     for attempt in range(1, START_ATTEMPTS + 1):
         said = subprocess.run(start, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
@@ -273,4 +274,4 @@ def _run(start: list[str], folder: str) -> None:
             return
         if "timed out during startup" not in said.stdout or attempt == START_ATTEMPTS:
             raise LaunchError(f"Ray's head did not start: {said.stdout.strip()[-500:]}", 0)
-        end(folder)
+        end(folder, address)

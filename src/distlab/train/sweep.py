@@ -3,7 +3,7 @@
 with swept(folder):
     ...                 # start daemons that name the folder in their commands
 
-python -m distlab.train.sweep FOLDER < PIPE      # what `swept` starts: waits for the end of the pipe, then sweeps
+python -m distlab.train.sweep FOLDER [NAME ...] < PIPE     # what `swept` starts: waits for the pipe's end, then sweeps
 """
 
 from __future__ import annotations
@@ -24,13 +24,15 @@ ROUNDS = 5
 
 
 @contextmanager
-def swept(folder: str) -> Iterator[None]:
+def swept(folder: str, *names: str) -> Iterator[None]:
     """End the processes that name a folder afterwards, and remove it, also where this process is killed meanwhile.
+
+    names: of what else marks a process as one of these in its command, such as a server's address.
 
     A process of its own waits for the end of a pipe that only this one holds open.
     """
     sweeper = subprocess.Popen(
-        [sys.executable, "-m", "distlab.train.sweep", folder],
+        [sys.executable, "-m", "distlab.train.sweep", folder, *names],
         stdin=subprocess.PIPE,
         start_new_session=True,  # Ctrl-C is not for it
     )
@@ -38,20 +40,20 @@ def swept(folder: str) -> Iterator[None]:
     try:
         yield
     finally:
-        clear(folder)
+        clear(folder, *names)
         sweeper.stdin.close()
         sweeper.wait()
 
 
-def processes_of(folder: str) -> list[psutil.Process]:
-    """The processes that name this folder, but this one and who sweeps it."""
+def processes_of(*names: str) -> list[psutil.Process]:
+    """The processes that have one of these names in their commands, but this one and who sweeps."""
     found = []
     for process in psutil.process_iter():
         named = cmdline(process)
         if (
             process.pid != os.getpid()
             and __spec__.name not in named
-            and any(folder in part for part in named)
+            and any(name in part for part in named for name in names)
         ):
             found.append(process)
     return found
@@ -71,10 +73,13 @@ def with_children(process: psutil.Process) -> list[psutil.Process]:
     return []
 
 
-def end(folder: str) -> None:
-    """End the processes that name this folder, and those below them; again, where they have started others."""
+def end(*names: str) -> None:
+    """End the processes that have one of these names in their commands, and those below them.
+
+    Again, where they have started others.
+    """
     for _ in range(ROUNDS):
-        mine = [below for process in processes_of(folder) for below in with_children(process)]
+        mine = [below for process in processes_of(*names) for below in with_children(process)]
         if not mine:
             return
         for process in mine:
@@ -87,10 +92,10 @@ def end(folder: str) -> None:
         psutil.wait_procs(left, timeout=STOP_S)
 
 
-def clear(folder: str) -> None:
+def clear(folder: str, *names: str) -> None:
     """End what works in a folder, and remove it; again, where somebody wrote into it while it was removed."""
     for _ in range(ROUNDS):
-        end(folder)
+        end(folder, *names)
         shutil.rmtree(folder, ignore_errors=True)
         if not os.path.lexists(folder):
             return
@@ -98,4 +103,4 @@ def clear(folder: str) -> None:
 
 if __name__ == "__main__":
     sys.stdin.buffer.read()
-    clear(sys.argv[1])
+    clear(*sys.argv[1:])
