@@ -23,7 +23,7 @@ from distlab.bench.stamp import command
 from distlab.errors import LaunchError, SettingError
 from distlab.machine import cores
 from distlab.predict.collectives import Link
-from distlab.record.one_file import record_into_file
+from distlab.record.one_file import read_from_file, record_into_file
 
 HOSTS = 4
 RATE_MBITS = 200.0
@@ -61,9 +61,7 @@ class Crossover:
 
 def read(path: Path = RECORDED) -> Crossover:
     """SettingError for a file that is no such recording."""
-    found = json.loads(path.read_text())
-    if not isinstance(found, dict) or found.pop("format", None) != FORMAT:
-        raise SettingError(f"{path} is no recording of a crossover; expected what this module writes.")
+    found = read_from_file(path, FORMAT, "recording of a crossover")
     return parse(found)
 
 

@@ -8,7 +8,6 @@ Each drill of `distlab.faults.drills` runs once, one after the other. `read` giv
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -22,7 +21,7 @@ from distlab.faults.drills.horovod import drill_horovod
 from distlab.faults.drills.ray import drill_ray
 from distlab.faults.drills.report import DrillError, Recovery
 from distlab.faults.drills.torchrun import drill_torchrun
-from distlab.record.one_file import record_into_file
+from distlab.record.one_file import read_from_file, record_into_file
 
 FORMAT = "distlab drills"
 RECORDED = Path(__file__).with_suffix(".json")
@@ -66,9 +65,7 @@ class Drills:
 
 def read(path: Path = RECORDED) -> Drills:
     """SettingError for a file that is no such recording."""
-    found = json.loads(path.read_text())
-    if not isinstance(found, dict) or found.pop("format", None) != FORMAT:
-        raise SettingError(f"{path} is no recording of drills; expected what this module writes.")
+    found = read_from_file(path, FORMAT, "recording of drills")
     runs = {name: _recovery(run) for name, run in found.pop("runs").items()}
     return Drills(**found, runs=runs)
 

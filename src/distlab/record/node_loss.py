@@ -19,7 +19,7 @@ from typing import Any
 from distlab.errors import LaunchError, SettingError
 from distlab.faults.drills.node_loss import RUN, Story, lose_a_node
 from distlab.faults.drills.report import DrillError
-from distlab.record.one_file import record_into_file
+from distlab.record.one_file import read_from_file, record_into_file
 from distlab.train.config import from_dict
 
 FORMAT = "distlab node loss"
@@ -30,9 +30,7 @@ TOLD = ("autoscaler_active_nodes{", "autoscaler_pending_nodes{", "autoscaler_clu
 
 def read(path: Path = RECORDED) -> Story:
     """SettingError for a file that is no such recording."""
-    found = json.loads(path.read_text(encoding="utf-8"))
-    if not isinstance(found, dict) or found.pop("format", None) != FORMAT:
-        raise SettingError(f"{path} is no recorded loss of a node; expected what this module writes.")
+    found = read_from_file(path, FORMAT, "recorded loss of a node")
     texts = found.pop("texts")
     found["pages"] = [(at, texts[number]) for at, number in found["pages"]]
     return Story(**found)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from distlab.errors import SettingError
 from distlab.files import write_whole
 
 
@@ -27,3 +28,14 @@ def record_into_file(
     out.parent.mkdir(parents=True, exist_ok=True)
     write_whole(out, found.encode() + b"\n")
     return 0
+
+
+def read_from_file(path: Path, form: str, what: str) -> dict[str, Any]:
+    """What was recorded, without its format. SettingError for a file that is no such recording.
+
+    `form` is the format that the file must name, `what` what the error says it is not: "recording of drills".
+    """
+    found = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(found, dict) or found.pop("format", None) != form:
+        raise SettingError(f"{path} is no {what}; expected what this module writes.")
+    return found

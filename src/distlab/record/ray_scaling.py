@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.metadata
-import json
 import logging
 import os
 import secrets
@@ -26,7 +25,7 @@ import psutil
 
 from distlab.bench.stamp import command, stamp
 from distlab.errors import LaunchError, SettingError
-from distlab.record.one_file import record_into_file
+from distlab.record.one_file import read_from_file, record_into_file
 from distlab.train.config import TrainConfig
 from distlab.train.ray_cluster import NodeType, autoscaling_head
 from distlab.train.ray_train import QUIET, environment, local_ray, require_ray
@@ -97,9 +96,7 @@ class RayScaling:
 
 def read(path: Path = RECORDED) -> RayScaling:
     """SettingError for a file that is no such recording."""
-    found = json.loads(path.read_text())
-    if not isinstance(found, dict) or found.pop("format", None) != FORMAT:
-        raise SettingError(f"{path} is no recording of Ray's scaling; expected what this module writes.")
+    found = read_from_file(path, FORMAT, "recording of Ray's scaling")
     scaling = {name: Scaling(**run) for name, run in found.pop("scaling").items()}
     searches = {name: Search(**run) for name, run in found.pop("searches").items()}
     return RayScaling(**found, scaling=scaling, searches=searches)

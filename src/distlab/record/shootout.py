@@ -11,7 +11,6 @@ comparison. Last, one rank leaves a gradient out, and Horovod says what it then 
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import os
 import re
 import statistics
@@ -28,7 +27,7 @@ import torch.distributed as dist
 
 from distlab.bench.stamp import command
 from distlab.errors import LaunchError, SettingError
-from distlab.record.one_file import record_into_file
+from distlab.record.one_file import read_from_file, record_into_file
 from distlab.train.config import TrainConfig, from_dict
 
 FORMAT = "distlab shootout"
@@ -133,9 +132,7 @@ class Shootout:
 
 def read(path: Path = RECORDED) -> Shootout:
     """SettingError for a file that is no such recording."""
-    found = json.loads(path.read_text())
-    if not isinstance(found, dict) or found.pop("format", None) != FORMAT:
-        raise SettingError(f"{path} is no recording of a shootout; expected what this module writes.")
+    found = read_from_file(path, FORMAT, "recording of a shootout")
     runs = {name: Run(**run) for name, run in found.pop("runs").items()}
     small = {name: Rounds(**rounds) for name, rounds in found.pop("small").items()}
     return Shootout(**found | {"stall": Stall(**found["stall"])}, runs=runs, small=small)

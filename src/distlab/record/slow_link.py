@@ -21,7 +21,7 @@ from distlab.bench.stamp import command
 from distlab.errors import LaunchError, SettingError
 from distlab.faults.network import Network
 from distlab.machine import cores
-from distlab.record.one_file import record_into_file
+from distlab.record.one_file import read_from_file, record_into_file
 
 HOSTS, SLOW_HOST = 8, 5
 RATE_MBITS = 100.0
@@ -69,9 +69,7 @@ class SlowLink:
 
 def read(path: Path = RECORDED) -> SlowLink:
     """SettingError for a file that is no such recording."""
-    found = json.loads(path.read_text())
-    if not isinstance(found, dict) or found.pop("format", None) != FORMAT:
-        raise SettingError(f"{path} is no recording of a slow link; expected what this module writes.")
+    found = read_from_file(path, FORMAT, "recording of a slow link")
     return SlowLink(**{**found, "runs": [Run(**run) for run in found["runs"]]})
 
 

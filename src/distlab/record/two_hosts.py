@@ -11,7 +11,6 @@ of three collectives by themselves are counted at the cable. `read` gives MOD-20
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import os
 import sys
 import tempfile
@@ -27,7 +26,7 @@ import torch.distributed as dist
 from distlab.bench.hosts import HostNetwork, run_on_hosts
 from distlab.bench.stamp import command
 from distlab.errors import LaunchError, SettingError
-from distlab.record.one_file import record_into_file
+from distlab.record.one_file import read_from_file, record_into_file
 from distlab.train.config import TrainConfig, from_dict
 from distlab.train.hosts import train_on_hosts
 from distlab.train.records import read_info
@@ -105,9 +104,7 @@ class TwoHosts:
 
 def read(path: Path = RECORDED) -> TwoHosts:
     """SettingError for a file that is no such recording."""
-    found = json.loads(path.read_text())
-    if not isinstance(found, dict) or found.pop("format", None) != FORMAT:
-        raise SettingError(f"{path} is no recording of two hosts; expected what this module writes.")
+    found = read_from_file(path, FORMAT, "recording of two hosts")
     load_average = tuple(found.pop("load_average"))
     return TwoHosts(**{**found, "runs": [Run(**run) for run in found["runs"]]}, load_average=load_average)
 
