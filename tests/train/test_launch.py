@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import linecache
 import os
 import re
 import shutil
@@ -19,7 +20,7 @@ import torch.distributed as dist
 
 from distlab.errors import LaunchError
 from distlab.machine import cores
-from distlab.train.launch import backend_for, launch
+from distlab.train.launch import backend_for, cell_lines, launch
 
 
 def _report(word: str) -> tuple[str, int, int, float, int]:
@@ -163,6 +164,18 @@ def test_notebook_functions_with_closures_travel() -> None:
     assert callable(in_cell)
     assert launch(in_cell, 2, 5) == [15, 16]
     assert launch(lambda x: x + offset, 1, 5) == [15]
+
+
+def test_cells_lines_while_another_thread_reads_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    cells = {name: (8, None, ["x = 1\n"], name) for name in ("<cell 1>", "<cell 2>")}
+    monkeypatch.setattr(linecache, "cache", dict(cells))
+
+    def exists(name: str) -> bool:  # another thread's turn comes while this one asks for a file
+        linecache.cache[f"another thread's, beside {name}"] = (8, None, ["y = 1\n"], name)
+        return False
+
+    monkeypatch.setattr(os.path, "exists", exists)
+    assert cell_lines() == {name: ["x = 1\n"] for name in cells}
 
 
 def test_a_callback_may_outlive_the_function() -> None:

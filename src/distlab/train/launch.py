@@ -201,14 +201,15 @@ def _ranks(numbers: list[int]) -> str:
 
 def cell_lines() -> dict[str, list[str]]:
     """Source of notebook cells, which exists in memory only, so that a rank's traceback can quote it."""
-    entries = linecache.cache.items()
+    entries = linecache.cache.copy().items()  # another thread may read a file's lines meanwhile
     return {name: entry[2] for name, entry in entries if len(entry) == 4 and not os.path.exists(name)}
 
 
 @contextlib.contextmanager
 def _quiet_agent() -> Iterator[None]:
     """Silence the agent's log for a while: on failure it repeats what LaunchError says, at length."""
-    names = [name for name in logging.root.manager.loggerDict if name.startswith("torch.distributed.elastic")]
+    known = list(logging.root.manager.loggerDict)  # another thread may make one meanwhile
+    names = [name for name in known if name.startswith("torch.distributed.elastic")]
     # Each by itself: some have a level of their own, and do not ask their parent's.
     levels = {name: logging.getLogger(name).level for name in names}
     for name in names:
