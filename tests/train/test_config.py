@@ -39,6 +39,7 @@ from distlab.train.strategies.options import OPTIONAL, TAKES, check_options, set
             {"model": {"kind": "gpt", "width": 12, "heads": 4}, "data": {"source": "text"}},
             "model.width is 12; .* twice model.heads, 8",
         ),
+        ({"model": {"dropout": 0.1}}, "model.dropout is 0.1 and model.kind is 'mlp', which drops nothing"),
         ({"name": "../up"}, "name is '../up'"),
         ({"checkpoint": {"every_steps": 2}}, "folder is not"),
         ({"checkpoint": {"timeout_s": 0.5}}, "checkpoint.timeout_s is 0.5; it must be 1 or more"),

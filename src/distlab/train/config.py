@@ -51,6 +51,7 @@ class ModelConfig:
     heads: int = 4
     """Attention heads (gpt); a head's width, width / heads, is even."""
     dropout: float = 0.0
+    """Share of what attention and MLP put out that is dropped in training (gpt)."""
     tied: bool = True
     """Do the token embedding and the last layer share one matrix (gpt)?"""
     freeze: tuple[str, ...] = ()
@@ -223,6 +224,11 @@ class TrainConfig:
         if not self.model.dropout < 1:
             raise SettingError(f"model.dropout is {self.model.dropout}; it must be less than 1.")
         model, data = self.model, self.data
+        if model.dropout and model.kind != "gpt":
+            raise SettingError(
+                f"model.dropout is {model.dropout} and model.kind is {model.kind!r}, which drops nothing; set dropout "
+                "to 0, or kind to 'gpt'."
+            )
         if data.source == ("digits" if model.kind == "gpt" else "text"):
             raise SettingError(
                 f"model.kind is {model.kind!r} and data.source is {data.source!r}; a gpt reads 'text' or "
@@ -323,11 +329,7 @@ def from_yaml(path: Path) -> TrainConfig:
         at = error.problem_mark
         where = f" at line {at.line + 1}, column {at.column + 1}" if at else ""
         raise SettingError(f"{path} is not YAML that can be read{where}: {error.problem}.") from None
-    except (
-        yaml.YAMLError,
-        ValueError,
-        RecursionError,
-    ) as error:  # ValueError: not text, or not a number or date
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: no text, no number, no date
         raise SettingError(f"{path} is not YAML that can be read: {reprlib.repr(str(error))}") from None
     if not isinstance(values, dict):
         raise SettingError(
