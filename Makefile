@@ -10,7 +10,7 @@ VENV := .venv/bin
 help:
 	@echo "make up          start the site on http://localhost:$(PORT) (DETACH=1: in the background)"
 	@echo "make down        stop it"
-	@echo "make test        linters, book build, whole test suite with the browser test"
+	@echo "make test        linters, book build, whole test suite with the browser test (FRESH=1: also what passed before)"
 	@echo "make bench       benchmarks into benchmarks/results.json (BENCH=name for one)"
 	@echo "make book        build the book only"
 	@echo "make labs        regenerate labs/ from solutions/"

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import hashlib
 import json
 import os
 import re
@@ -20,11 +19,10 @@ import shutil
 import signal
 import subprocess
 import sys
-import sysconfig
 import tempfile
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,8 +38,8 @@ from distlab.course.book_check import (
     check_pages,
     known_labs,
 )
+from distlab.course.inputs import contents, digest, files_below, surroundings, user_cache
 from distlab.course.site import Site
-from distlab.machine import hardware
 
 __all__ = ["BookError", "build_book"]
 
@@ -78,31 +76,22 @@ class Keys:
     def of(cls, root: Path) -> Keys:
         """The keys of the sources at `root`."""
         library, book = root / "src" / "distlab", root / SOURCE_FOLDER
-        code = [path for path in _files(library) if path.suffix not in (".pyc", ".pyo")]
+        code = [path for path in files_below(library) if path.suffix not in (".pyc", ".pyo")]
         course = library / "course"
-        machine = hardware()
-        cells = _digest(
-            json.dumps(
-                [
-                    sys.version,
-                    _environment(),
-                    machine.cpu,
-                    machine.cores,
-                    [g.name for g in machine.gpus],
-                ]
-            ),
-            *_contents(root, (path for path in code if course not in path.parents)),
-            *_contents(root, (path for path in _files(book) if _is_data(path.relative_to(book)))),
+        cells = digest(
+            surroundings(),
+            *contents(root, (path for path in code if course not in path.parents)),
+            *contents(root, (path for path in files_below(book) if _is_data(path.relative_to(book)))),
         )
         locks = [*(root / "requirements").glob("*.txt"), root / "package-lock.json", root / "_config.yml"]
-        pages = _digest(
+        pages = digest(
             cells,
             json.dumps(known_labs(root)),
-            *_contents(root, (path for path in code if course in path.parents)),
-            *_contents(root, (path for path in locks if path.is_file())),
+            *contents(root, (path for path in code if course in path.parents)),
+            *contents(root, (path for path in locks if path.is_file())),
         )
-        sources = [*_files(book), *(path for path in [root / "_toc.yml"] if path.is_file())]
-        return cls(cells, pages, _digest(pages, *_contents(root, sources)))
+        sources = [*files_below(book), *(path for path in [root / "_toc.yml"] if path.is_file())]
+        return cls(cells, pages, digest(pages, *contents(root, sources)))
 
 
 def _is_data(path: Path) -> bool:
@@ -142,7 +131,7 @@ def build_book(site: Site, force: bool = False) -> Path:
         if not force and _published_key(published) == keys.book:
             return published
         # While this key stands, what Sphinx made before serves again, and only changed pages are read.
-        work, work_key = site.book / "work", _digest(keys.pages, _read(site.root / "_toc.yml"))
+        work, work_key = site.book / "work", digest(keys.pages, _read(site.root / "_toc.yml"))
         if force or _read(work / "key") != work_key:
             check_config(site.root)
             shutil.rmtree(work, ignore_errors=True)
@@ -277,14 +266,10 @@ def _cell_cache(key: str, fresh: bool) -> Iterator[Path]:
     It lies in the user's cache folder, where anything may have happened to it: it is used only if it is this
     user's alone and its content is what the last build sealed, and is emptied otherwise.
     """
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "distlab" / "cells"
-    base.mkdir(parents=True, exist_ok=True, mode=0o700)
-    state = base.stat()
-    if state.st_uid != os.geteuid() or state.st_mode & 0o022:
-        raise BookError(
-            f"{base} belongs to another user or can be written by others, so that its content cannot be "
-            "trusted: remove it, or set XDG_CACHE_HOME to a folder of your own."
-        )
+    try:
+        base = user_cache("cells")
+    except PermissionError as error:
+        raise BookError(str(error)) from error
     folder, seal = base / key, base / f"{key}.seal"
     with _locked(base / f"{key}.lock"):
         if fresh or not folder.is_dir() or _read(seal) != _tree_digest(folder):
@@ -312,12 +297,6 @@ def _forget_old_caches(base: Path, keep: str) -> None:
             shutil.rmtree(base / seal.stem, ignore_errors=True)
 
 
-def _environment() -> list[str]:
-    """What is installed, as `name-version.dist-info`; what a module has added to sys.path is left out of it."""
-    folders = {Path(sysconfig.get_path(name)) for name in ("purelib", "platlib")}
-    return sorted(path.name for folder in folders for path in folder.glob("*.dist-info"))
-
-
 # --- files ---
 
 
@@ -328,26 +307,8 @@ def _locked(path: Path, wait: bool = True) -> Iterator[None]:
         yield
 
 
-def _files(folder: Path) -> list[Path]:
-    """The regular files below `folder`, sorted; no hidden ones, no caches, no build output."""
-    found = []
-    for where, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if name not in ("__pycache__", "_build") and name[0] != "."]
-        found += [Path(where, name) for name in names if name[0] != "."]
-    return sorted(found)
-
-
-def _contents(root: Path, paths: Iterable[Path]) -> Iterator[str]:
-    for path in sorted(paths):
-        yield f"{path.relative_to(root)}\0{hashlib.sha256(path.read_bytes()).hexdigest()}"
-
-
-def _digest(*parts: str) -> str:
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:24]
-
-
 def _tree_digest(folder: Path) -> str:
-    return _digest(*_contents(folder, (path for path in folder.rglob("*") if path.is_file())))
+    return digest(*contents(folder, (path for path in folder.rglob("*") if path.is_file())))
 
 
 def _read(path: Path) -> str:
