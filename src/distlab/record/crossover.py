@@ -20,10 +20,9 @@ from typing import Any
 from distlab.bench.algorithms import Race, Row
 from distlab.bench.hosts import HostNetwork, run_on_hosts
 from distlab.bench.stamp import command
-from distlab.errors import LaunchError, SettingError
 from distlab.machine import cores
 from distlab.predict.collectives import Link
-from distlab.record.one_file import read_from_file, record_into_file
+from distlab.record.one_file import exit_as, read_from_file, record_into_file
 
 HOSTS = 4
 RATE_MBITS = 200.0
@@ -102,8 +101,4 @@ def main(args: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main(sys.argv[1:]))
-    except (SettingError, LaunchError) as error:
-        print(error, file=sys.stderr)
-        sys.exit(2 if isinstance(error, SettingError) else 1)
+    exit_as(main)

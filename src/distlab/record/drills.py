@@ -16,12 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from distlab.bench.stamp import command
-from distlab.errors import SettingError
 from distlab.faults.drills.horovod import drill_horovod
 from distlab.faults.drills.ray import drill_ray
-from distlab.faults.drills.report import DrillError, Recovery
+from distlab.faults.drills.report import Recovery
 from distlab.faults.drills.torchrun import drill_torchrun
-from distlab.record.one_file import read_from_file, record_into_file
+from distlab.record.one_file import exit_as, read_from_file, record_into_file
 
 FORMAT = "distlab drills"
 RECORDED = Path(__file__).with_suffix(".json")
@@ -97,8 +96,4 @@ def main(args: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main(sys.argv[1:]))
-    except (SettingError, DrillError) as error:
-        print(error, file=sys.stderr)
-        sys.exit(2 if isinstance(error, SettingError) else 1)
+    exit_as(main)

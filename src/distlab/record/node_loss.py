@@ -10,16 +10,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from distlab.errors import LaunchError, SettingError
 from distlab.faults.drills.node_loss import RUN, Story, lose_a_node
-from distlab.faults.drills.report import DrillError
-from distlab.record.one_file import read_from_file, record_into_file
+from distlab.record.one_file import exit_as, read_from_file, record_into_file
 from distlab.train.config import from_dict
 
 FORMAT = "distlab node loss"
@@ -75,8 +72,4 @@ def main(args: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main(sys.argv[1:]))
-    except (SettingError, LaunchError, DrillError) as error:
-        print(error, file=sys.stderr)
-        sys.exit(2 if isinstance(error, SettingError) else 1)
+    exit_as(main)

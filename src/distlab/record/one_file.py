@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-from distlab.errors import SettingError
+from distlab.errors import SettingError, WorkError
 from distlab.files import write_whole
 
 
@@ -39,3 +40,12 @@ def read_from_file(path: Path, form: str, what: str) -> dict[str, Any]:
     if not isinstance(found, dict) or found.pop("format", None) != form:
         raise SettingError(f"{path} is no {what}; expected what this module writes.")
     return found
+
+
+def exit_as(main: Callable[[Sequence[str]], int]) -> NoReturn:
+    """End this program as `main` does with its arguments: with 2 for a setting, with 1 for work that failed."""
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except (SettingError, WorkError) as error:
+        print(error, file=sys.stderr)
+        sys.exit(2 if isinstance(error, SettingError) else 1)

@@ -24,8 +24,8 @@ from typing import Any, Literal
 import psutil
 
 from distlab.bench.stamp import command, stamp
-from distlab.errors import LaunchError, SettingError
-from distlab.record.one_file import read_from_file, record_into_file
+from distlab.errors import LaunchError
+from distlab.record.one_file import exit_as, read_from_file, record_into_file
 from distlab.train.config import TrainConfig
 from distlab.train.ray_cluster import NodeType, autoscaling_head
 from distlab.train.ray_train import QUIET, environment, local_ray, require_ray
@@ -326,8 +326,4 @@ def main(args: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main(sys.argv[1:]))
-    except (SettingError, LaunchError) as error:
-        print(error, file=sys.stderr)
-        sys.exit(2 if isinstance(error, SettingError) else 1)
+    exit_as(main)

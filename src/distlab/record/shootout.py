@@ -26,8 +26,8 @@ import torch
 import torch.distributed as dist
 
 from distlab.bench.stamp import command
-from distlab.errors import LaunchError, SettingError
-from distlab.record.one_file import read_from_file, record_into_file
+from distlab.errors import LaunchError
+from distlab.record.one_file import exit_as, read_from_file, record_into_file
 from distlab.train.config import TrainConfig, from_dict
 
 FORMAT = "distlab shootout"
@@ -281,8 +281,4 @@ def main(args: Sequence[str]) -> int:
 if __name__ == "__main__":
     from distlab.record import shootout  # ranks send back this module's classes, not `__main__`'s
 
-    try:
-        sys.exit(shootout.main(sys.argv[1:]))
-    except (SettingError, LaunchError) as error:
-        print(error, file=sys.stderr)
-        sys.exit(2 if isinstance(error, SettingError) else 1)
+    exit_as(shootout.main)

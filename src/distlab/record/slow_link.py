@@ -10,6 +10,7 @@ Eight hosts that are network namespaces of one machine, each with a cable of 100
 from __future__ import annotations
 
 import json
+import os
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -17,11 +18,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from distlab.bench import pairs
+from distlab.bench.hosts import HostNetwork, run_on_hosts
 from distlab.bench.stamp import command
-from distlab.errors import LaunchError, SettingError
-from distlab.faults.network import Network
+from distlab.faults.network import Cables
 from distlab.machine import cores
-from distlab.record.one_file import read_from_file, record_into_file
+from distlab.record.one_file import exit_as, read_from_file, record_into_file
 
 HOSTS, SLOW_HOST = 8, 5
 RATE_MBITS = 100.0
@@ -95,25 +97,26 @@ def record() -> dict[str, Any]:
 
 def _pairs(share: float) -> dict[str, Any]:
     """What `distlab.bench.pairs` finds with the slow cable at that share."""
-    with tempfile.TemporaryDirectory() as folder, Network(HOSTS) as network:
+    about = f"{HOSTS} network namespaces, cables {RATE_MBITS:g} Mbit/s, host {SLOW_HOST} at {share:g} of that"
+    with tempfile.TemporaryDirectory() as folder:
         out = Path(folder, "pairs.json")
-        for host in range(HOSTS):
-            network.slow(host, RATE_MBITS * (share if host == SLOW_HOST else 1.0))
-        about = (
-            f"{HOSTS} network namespaces, cables {RATE_MBITS:g} Mbit/s, host {SLOW_HOST} at {share:g} of that"
-        )
-        program = [sys.executable, "-m", "distlab.bench.pairs", "--payload-MiB", str(PAYLOAD_MIB)]
-        program += ["--repeats", "4", "--network", about, "--out", str(out)]
+        wanted = ["--payload-MiB", str(PAYLOAD_MIB), "--repeats", "4", "--network", about, "--out", str(out)]
+        slow = f"{SLOW_HOST}, {RATE_MBITS * share}"
+        program = f"from distlab.record.slow_link import measure; measure({slow}, {wanted})"
         env = {"OMP_NUM_THREADS": str(max(1, cores() // HOSTS)), "CUDA_VISIBLE_DEVICES": ""}
-        ranks = [network.start(host, program, env) for host in range(HOSTS)]
-        for host, rank in enumerate(ranks):
-            said = rank.communicate()[0]
-            if rank.returncode:
-                raise LaunchError(
-                    f"Host {host} ended with code {rank.returncode}: {said.strip()[-500:]}", host
-                )
+        run_on_hosts(HostNetwork(HOSTS, RATE_MBITS), [sys.executable, "-c", program], env)
         read_back: dict[str, Any] = json.loads(out.read_text())
         return read_back
+
+
+def measure(slow_host: int, rate_Mbits: float, wanted: Sequence[str]) -> None:  # noqa: N803
+    """On each host: the slow one limits its cable, and then all measure what `distlab.bench.pairs` takes as wanted."""
+    if int(os.environ["RANK"]) == slow_host:
+        cables = Cables.here()
+        assert cables is not None
+        cables.slow(slow_host, rate_Mbits)
+    sys.argv = ["pairs.py", *wanted]  # what the stamp says
+    pairs.main(wanted)
 
 
 def main(args: Sequence[str]) -> int:
@@ -122,8 +125,4 @@ def main(args: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main(sys.argv[1:]))
-    except (SettingError, LaunchError) as error:
-        print(error, file=sys.stderr)
-        sys.exit(2 if isinstance(error, SettingError) else 1)
+    exit_as(main)

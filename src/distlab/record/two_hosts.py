@@ -25,8 +25,7 @@ import torch.distributed as dist
 
 from distlab.bench.hosts import HostNetwork, run_on_hosts
 from distlab.bench.stamp import command
-from distlab.errors import LaunchError, SettingError
-from distlab.record.one_file import read_from_file, record_into_file
+from distlab.record.one_file import exit_as, read_from_file, record_into_file
 from distlab.train.config import TrainConfig, from_dict
 from distlab.train.hosts import train_on_hosts
 from distlab.train.records import read_info
@@ -189,8 +188,4 @@ def main(args: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main(sys.argv[1:]))
-    except (SettingError, LaunchError) as error:
-        print(error, file=sys.stderr)
-        sys.exit(2 if isinstance(error, SettingError) else 1)
+    exit_as(main)
