@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from distlab.errors import SettingError
+from distlab.errors import LaunchError, SettingError
 from distlab.record import shootout
 
 
@@ -66,3 +66,9 @@ def test_a_recording_in_the_repository_is_of_equal_work(name: str) -> None:
         assert 0 < run.communication_s + 1e-9 < run.fastest_s <= run.median_s
     assert set(recording.small) == {*shootout.SETTINGS, "torch, one by one", "torch, one buffer"}
     assert "load average" in str(recording)
+
+
+def test_ranks_that_do_not_end_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shootout, "STALL_MOST_S", 0.01)  # Python itself takes longer to start
+    with pytest.raises(LaunchError, match=r"did not end within 0\.01 s; expected about 20 s"):
+        shootout.stall()

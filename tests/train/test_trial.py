@@ -62,6 +62,11 @@ def test_a_change_takes_effect_in_the_middle() -> None:
     assert before != ended
 
 
+def test_a_stage_that_begins_with_another_takes_its_place() -> None:
+    lineage = [Stage("a", 0, {RATE: 0.001}), Stage("b", 0, {RATE: 0.07})]
+    assert replay(SMALL, lineage).held_out_loss == whole(learning_rate=0.07)
+
+
 def test_one_stage_is_plain_training_and_another_seed_another_run() -> None:
     lineage = [Stage("a", 0, {RATE: 0.07})]
     assert replay(SMALL, lineage).held_out_loss == whole(learning_rate=0.07)

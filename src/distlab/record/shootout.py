@@ -29,6 +29,7 @@ from distlab.bench.stamp import command
 from distlab.errors import LaunchError
 from distlab.record.one_file import exit_as, read_from_file, record_into_file
 from distlab.train.config import TrainConfig, from_dict
+from distlab.train.runs_report import WARMUP
 
 FORMAT = "distlab shootout"
 RECORDED = Path(__file__).with_suffix(".json")
@@ -62,6 +63,8 @@ SETTINGS: dict[str, dict[str, str]] = {
 """Horovod's environment for each round of small gradients."""
 STALL_S = 20.0
 """For which a rank stays away from a collective."""
+STALL_MOST_S = 120.0
+"""For which two ranks may take to start, stall, and end."""
 STALLED = "submitted to be reduced|issing ranks|Stalled"
 WAITED = "waited: "
 VERSIONS = ("torch", "horovod", "deepspeed", "ray", "tensorflow-cpu")
@@ -160,7 +163,7 @@ def record() -> dict[str, Any]:
         result = run(job(way))
         assert result is not None  # this process is no rank
         around_s = time.perf_counter() - started - sum(step.step_s for step in result.steps)
-        full = [step for step in result.steps[5:] if step.samples == result.steps[0].samples]
+        full = [step for step in result.steps[WARMUP:] if step.samples == result.steps[0].samples]
         fastest = min(full, key=lambda step: step.step_s)
         runs[way] = asdict(
             Run(
@@ -236,9 +239,19 @@ def with_horovod(settings: dict[str, str]) -> Rounds:
 
 
 def stall() -> dict[str, Any]:
-    """`Stall` where rank 1 leaves a gradient out for STALL_S seconds, and a warning was asked for after 3."""
-    program = "from distlab.record.shootout import leave_one_out; leave_one_out()"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    """`Stall` where rank 1 leaves a gradient out for STALL_S seconds, and a warning was asked for after 3.
+
+    LaunchError where rank 0 does not say how that ended, or not within STALL_MOST_S.
+    """
+    program = [sys.executable, "-c", "from distlab.record.shootout import leave_one_out; leave_one_out()"]
+    try:
+        done = subprocess.run(program, capture_output=True, text=True, timeout=STALL_MOST_S)
+    except subprocess.TimeoutExpired:
+        raise LaunchError(
+            f"The ranks of which one stalls did not end within {STALL_MOST_S:g} s; expected about {STALL_S:g} s: "
+            "record again on a machine with less to do.",
+            0,
+        ) from None
     said = (done.stdout + done.stderr).splitlines()
     waited = next((line for line in said if line.startswith(WAITED)), None)
     if waited is None:

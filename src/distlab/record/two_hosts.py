@@ -29,6 +29,7 @@ from distlab.record.one_file import exit_as, read_from_file, record_into_file
 from distlab.train.config import TrainConfig, from_dict
 from distlab.train.hosts import train_on_hosts
 from distlab.train.records import read_info
+from distlab.train.runs_report import WARMUP
 
 FORMAT = "distlab two hosts"
 RECORDED = Path(__file__).with_suffix(".json")
@@ -44,8 +45,6 @@ WAYS = {"DDP": "ddp", "Horovod": "horovod", "FSDP2": "fsdp"}
 RATES_MBITS = (None, 1000.0, 100.0)
 """10^6 bits/s of each host's cable, each way; None: not limited."""
 TURNS = 1
-WARMUP = 4
-"""Steps that pay for what later ones do not."""
 VERSIONS = ("torch", "horovod")
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter")
 PAYLOAD_BYTES, ROUNDS = 4_000_000, 10

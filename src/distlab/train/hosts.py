@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import sys
 import time
-from collections import defaultdict
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,7 +20,7 @@ import yaml
 from distlab.bench.hosts import HostNetwork, run_on_hosts
 from distlab.errors import SettingError
 from distlab.train.config import TrainConfig
-from distlab.train.records import read_log
+from distlab.train.records import by_step, read_log
 
 
 @dataclass(frozen=True)
@@ -79,11 +78,8 @@ def train_on_hosts(config: TrainConfig, network: HostNetwork) -> HostsTraining:
         started = time.perf_counter()
         run = run_on_hosts(network, command, env)
         wall_s = time.perf_counter() - started
-    ranks = defaultdict(list)
-    for line in read_log(folder):
-        ranks[line.step].append(line)
     steps = []
-    for _, lines in sorted(ranks.items()):
+    for lines in by_step(read_log(folder)).values():
         slowest = max(lines, key=lambda line: line.step_s)
         samples = sum(line.samples for line in lines)
         steps.append(HostStep(slowest.step_s, slowest.communication_s, samples, slowest.loss))

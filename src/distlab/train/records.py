@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import json
 import re
+from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -107,6 +109,14 @@ def read_log(run_folder: str) -> list[LogLine]:
             f"{run_folder} holds no log of a step; expected the folder of a run, <folder>/<name>."
         )
     return sorted(lines, key=lambda line: (line.step, line.rank))
+
+
+def by_step(lines: Iterable[LogLine]) -> dict[int, list[LogLine]]:
+    """The ranks' last lines of each step, in the order of steps: one that a crash undid was taken again."""
+    last: dict[int, dict[int, LogLine]] = defaultdict(dict)
+    for line in lines:
+        last[line.step][line.rank] = line
+    return {step: list(ranks.values()) for step, ranks in sorted(last.items())}
 
 
 def read_info(run_folder: str) -> RunInfo:

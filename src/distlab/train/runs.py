@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import json as jsonlib
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,7 @@ from tyro.conf import Positional
 
 from distlab.errors import SettingError
 from distlab.predict.units import MB
-from distlab.train.records import LogLine, read_info, read_log
+from distlab.train.records import LogLine, by_step, read_info, read_log
 from distlab.train.result import finite
 
 RECORDED = ".run.json"
@@ -78,10 +77,7 @@ def summarise(run_folder: str) -> RunSummary:
     lines, info = read_log(run_folder), read_info(run_folder)
     last = lines[-1]
     steady = _steady(lines)
-    by_step: dict[int, list[LogLine]] = defaultdict(list)
-    for line in steady:
-        by_step[line.step].append(line)
-    time_s = sum(max(line.step_s for line in ranks) for ranks in by_step.values())
+    time_s = sum(max(line.step_s for line in ranks) for ranks in by_step(steady).values())
     known_mfu = [line.mfu for line in steady if line.mfu is not None]
     ends = {line.rank: line.cost for line in lines}  # costs grow: each rank's last line stays
     return RunSummary(

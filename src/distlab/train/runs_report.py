@@ -21,7 +21,7 @@ from tyro.conf import Positional
 
 from distlab.errors import SettingError, printable
 from distlab.files import read_limited, write_whole
-from distlab.train.records import LogLine, RunInfo, read_info, read_log
+from distlab.train.records import LogLine, RunInfo, by_step, read_info, read_log
 from distlab.train.runs import RunSummary, summarise
 
 WORK = ("model", "data", "optimizer", "steps", "seed")
@@ -224,21 +224,13 @@ def _labels(infos: Sequence[RunInfo]) -> dict[str, str]:
     }
 
 
-def _by_step(log: Sequence[LogLine]) -> dict[int, list[LogLine]]:
-    """The ranks' last lines of each step: a step that a crash undid was taken again."""
-    last: dict[int, dict[int, LogLine]] = defaultdict(dict)
-    for line in log:
-        last[line.step][line.rank] = line
-    return {step: list(ranks.values()) for step, ranks in sorted(last.items())}
-
-
 def _losses(log: Sequence[LogLine]) -> list[float]:
-    return [ranks[0].loss for ranks in _by_step(log).values()]
+    return [ranks[0].loss for ranks in by_step(log).values()]
 
 
 def _steady_step_s(log: Sequence[LogLine], warmup: int, folder: str) -> float:
     """The median over steps with a whole batch; SettingError where there is none after the warm-up."""
-    steps = list(_by_step(log).values())
+    steps = list(by_step(log).values())
     samples = [sum(line.samples for line in ranks) for ranks in steps]
     seconds = [max(line.step_s for line in ranks) for ranks in steps]
     steady = [s for s, n in list(zip(seconds, samples, strict=True))[warmup:] if n == max(samples)]

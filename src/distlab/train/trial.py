@@ -85,10 +85,9 @@ def replay(config: TrainConfig, lineage: Sequence[Stage]) -> TrainResult:
     if not lineage or lineage[0].first_step != 0:
         begins = f"begins at step {lineage[0].first_step}" if lineage else "has no stage"
         raise SettingError(f"The lineage {begins}; give one whose first stage begins at step 0.")
-    ends = [stage.first_step for stage in lineage[1:]] + [config.steps]
     with LocalTrial(config, lineage[0].settings) as trial:
-        for stage, end in zip(lineage, ends, strict=True):
-            if trial.steps:
-                trial.change(stage.settings)
-            trial.advance(end - trial.steps)
+        for stage in lineage[1:]:
+            trial.advance(stage.first_step - trial.steps)
+            trial.change(stage.settings)
+        trial.advance(config.steps - trial.steps)
         return trial.result()
