@@ -304,7 +304,10 @@ def test_when_the_server_dies_its_children_are_lost_and_the_next_has_a_new_one()
 def test_a_server_that_cannot_start_says_why():
     with (
         Children({}, "no_such_module:prepare") as children,
-        pytest.raises(SandboxFailed, match="No module named 'no_such_module'"),
+        pytest.raises(
+            SandboxFailed,
+            match=r"^the fork server did not start: .*No module named 'no_such_module'; try again, .*`distlab doctor`$",
+        ),
     ):
         children.start("probe", Limits())
 

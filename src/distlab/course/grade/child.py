@@ -35,6 +35,11 @@ _CREDENTIALS = struct.Struct("iII")
 class SandboxFailed(WorkError):  # noqa: N818 - a state of the machine
     """A sandbox did not start: a matter of this machine, not of the submission."""
 
+    @classmethod
+    def at_start(cls, what: str, why: object) -> SandboxFailed:
+        """`what` of ours did not start, for that reason."""
+        return cls(f"the {what} did not start: {why}; try again, and where it stays so, see `distlab doctor`")
+
 
 @dataclass(frozen=True)
 class Ending:
@@ -172,7 +177,7 @@ class Child:
         if not data:
             raise ConnectionResetError("it ended before it began")
         if word not in (told := json.loads(data)):
-            raise SandboxFailed(f"the {self.role} sandbox did not start: {told.get('failed', told)}")
+            raise SandboxFailed.at_start(f"{self.role} sandbox", told.get("failed", told))
         pid: int = _CREDENTIALS.unpack(ancillary[0][2])[0]
         return pid
 

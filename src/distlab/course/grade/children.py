@@ -199,7 +199,7 @@ class Children:
         except BaseException as error:
             self._give_cores_back(cores)
             if isinstance(error, OSError | cgroup.LimitsUnavailable):
-                raise SandboxFailed(f"the {role} sandbox did not start: {error}") from error
+                raise SandboxFailed.at_start(f"{role} sandbox", error) from error
             raise
         finally:
             for fd in fds:
@@ -312,7 +312,7 @@ class Children:
         try:
             ours.settimeout(max(0.001, deadline - time.monotonic()))
             if ours.recv(16) != b"ready":
-                raise SandboxFailed(f"the fork server did not start: {server.last_line()}")
+                raise SandboxFailed.at_start("fork server", server.last_line())
         except BaseException:
             server.stop()
             raise
