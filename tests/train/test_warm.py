@@ -58,6 +58,15 @@ def test_ranks_do_not_inherit_each_others_descriptors() -> None:
     assert max(counts) - min(counts) <= 2  # a peer's connection may not be there yet
 
 
+def test_a_rank_that_cannot_have_its_surroundings_says_why(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(warm, "_affinity", lambda: [4095])  # a core that there is not
+    with pytest.raises(LaunchError, match="Rank 0 of 1 exited with code 1 before it returned"):
+        launch(_threads, 1)
+    assert "Invalid argument" in "".join(capfd.readouterr())
+
+
 def test_each_launch_has_its_own_threads() -> None:
     assert [launch(_threads, 1, threads_per_rank=n)[0] for n in (2, 1)] == [2, 1]
 

@@ -24,6 +24,7 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -118,11 +119,16 @@ def start(folder: Path, env: dict[str, str], stdout: int, stderr: int) -> Rank:
             file.write(json.dumps(request).encode("utf-8", "surrogateescape"))
         with theirs:
             _send([content, stdout, stderr, theirs.fileno()])
+        pid = ours.recv(NUMBER.size)
+        if not pid:
+            raise LaunchError(
+                "The server that starts ranks ended before it had started one; launch again.", 0
+            )
+    except BaseException:
+        ours.close()
+        raise
     finally:
         os.close(content)
-    pid = ours.recv(NUMBER.size)
-    if not pid:
-        raise LaunchError("The server that starts ranks ended before it had started one.", 0)
     return Rank(NUMBER.unpack(pid)[0], ours)
 
 
@@ -346,10 +352,10 @@ def _be_rank(fds: list[int], parent: int) -> NoReturn:
         np.random.seed()
         code = rank.main(Path(request["folder"]), parent)
         sys.stdout.flush()
+    except BaseException:  # what the job itself raised is in its failure; this is of the surroundings
+        traceback.print_exc()
     finally:
-        os._exit(
-            code
-        )  # interpreter teardown of torch takes a third of a second, and nothing is left to close
+        os._exit(code)  # torch's teardown takes a third of a second, and nothing is left to close
 
 
 if __name__ == "__main__":
