@@ -70,6 +70,58 @@ def test_what_was_repaired_is_said(released: Path, tmp_path: Path) -> None:
     assert json.dumps(notebook) == before  # the submission itself is not touched
 
 
+def test_who_defines_anew_what_a_given_cell_defines_is_named(tmp_path: Path) -> None:
+    text = """
+```{code-cell} ipython3
+:nbgrader: {"grade_id": "harness", "locked": true}
+
+def doubled(values):
+    return [double(value) for value in values]
+
+def helper():
+    pass
+```
+
+```{code-cell} ipython3
+:nbgrader: {"grade_id": "double", "solution": true}
+
+def double(x):
+    ### BEGIN SOLUTION
+    return 2 * x
+    ### END SOLUTION
+```
+
+```{code-cell} ipython3
+:nbgrader: {"grade_id": "t", "grade": true, "points": 1}
+
+assert doubled([1]) == [2], "yes"
+```
+"""
+    header = HEADER.replace("kernelspec:", "distlab: {names: [double, doubled]}\nkernelspec:")
+    source = read_lab(write_lab(tmp_path, header + text))
+    assert [cell.keeps for cell in lab_work(tmp_path, LAB_ID).cells] == [("doubled",), (), ()]
+
+    def of(own: str) -> dict[str, str]:
+        notebook = parse_notebook(
+            json.dumps({"cells": [*given, {"cell_type": "code", "source": own}]}).encode()
+        )
+        assert lab_work(tmp_path, LAB_ID, notebook).cells[-1].keeps == ()
+        return {**repairs(source, notebook)}
+
+    given = [{"cell_type": "code", "source": cell.source, "metadata": cell.metadata} for cell in source.cells]
+    assert (
+        of("print(doubled([1]))\ndoubled([2])\ndef mine():\n    helper = doubled == 3\n    return helper")
+        == {}
+    )
+    for own in (
+        "def doubled(values): ...",
+        "x = 1\nhelper = print",
+        "class helper:\n    pass",
+        "async def helper(): ...",
+    ):
+        assert of(own) == {"harness": "replaced"}, own
+
+
 def test_a_measurement_is_marked_by_the_source(tmp_path: Path) -> None:
     text = """
 ```{code-cell} ipython3

@@ -126,6 +126,19 @@ def test_how_tests_end(tmp_path: Path) -> None:
     assert "SECRET" not in "".join(report.message for report in found)
 
 
+def test_no_later_cell_takes_the_place_of_what_a_cell_keeps(tmp_path: Path) -> None:
+    """What it calls is the learner's own, as late as the test."""
+    given = Cell("def double(x): return twice(x)", "harness", keeps=("double", "not_made"))
+    own = Cell("def twice(x): return 2 * x")
+    forged = Cell("def double(x): return 6 if x == 3 else 'echo'\ndef items(): return 'mine'\ndel twice")
+    test = hidden("assert double(5) == 10, 'of the given cell'")
+    for cells, verdict in (([own], P), ([own, forged], E), ([forged, own], P)):
+        found, _ = graded(tmp_path, work(given, *cells, test))
+        assert found[0].verdict == verdict
+    found, _ = graded(tmp_path, work(given, own, forged, hidden("assert items() == 'mine', 'their own'")))
+    assert found[0].verdict == P
+
+
 CHOOSER = """
 import builtins, itertools, time
 def raising(error):

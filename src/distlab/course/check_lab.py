@@ -11,7 +11,6 @@ check that was cut goes on where it was (`deep.py`).
 
 from __future__ import annotations
 
-import ast
 import json
 import time
 from collections.abc import Callable, Iterator
@@ -30,7 +29,7 @@ from distlab.course.grade.grader import grade
 from distlab.course.grade.labwork import focused, lab_work
 from distlab.course.grade.submission import parse_notebook
 from distlab.course.grade.work import OWN_FAULT, Cell, Graded, Result, Verdict, Work
-from distlab.course.lablint import as_python
+from distlab.course.lablint import defined
 from distlab.course.labsource import LabError, cell_place, hidden_messages
 from distlab.course.proved import report_path
 from distlab.course.release import ReleaseError, check_lab_exists, learner_notebook, source_path
@@ -139,7 +138,7 @@ def check_nonsense(model: Work, kind: str, children: Children) -> Finding:
     What is a function in the model answer is one that gives nonsense.
     """
     given, value = NONSENSE[kind]
-    functions = {name for cell in model.cells if not cell.is_test for name in _functions(cell.source)}
+    functions = {name for cell in model.cells if not cell.is_test for name in defined(cell.source)}
     lines = [
         f"{name} = lambda *given, **named: {given}" if name in functions else f"{name} = {value}"
         for name in model.names
@@ -148,12 +147,6 @@ def check_nonsense(model: Work, kind: str, children: Children) -> Finding:
     result, seconds = _graded(replace(model, cells=(Cell("\n".join([EVERYTHING, *lines])), *tests)), children)
     problems = [_said(cell) for cell in result.cells if cell.points or cell.verdict == Verdict.NOT_GRADABLE]
     return Finding(f"nonsense, {kind}", seconds, problem="; ".join(problems))
-
-
-def _functions(source: str) -> set[str]:
-    """The functions and classes that a cell defines."""
-    kinds = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
-    return {node.name for node in ast.parse(as_python(source)).body if isinstance(node, kinds)}
 
 
 def check_wrong(model: Work, answer: WrongAnswer, children: Children) -> Finding:

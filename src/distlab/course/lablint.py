@@ -96,7 +96,7 @@ def baseline_sources(cells: Iterable[NotebookNode]) -> list[str]:
     """
     code = [cell for cell in cells if cell.cell_type == "code"]
     used = {name for cell in code if is_test(cell) for name, _ in _used_of_baseline(cell.source)}
-    given = [(cell.source, global_names(as_python(cell.source))) for cell in code if _is_given(cell)]
+    given = [(cell.source, global_names(as_python(cell.source))) for cell in code if is_given(cell)]
     needed = needed_names([names for _, names in given], used)
     there = BUILTINS.union(ADDED, *(names.made for _, names in given if names.made & needed))
     return [
@@ -153,10 +153,16 @@ def is_measure(cell: NotebookNode) -> bool:
     return MEASURE in cell.metadata.get("tags", ())
 
 
-def _is_given(cell: NotebookNode) -> bool:
+def is_given(cell: NotebookNode) -> bool:
     """Is it the course's own code, the same in every notebook?"""
     meta = cell.metadata.get("nbgrader", {})
     return bool(meta.get("locked") and not (meta.get("grade") or meta.get("solution") or is_measure(cell)))
+
+
+def defined(source: str) -> set[str]:
+    """The functions and classes that a cell of the course's defines."""
+    kinds = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
+    return {node.name for node in ast.parse(as_python(source)).body if isinstance(node, kinds)}
 
 
 def as_python(source: str) -> str:
@@ -247,7 +253,7 @@ def _used_of_baseline(source: str) -> Iterator[tuple[str, int]]:
 
 def _check_baseline(code: Sequence[tuple[NotebookNode, Place]]) -> None:
     """Raises where the baseline's sandbox would not have what a test asks of it."""
-    given = [_names(as_python(cell.source), place) for cell, place in code if _is_given(cell)]
+    given = [_names(as_python(cell.source), place) for cell, place in code if is_given(cell)]
     there = {name for names in given for name in names.made} | BUILTINS | ADDED
     for cell, place in code:
         for name, line in _used_of_baseline(cell.source) if is_test(cell) else ():

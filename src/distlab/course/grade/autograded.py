@@ -26,6 +26,8 @@ from distlab.course.homes import give
 REPAIRED = {
     "missing": "The cell `{grade_id}` was missing from the submission; it is the assignment's own.",
     "duplicated": "The submission had several cells with the id `{grade_id}`; the last of them counts.",
+    "replaced": "A cell of the learner's defines anew what the cell `{grade_id}` defines. The tests call the "
+    "assignment's own where they name it; what else it replaces may have changed what they saw.",
 }
 
 NOTHING_SHOWN = Shown()

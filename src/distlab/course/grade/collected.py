@@ -44,8 +44,8 @@ class Collected:
 
     `sha256` is of everything that was submitted, `notebook_sha256` of the notebook's bytes. `cells` are all
     cells of the restored notebook; the code among them is the work's, in order. `refusal` says why it is not
-    run at all, or is empty. `repaired`: grade id to "missing" or "duplicated". `files` are
-    all that lay beside the notebook, name to base64.
+    run at all, or is empty. `repaired`: what `labwork.repairs` says. `files` are all that lay
+    beside the notebook, name to base64.
     """
 
     student: str

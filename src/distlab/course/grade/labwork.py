@@ -11,6 +11,7 @@ form, `work_of` makes the work of them; the work's cells are those cells' code, 
 from __future__ import annotations
 
 import copy
+import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
@@ -26,12 +27,17 @@ from distlab.course.lablint import (
     Names,
     as_python,
     baseline_sources,
+    defined,
     global_names,
+    is_given,
     is_measure,
     is_test,
     needed_names,
 )
 from distlab.course.labsource import declared_names, is_hidden, read_lab
+
+MAKES = re.compile(r"^(?:(?:async +)?(?:def|class) +)(\w+)|^(\w+) *=(?!=)", re.MULTILINE)
+"""What a line of a learner's may define. Its text is not parsed here: only the sandboxes read it as Python."""
 
 
 def lab_work(
@@ -66,14 +72,26 @@ def restored(source: NotebookNode, notebook: NotebookNode) -> list[NotebookNode]
 
 
 def repairs(source: NotebookNode, notebook: NotebookNode) -> dict[str, str]:
-    """What `restored` had to repair: grade id to "missing" or "duplicated", in the source's order."""
+    """What is not as the assignment has it: grade id to how, in the source's order.
+
+    "missing" and "duplicated" cells `restored` has put right. "replaced": a cell that the learner wrote defines
+    anew what this given one defines; whoever gives marks should look at it.
+    """
     found = Counter(_meta(cell).get("grade_id") for cell in notebook.cells)
-    known = (_meta(cell).get("grade_id") for cell in source.cells)
-    return {
-        grade_id: "duplicated" if found[grade_id] else "missing"
-        for grade_id in known
-        if grade_id and found[grade_id] != 1
-    }
+    given = {_meta(cell)["grade_id"]: defined(cell.source) for cell in source.cells if is_given(cell)}
+    own = "\n".join(
+        cell.source
+        for cell in notebook.cells
+        if cell.cell_type == "code" and _meta(cell).get("grade_id") not in given
+    )
+    anew = {name for names in MAKES.findall(own) for name in names}
+    repaired = {}
+    for grade_id in (_meta(cell).get("grade_id") for cell in source.cells):
+        if grade_id and found[grade_id] != 1:
+            repaired[grade_id] = "duplicated" if found[grade_id] else "missing"
+        elif given.get(grade_id, set()) & anew:
+            repaired[grade_id] = "replaced"
+    return repaired
 
 
 def work_of(
@@ -87,11 +105,12 @@ def work_of(
     display: bool = True,
 ) -> Work:
     """The work that the code among `cells` is; their metadata must be the assignment's, as from `restored`."""
+    names = tuple(declared_names(source))
     timed = bool(source.metadata.get("distlab", {}).get("timed", False))
     return Work(
         lab=lab_id,
-        cells=tuple(graded_cell(cell) for cell in cells if cell.cell_type == "code"),
-        names=tuple(declared_names(source)),
+        cells=tuple(graded_cell(cell, names) for cell in cells if cell.cell_type == "code"),
+        names=names,
         files=dict(files or {}),
         seed=seed,
         limits=limits or Limits(),
@@ -127,11 +146,16 @@ def _names(source: str) -> Names:
         return Names(frozenset(), frozenset())
 
 
-def graded_cell(cell: NotebookNode) -> Cell:
-    """A code cell as the grader takes it. A written answer in code has points by hand, and is no test."""
+def graded_cell(cell: NotebookNode, names: Collection[str] = ()) -> Cell:
+    """A code cell as the grader takes it. A written answer in code has points by hand, and is no test.
+
+    `names` are those that the lab declares. Of what a given cell defines only those are kept: learners' own
+    functions may well be named like a helper of ours.
+    """
     meta = _meta(cell)
     if not is_test(cell):
-        return Cell(cell.source, meta.get("grade_id", ""), measure=is_measure(cell))
+        keeps = tuple(sorted(defined(cell.source) & {*names})) if is_given(cell) else ()
+        return Cell(cell.source, meta.get("grade_id", ""), measure=is_measure(cell), keeps=keeps)
     kind = Kind.HIDDEN if is_hidden(cell.source) else Kind.VISIBLE
     return Cell(cell.source, meta["grade_id"], kind, float(meta["points"]))
 

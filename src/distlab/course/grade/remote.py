@@ -86,9 +86,10 @@ class Learner:
         if self._ask({"op": "files", "files": dict(files)}, limit_s)[0].get("ok") is not True:
             raise self._violation()
 
-    def run(self, source: str, show: bool, limit_s: float) -> Ran:
-        """Run a cell; `show` asks for its outputs."""
-        answer, _ = self._ask({"op": "run", "source": source, "show": show}, limit_s)
+    def run(self, source: str, show: bool, limit_s: float, keeps: Sequence[str] = ()) -> Ran:
+        """Run a cell; `show` asks for its outputs. What it `keeps`, no later cell replaces for `get`."""
+        request = {"op": "run", "source": source, "show": show, "keeps": list(keeps)}
+        answer, _ = self._ask(request, limit_s)
         ok, interrupted = answer.get("ok"), answer.get("interrupted")
         if type(ok) is not bool or type(interrupted) is not bool:
             raise self._violation()

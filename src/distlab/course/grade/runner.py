@@ -101,6 +101,8 @@ def parse_work(body: bytes, most: Limits) -> Work:
         raise BadRequest(f"not a work as JSON: {type(error).__name__}: {error}") from error
     if not all(isinstance(cell.source, str) and isinstance(cell.grade_id, str) for cell in work.cells):
         raise BadRequest("the source and the grade_id of a cell must be text")
+    if not all(isinstance(name, str) for cell in work.cells for name in cell.keeps):
+        raise BadRequest("what a cell keeps must be names")
     if not all(isinstance(source, str) for source in work.baseline):
         raise BadRequest("the cells of the baseline must be text")
     if len(work.files) > MAX_FILES:

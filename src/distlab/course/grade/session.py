@@ -361,6 +361,8 @@ class _Session:
         self.numbers = itertools.count(1)
         self.objects: dict[int, Any] = {}
         self.number_of_id: dict[int, int] = {}
+        self.kept: dict[str, Any] = {}
+        """What cells of the course's define for tests, as it was then."""
         self.in_time = False
         self.out_of_time = False
         sys.stdin = open(os.devnull)  # noqa: SIM115 - nobody answers; lives as long as the process
@@ -383,8 +385,12 @@ class _Session:
             case "files":
                 return self.files(request["files"]), []
             case "run":
-                return self.cell(request["source"], request["show"], request["limit_s"]), []
+                answer = self.cell(request["source"], request["show"], request["limit_s"])
+                names = self.shell.user_ns
+                self.kept |= {name: names[name] for name in request["keeps"] if name in names}
+                return answer, []
             case "get":
+                self.shell.user_ns.update(self.kept)
                 if request["name"] not in self.shell.user_ns:
                     return {"missing": True}, []
                 return self.value(self.shell.user_ns[request["name"]])

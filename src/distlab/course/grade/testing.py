@@ -49,6 +49,7 @@ from distlab.course.grade.remote import (
     TOO_LONG,
     Learner,
     MissingName,
+    Ran,
     RemoteError,
     Stopped,
 )
@@ -177,7 +178,7 @@ class _Run:
                 self.learner.deadline = min(self.end, time.monotonic() + limits.cell_s)
                 if cell.is_test:
                     self.control.send({"graded": asdict(self.test(cell))})
-                elif not cell.measure and self.learner.run(cell.source, False, limits.cell_s).interrupted:
+                elif not cell.measure and self.run(cell).interrupted:
                     # What it would have left for the cells after it is not there.
                     raise Stopped(Verdict.TIMEOUT, TOO_LONG)
                 if time.monotonic() > self.end:
@@ -188,6 +189,9 @@ class _Run:
         except Stopped as stopped:
             return Stop(step, stopped.verdict, stopped.message)
         return None
+
+    def run(self, cell: Cell) -> Ran:
+        return self.learner.run(cell.source, False, self.work.limits.cell_s, cell.keeps)
 
     def test(self, cell: Cell) -> Graded:
         """Run one test. Raises Stopped where the learner's session is lost."""

@@ -67,7 +67,8 @@ class Limits:
 class Cell:
     """A code cell of the submission as it will be run: its id, kind and points are the course's, not its own.
 
-    `measure` marks a measurement that no test depends on: only the display pass runs it.
+    `measure` marks a measurement that no test depends on: only the display pass runs it. `keeps` names what this
+    cell of the course's defines and tests call: a learner's cell that defines it again does not take its place.
     """
 
     source: str
@@ -75,6 +76,7 @@ class Cell:
     kind: Kind = Kind.CODE
     points: float = 0.0
     measure: bool = False
+    keeps: tuple[str, ...] = ()
 
     @property
     def is_test(self) -> bool:
@@ -107,7 +109,10 @@ class Work:
     @classmethod
     def from_json(cls, raw: Mapping[str, Any]) -> Work:
         """Raises TypeError or ValueError where `raw` is not what `to_json` made."""
-        cells = tuple(Cell(**{**cell, "kind": Kind(cell["kind"])}) for cell in raw["cells"])
+        cells = tuple(
+            Cell(**{**cell, "kind": Kind(cell["kind"]), "keeps": tuple(cell.get("keeps", ()))})
+            for cell in raw["cells"]
+        )
         limits = Limits(**raw.get("limits", {}))
         texts = {name: tuple(raw.get(name, ())) for name in ("names", "baseline")}
         return cls(**{**raw, **texts, "cells": cells, "limits": limits})
