@@ -15,7 +15,7 @@ import yaml
 
 from distlab.errors import SettingError
 from distlab.faults import cable
-from distlab.faults.network import Network, clean_up, main, missing_rights
+from distlab.faults.network import Cables, Network, clean_up, main, missing_rights
 from distlab.train.config import from_dict
 from distlab.train.loop import train
 from distlab.train.records import read_log
@@ -264,6 +264,21 @@ def test_a_command_runs_as_each_rank_of_a_network_until_one_fails(capfd: pytest.
             rf"^\[rank {rank}\] I am {rank} of 2 at eth0\S* .* 10\.0\.0\.{rank + 1}/24", shown, re.M
         )
     assert main(["2", "sh", "-c", '[ "$RANK" = 1 ] && exit 3; exec sleep infinity']) == 3
+
+
+@needs_rights
+def test_a_network_ends_its_ranks_however_young_they_are() -> None:
+    with Network(1) as network:
+        rank = network.start(0, ["sleep", "600"])
+    assert rank.returncode
+
+
+@needs_rights
+def test_what_the_system_refuses_is_one_sentence() -> None:
+    with pytest.raises(
+        SettingError, match=r"^`tc -n distlab-none-0 .*` failed: .*namespace.*; a network needs"
+    ):
+        Cables("distlab-none").slow(0, rate_Mbits=1)
 
 
 def test_a_network_has_at_least_one_rank() -> None:

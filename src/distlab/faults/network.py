@@ -24,12 +24,12 @@ import contextlib
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from types import TracebackType
 
 import psutil
 
@@ -39,8 +39,6 @@ from distlab.machine import cores
 
 PORT = 29500
 """Where ranks meet. Each network has all ports to itself."""
-
-
 IN_NETWORK = "DISTLAB_NETWORK"
 """Name of the network that a rank was started in."""
 
@@ -139,24 +137,17 @@ class Network(Cables):
             for rank in range(self.world_size):
                 self._plug_in(rank)
         except BaseException:
-            self.__exit__(None, None, None)
+            self.__exit__()
             raise
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         _remove(self.name)
-        if self.cables is not None:
-            self.cables.kill()
-        for rank in [*self.ranks, *([self.cables] if self.cables else [])]:
-            rank.wait()
-            for stream in (rank.stdout, rank.stderr):
-                if stream is not None:
-                    stream.close()
+        for process in [*self.ranks, *([self.cables] if self.cables else [])]:
+            process.kill()  # the cables, and a rank that was not yet in its namespace
+            process.wait()
+            if process.stdout is not None:
+                process.stdout.close()
 
     def address(self, rank: int) -> str:
         """IPv4 address of a rank."""
@@ -271,7 +262,7 @@ def missing_rights() -> str | None:
     if tools := [tool for tool in ("ip", "tc", "setpriv") if shutil.which(tool) is None]:
         return f"The command {tools[0]!r} is not here; install iproute2 and util-linux."
     name = f"{owner(psutil.Process())}-trial"
-    with contextlib.suppress(subprocess.CalledProcessError):
+    with contextlib.suppress(SettingError):
         _ip("netns", "add", name)
         _ip("netns", "delete", name)
         return None
@@ -318,7 +309,12 @@ def _ip(*args: str) -> str:
 
 
 def _run(*command: str) -> str:
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    """What it prints. SettingError with its own words where it fails, such as for a kernel without tbf."""
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        said = f"`{shlex.join(command)}` failed: {done.stderr.strip().rstrip('.')}"
+        raise SettingError(f"{said}; a network needs a kernel with bridge, veth and tbf.")
+    return done.stdout
 
 
 if __name__ == "__main__":
