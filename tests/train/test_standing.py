@@ -74,7 +74,7 @@ def test_a_rank_that_dies_is_named() -> None:
         assert not any(map(psutil.pid_exists, pids))
         os_pids = [pid for pid, _ in ranks(summed, 1.0)]
         os.kill(os_pids[0], signal.SIGKILL)  # between two calls
-        with pytest.raises(LaunchError):
+        with pytest.raises(LaunchError, match=r"Rank 0 of 2 was killed by SIGKILL"):
             ranks(summed, 1.0)
 
 

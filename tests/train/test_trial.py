@@ -81,5 +81,7 @@ def test_what_cannot_be_is_refused() -> None:
     for lineage in ([], [Stage("a", 2, {})]):
         with pytest.raises(SettingError, match="whose first stage begins at step 0"):
             replay(SMALL, lineage)
+    with pytest.raises(SettingError, match=r"begin at steps 0, 4, 2; give them in order"):
+        replay(SMALL, [Stage("a", step, {}) for step in (0, 4, 2)])
     with pytest.raises(SettingError, match=r"did you mean optimizer.learning_rate"):
         vary(SMALL, {"optimizer.learnin_rate": 1})

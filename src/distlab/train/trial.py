@@ -80,11 +80,14 @@ def replay(config: TrainConfig, lineage: Sequence[Stage]) -> TrainResult:
 
     With the `seed` of the search it gives the trial's own weights again, with another one it tells how much of what
     was found holds for other first weights and another order of the data. SettingError for a lineage that does not
-    begin at step 0, or that changes what cannot change in the middle of a run.
+    begin at step 0, whose stages are out of order, or that changes what cannot change in the middle of a run.
     """
-    if not lineage or lineage[0].first_step != 0:
-        begins = f"begins at step {lineage[0].first_step}" if lineage else "has no stage"
+    steps = [stage.first_step for stage in lineage]
+    if steps[:1] != [0]:
+        begins = f"begins at step {steps[0]}" if steps else "has no stage"
         raise SettingError(f"The lineage {begins}; give one whose first stage begins at step 0.")
+    if steps != sorted(steps):
+        raise SettingError(f"The stages begin at steps {', '.join(map(str, steps))}; give them in order.")
     with LocalTrial(config, lineage[0].settings) as trial:
         for stage in lineage[1:]:
             trial.advance(stage.first_step - trial.steps)
