@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -14,24 +12,19 @@ from distlab.bench.hosts import HostNetwork
 from distlab.bench.results import read_results
 from distlab.errors import LaunchError, SettingError
 from distlab.faults.network import missing_rights
+from tests.namespaces import namespaces
 
 needs_rights = pytest.mark.skipif(missing_rights() is not None, reason=str(missing_rights()))
 
 
-def _namespaces() -> set[str]:
-    listed = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True, check=True).stdout
-    return set(re.findall(r"^distlab-\S+", listed, re.M))
-
-
 @needs_rights
 def test_times_are_bounded_by_the_cables(tmp_path: Path) -> None:
-    before = _namespaces()
     code = main(
         hosts=2, rate_Mbits=100.0, delay_ms=4.0, operations=("all_reduce", "broadcast"), sizes_bytes=(8, 2**22),
         warmup=0, iterations=3, out=tmp_path / "out.json",
     )  # fmt: skip
     assert code == 0
-    assert _namespaces() <= before
+    assert namespaces() == set()
     results = read_results(tmp_path / "out.json")
     assert results.stamp["network"] == (
         "2 network namespaces of one machine on a switch, cables 100 Mbit/s each way, 4 ms one way"

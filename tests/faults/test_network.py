@@ -19,6 +19,7 @@ from distlab.faults.network import Cables, Network, clean_up, main, missing_righ
 from distlab.train.config import from_dict
 from distlab.train.loop import train
 from distlab.train.records import read_log
+from tests.namespaces import namespaces
 
 needs_rights = pytest.mark.skipif(missing_rights() is not None, reason=str(missing_rights()))
 
@@ -61,11 +62,6 @@ with socket.create_server(("", 4000)) as server:
 """
 
 
-def _namespaces() -> set[str]:
-    listed = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True, check=True).stdout
-    return set(re.findall(r"^distlab-\S+", listed, re.M))
-
-
 def _figure(name: str, queue: str) -> int:
     match = re.search(rf"{name} (\d+)", queue)
     assert match
@@ -74,10 +70,9 @@ def _figure(name: str, queue: str) -> int:
 
 @pytest.fixture
 def network() -> Iterator[Network]:
-    before = _namespaces()
     with Network(2) as made:
         yield made
-    assert _namespaces() <= before
+    assert namespaces() == set()
 
 
 @needs_rights
@@ -146,7 +141,6 @@ def test_a_mended_cable_carries_again(network: Network) -> None:
 
 @needs_rights
 def test_packets_are_as_late_as_asked_for_and_cables_can_be_slowed_and_cut() -> None:
-    before = _namespaces()
     with Network(2, delay_ms=30) as network:
         network.slow(1, rate_Mbits=200)
         echo = network.start(1, [sys.executable, "-c", ECHO])
@@ -164,12 +158,11 @@ def test_packets_are_as_late_as_asked_for_and_cables_can_be_slowed_and_cut() -> 
         assert network.cables is not None
         carrier = psutil.Process(network.cables.pid)
     assert not carrier.is_running()
-    assert _namespaces() <= before
+    assert namespaces() == set()
 
 
 @needs_rights
 def test_a_delay_that_cannot_be_had_is_one_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    before = _namespaces()
     with pytest.raises(SettingError, match="delay_ms is -1"):
         Network(2, delay_ms=-1)
     with monkeypatch.context() as patch:
@@ -179,7 +172,7 @@ def test_a_delay_that_cannot_be_had_is_one_sentence(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(sys, "executable", "/bin/false")  # the carrier ends before it is ready
     with pytest.raises(SettingError, match="No delay can be had here"), Network(2, delay_ms=1):
         pass
-    assert _namespaces() <= before
+    assert namespaces() == set()
 
 
 @needs_rights
@@ -202,11 +195,11 @@ with Network(1) as network:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == -signal.SIGKILL
     name, pid, _ = done.stdout.split()
-    assert f"{name}-0" in _namespaces()
+    assert f"{name}-0" in namespaces(name)
     if psutil.pid_exists(int(pid)):
         psutil.Process(int(pid)).wait(timeout=10)  # it ends with the process that started it
     clean_up()
-    assert not any(namespace.startswith(name) for namespace in _namespaces())
+    assert namespaces(name) == set()
 
 
 @needs_rights

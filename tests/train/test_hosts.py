@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
 from importlib.util import find_spec
@@ -15,29 +13,28 @@ from distlab.bench.hosts import HostNetwork
 from distlab.errors import LaunchError, SettingError
 from distlab.faults.config import Fault
 from distlab.faults.network import missing_rights
-from distlab.train.config import DataConfig, ModelConfig, StrategyName, TrainConfig
+from distlab.train.config import DataConfig, LogConfig, ModelConfig, StrategyName, TrainConfig
 from distlab.train.hosts import train_on_hosts
 from distlab.train.loop import train
+from tests.namespaces import namespaces
 
 needs_rights = pytest.mark.skipif(missing_rights() is not None, reason=str(missing_rights()))
 needs_horovod = pytest.mark.skipif(find_spec("horovod") is None, reason="see scripts/build_horovod")
 
 CONFIG = TrainConfig(
-    name="hosts", steps=7, model=ModelConfig("cnn", width=48), data=DataConfig(global_batch=300)
+    name="hosts",
+    steps=7,
+    model=ModelConfig("cnn", width=48),
+    data=DataConfig(global_batch=300),
+    log=LogConfig(jsonl=False),  # what is told of the steps needs none that is asked for
 )
 """An epoch of 1,437 images has a fifth step of 237."""
 
 
-def _namespaces() -> set[str]:
-    listed = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True, check=True).stdout
-    return set(re.findall(r"^distlab-\S+", listed, re.M))
-
-
 @pytest.fixture(autouse=True)
 def nothing_is_left() -> Iterator[None]:
-    before = _namespaces() if missing_rights() is None else set()
     yield
-    assert missing_rights() is not None or _namespaces() <= before
+    assert missing_rights() is not None or namespaces() == set()
 
 
 def check(strategy: StrategyName, folder: Path, rate_Mbits: float | None) -> None:  # noqa: N803

@@ -70,10 +70,13 @@ def train_on_hosts(config: TrainConfig, network: HostNetwork) -> HostsTraining:
     env = {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", "CUDA_VISIBLE_DEVICES": ""}
     with TemporaryDirectory(prefix="distlab-hosts-") as scratch:
         file = Path(scratch, "run.yaml")
-        settings = replace(
-            config, world_size=network.hosts, folder=str(Path(folder).resolve().parent)
-        ).as_dict()
-        file.write_text(yaml.safe_dump(_plain(settings)), encoding="utf-8")
+        run_config = replace(
+            config,
+            world_size=network.hosts,
+            folder=str(Path(folder).resolve().parent),
+            log=replace(config.log, jsonl=True),  # which tells of the steps here
+        )
+        file.write_text(yaml.safe_dump(_plain(run_config.as_dict())), encoding="utf-8")
         command = [sys.executable, "-m", "distlab.train", "--config", str(file), "--json"]
         started = time.perf_counter()
         run = run_on_hosts(network, command, env)
