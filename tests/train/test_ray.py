@@ -23,7 +23,8 @@ import yaml
 from distlab.errors import LaunchError, SettingError
 from distlab.faults.config import Fault
 from distlab.train.config import CheckpointConfig, DataConfig, MemoryConfig, ModelConfig, TrainConfig
-from distlab.train.ray_train import RankPrefix, WorkerError, first_failure, local_ray, train_with_ray
+from distlab.train.ray_local import local_ray
+from distlab.train.ray_train import RankPrefix, WorkerError, first_failure, train_with_ray
 from distlab.train.ray_tune import Search, Trial, search, tune
 from distlab.train.records import read_log
 from distlab.train.result import StepRecord
@@ -284,6 +285,12 @@ def test_what_is_neither_range_nor_choices_is_refused(text: str) -> None:
         (SMALL, {"model.width": [8, 16]}, {"scheduler": "pbt"}, "model.width cannot change in the middle"),
         (SMALL, {RATE: [0.1]}, {"trials": 0}, "trials is 0"),
         (SMALL, {RATE: [0.1]}, {"budget": 0}, "budget is 0"),
+        (
+            SMALL,
+            {RATE: [0.1]},
+            {"scheduler": "hyperband"},
+            "scheduler is 'hyperband'; expected one of asha, pbt",
+        ),
         (replace(SMALL, memory=MemoryConfig(offload=True)), {RATE: [0.1]}, {}, "memory.offload is True"),
     ],
 )

@@ -23,7 +23,7 @@ needs_ray = pytest.mark.skipif(
     reason="Ray is not installed: pip install 'distlab[frameworks]'",
 )
 
-PATIENCE_S = 120
+PATIENCE_S = 300
 OWN = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 
 PROGRAM = """
@@ -65,7 +65,7 @@ def test_it_grows_replaces_what_was_lost_and_leaves_nothing() -> None:
         wait_for(lambda: told(WORKER) == 1)
         assert told(HEAD) == 1
         cluster.kill(first)
-        wait_for(lambda: bool(cluster.nodes()) and cluster.nodes()[0].id != first.id)
+        wait_for(lambda: any(node.id != first.id for node in cluster.nodes()))
         request_resources(num_cpus=0)
         wait_for(lambda: cluster.nodes() == [])
         with pytest.raises(SettingError, match="connected to a Ray already"), elastic_cluster():

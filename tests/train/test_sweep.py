@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import signal
 import subprocess
 import sys
@@ -22,6 +23,14 @@ with swept(sys.argv[1]):
     time.sleep(600)
 """
 ASLEEP = "import time; time.sleep(600)"
+
+
+SWEEPING = """
+import sys
+from distlab.train.sweep import swept
+with swept(sys.argv[1]):
+    pass
+"""
 
 
 def wait_until_gone(folder: str) -> None:
@@ -46,6 +55,31 @@ def test_what_names_the_folder_ends_with_the_block(tmp_path: Path) -> None:
     finally:
         left_alone.kill()
         left_alone.wait()
+
+
+@pytest.mark.parametrize(
+    ("name", "word", "whole"),
+    [
+        ("/tmp/ray-1", "--temp-dir=/tmp/ray-1", True),
+        ("/tmp/ray-1", '{"logs": "/tmp/ray-1/logs"}', True),
+        ("/tmp/ray-1", "/tmp/ray-12/logs", False),
+        ("10.0.0.1:80", "--address=10.0.0.1:80", True),
+        ("10.0.0.1:80", "110.0.0.1:80", False),
+        ("10.0.0.1:80", "10.0.0.1:8000", False),
+    ],
+)
+def test_a_name_counts_where_it_stands_whole(name: str, word: str, whole: bool) -> None:
+    with subprocess.Popen([sys.executable, "-c", ASLEEP, word]) as program:
+        assert (program.pid in {process.pid for process in processes_of(name)}) is whole
+        program.kill()
+
+
+def test_who_sweeps_and_those_above_it_are_spared(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", SWEEPING, str(tmp_path / "folder")]
+    shell = subprocess.run(
+        ["sh", "-c", f"{shlex.join(command)}; echo $?"], capture_output=True, text=True, check=True
+    )
+    assert (shell.stdout, shell.stderr) == ("0\n", "")
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])

@@ -12,7 +12,6 @@ import dataclasses
 import importlib.metadata
 import logging
 import os
-import secrets
 import sys
 import tempfile
 import time
@@ -27,8 +26,8 @@ from distlab.bench.stamp import command, stamp
 from distlab.errors import LaunchError
 from distlab.record.one_file import exit_as, read_from_file, record_into_file
 from distlab.train.config import TrainConfig
-from distlab.train.ray_cluster import NodeType, autoscaling_head
-from distlab.train.ray_train import QUIET, environment, local_ray, require_ray
+from distlab.train.ray_cluster import NodeType, autoscaling_head, own_token
+from distlab.train.ray_local import QUIET, environment, local_ray, require_ray
 from distlab.train.ray_tune import tune
 
 FORMAT = "distlab ray scaling"
@@ -38,6 +37,8 @@ NODES = 2
 IDLE_S = 30.0
 """After which an idle node is given back. Ray's default is 300 s."""
 WAIT_S = 150.0
+"""Longest that anything here is waited for."""
+AGAIN = "record again on a machine with less to do."
 POLL_S = 0.1
 IMAGES, BLOCKS = 1024, 16
 TRIALS, STEPS, REPORT_EVERY = 16, 80, 5
@@ -135,7 +136,7 @@ def _scale(autoscaler: Literal["v1", "v2"]) -> Scaling:
             while waiting:
                 done, _ = ray.wait(list(waiting), timeout=WAIT_S)
                 if not done:
-                    raise LaunchError("A worker did not answer.", 0)
+                    raise LaunchError(f"After {WAIT_S:.0f} s a worker did not answer; {AGAIN}", 0)
                 number = waiting.pop(done[0])
                 for event, at in ray.get(done[0]).items():
                     note(f"worker {number} {event}", at)
@@ -188,7 +189,7 @@ def _wait_until(happened: Callable[[], bool], otherwise: str) -> None:
     deadline = time.monotonic() + WAIT_S
     while not happened():
         if time.monotonic() > deadline:
-            raise LaunchError(f"After {WAIT_S:.0f} s {otherwise}.", 0)
+            raise LaunchError(f"After {WAIT_S:.0f} s {otherwise}; {AGAIN}", 0)
         time.sleep(POLL_S)
 
 
@@ -291,6 +292,7 @@ def _decode(number: int) -> Any:
 
 def record() -> dict[str, Any]:
     """Run it all. SettingError without Ray, LaunchError where something does not come."""
+    own_token()
     require_ray()
     load_average = os.getloadavg()[0]
     scaling, searches = {}, {}
@@ -320,9 +322,7 @@ def record() -> dict[str, Any]:
 
 def main(args: Sequence[str]) -> int:
     """Record into a file, replacing it only when all is measured."""
-    # A token of this run's own, set before Ray is imported, which reads it once.
-    with environment({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}):
-        return record_into_file("ray_scaling", record, args)
+    return record_into_file("ray_scaling", record, args)
 
 
 if __name__ == "__main__":

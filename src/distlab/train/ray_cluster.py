@@ -28,13 +28,15 @@ from typing import Any, Literal
 
 import psutil
 
-from distlab.errors import LaunchError, SettingError
+from distlab.errors import SettingError
 from distlab.machine import free_port
-from distlab.train.ray_train import (
+from distlab.train.ray_local import (
     OBJECT_STORE_BYTES,
     QUIET,
     START_ATTEMPTS,
+    TIMED_OUT,
     environment,
+    not_started,
     require_ray,
 )
 from distlab.train.sweep import cmdline, end, processes_of, swept, with_children
@@ -44,6 +46,7 @@ INTERVAL_S = 5
 """Between two looks of the autoscaler: Ray's own."""
 SAMPLE_S = 0.2
 HEAD, WORKER = "ray.head.default", "worker"
+"""How the autoscaler's metrics call the two kinds of nodes."""
 
 
 @dataclass(frozen=True)
@@ -51,9 +54,12 @@ class NodeType:
     """The nodes that a cluster may have beside its head."""
 
     cpus: int = 1
+    """Places for work on each, as is the next."""
     gpus: int = 0
     most: int = 2
+    """So many nodes at a time."""
     least: int = 0
+    """So many are there also while nothing asks for them."""
 
 
 PAIR = NodeType()
@@ -139,7 +145,9 @@ class ElasticCluster:
         nodes = len(self.nodes())
         cpus = float(ray.cluster_resources().get("CPU", 0))  # type: ignore[no-untyped-call]
         free = float(ray.available_resources().get("CPU", 0))  # type: ignore[no-untyped-call]
-        return Moment(time.time(), nodes, cpus, cpus - free)
+        return Moment(
+            time.time(), nodes, cpus, max(0.0, cpus - free)
+        )  # a node may come between the questions
 
 
 @contextmanager
@@ -202,7 +210,6 @@ def autoscaling_head(
     from ray._private.services import get_node_ip_address
     from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID
 
-    folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # the path of a socket in it has to be short
     ip, metrics_port = get_node_ip_address(), free_port()  # type: ignore[no-untyped-call]
     address = f"{ip}:{free_port()}"
     settings = {
@@ -225,14 +232,15 @@ def autoscaling_head(
             "RAY_CLOUD_INSTANCE_ID": FAKE_HEAD_NODE_ID,
             "RAY_OVERRIDE_NODE_ID_FOR_TESTING": FAKE_HEAD_NODE_ID,
         }
+    folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # the path of a socket in it has to be short
     path = Path(folder, "autoscaling.json")
-    path.write_text(json.dumps(_config(node, idle_s, provider)))
     start = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--num-cpus=0", "--num-gpus=0"]
     start += [f"--port={address.rpartition(':')[2]}", f"--autoscaling-config={path}", f"--temp-dir={folder}"]
     start += ["--disable-usage-stats", "--include-dashboard=false", "--include-log-monitor=false"]
     start += [f"--object-store-memory={OBJECT_STORE_BYTES}", f"--ray-client-server-port={free_port()}"]
     # Ray's client server names the address alone.
     with swept(folder, address), environment(QUIET), environment(settings):
+        path.write_text(json.dumps(_config(node, idle_s, provider)))
         _run(start, folder, address)
         yield ElasticCluster(address, f"http://{ip}:{metrics_port}/metrics", folder)
 
@@ -267,11 +275,11 @@ def _config(node: NodeType, idle_s: float, provider: dict[str, Any]) -> dict[str
 
 
 def _run(start: list[str], folder: str, address: str) -> None:
-    """Start the head; on a machine with much else to do it may take longer than the 30 s that Ray gives itself."""
+    """Start the head, again where it took too long. LaunchError where it does not start."""
     for attempt in range(1, START_ATTEMPTS + 1):
-        said = subprocess.run(start, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
-        if not said.returncode:
+        done = subprocess.run(start, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+        if not done.returncode:
             return
-        if "timed out during startup" not in said.stdout or attempt == START_ATTEMPTS:
-            raise LaunchError(f"Ray's head did not start: {said.stdout.strip()[-500:]}", 0)
+        if TIMED_OUT not in done.stdout or attempt == START_ATTEMPTS:
+            raise not_started(done.stdout)
         end(folder, address)

@@ -14,9 +14,7 @@ first Ctrl-C of a run with checkpoints leaves a word in Ray's key-value store in
 from __future__ import annotations
 
 import io
-import logging
 import os
-import shutil
 import signal
 import sys
 import tempfile
@@ -31,37 +29,14 @@ from functools import partial
 from types import FrameType
 from typing import Any, TextIO, cast
 
-import psutil
-
 from distlab.errors import LaunchError, SettingError
-from distlab.machine import cores
 from distlab.train.config import COLLECTIVE_TIMEOUT_S, TrainConfig
 from distlab.train.interrupt import Interrupt
+from distlab.train.ray_local import local_ray, require_ray
 from distlab.train.result import TrainResult
 
-OBJECT_STORE_BYTES = 128 * 2**20
-"""Little travels through Ray itself; gradients go by gloo or NCCL."""
-STOP_S = 5
-"""Seconds that Ray's processes get to end before they are killed."""
-START_ATTEMPTS = 3
 LISTEN_S = 0.2
 """How often a worker looks whether Ctrl-C was pressed."""
-
-log = logging.getLogger(__name__)
-
-QUIET = {
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_LOGGER_LEVEL": "error",
-    "RAY_TRAIN_ENABLE_CONTROLLER_STRUCTURED_LOGGING": "0",
-    "RAY_TRAIN_ENABLE_WORKER_STRUCTURED_LOGGING": "0",
-    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
-    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
-    "RAY_TRAIN_METRICS_ENABLED": "0",
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
-    "RAY_AIR_NEW_OUTPUT": "0",
-}
-"""What a local Ray starts with: nothing is sent home, only what training prints is shown, and a worker that
-died is noticed within half a second."""
 
 
 def train_with_ray(
@@ -251,78 +226,6 @@ def first_failure(failures: dict[int, Exception], world_size: int) -> LaunchErro
 
 
 @contextmanager
-def local_ray(workers: int) -> Iterator[None]:
-    """A Ray of this process's own with room for so many workers; the one it is connected to, if there is.
-
-    Ports are free ones. Nothing of it is left afterwards, neither processes nor files.
-    """
-    import ray
-
-    if ray.is_initialized():
-        yield
-        return
-    folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # the path of a socket in it has to be short
-    with environment(QUIET):
-        try:
-            _start(max(workers, cores()), folder)
-            yield
-        finally:
-            _stop(folder)
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-def _start(cpus: int, folder: str) -> None:
-    """Start Ray; on a machine with much else to do it may take longer than the 30 s that Ray gives itself."""
-    import ray
-
-    for attempt in range(1, START_ATTEMPTS + 1):
-        try:
-            ray.init(
-                address="local",
-                num_cpus=cpus,
-                include_dashboard=False,
-                object_store_memory=OBJECT_STORE_BYTES,
-                logging_level=logging.ERROR,
-                _temp_dir=folder,
-            )
-            return
-        except Exception as error:
-            if "timed out during startup" not in str(error) or attempt == START_ATTEMPTS:
-                raise
-            log.warning("Ray did not start within its 30 s (attempt %d of %d).", attempt, START_ATTEMPTS)
-            _stop(folder)
-
-
-def _stop(folder: str) -> None:
-    """Stop the Ray whose files are in `folder`, and see to it that its processes end."""
-    import ray
-
-    processes: list[psutil.Process] = []
-    for process in psutil.Process().children():
-        with suppress(psutil.NoSuchProcess):
-            if any(folder in argument for argument in process.cmdline()):
-                processes += [process, *process.children(recursive=True)]
-    ray.shutdown()
-    _, left = psutil.wait_procs(processes, timeout=STOP_S)
-    for process in left:
-        with suppress(psutil.NoSuchProcess):
-            process.kill()
-    psutil.wait_procs(left, timeout=STOP_S)
-
-
-@contextmanager
-def environment(values: dict[str, str]) -> Iterator[None]:
-    """Set environment variables for a while, but none that is set already."""
-    mine = {name: value for name, value in values.items() if name not in os.environ}
-    os.environ.update(mine)
-    try:
-        yield
-    finally:
-        for name in mine:
-            del os.environ[name]
-
-
-@contextmanager
 def _own_sigint() -> Iterator[None]:
     """Put the handler of Ctrl-C back that Ray replaces and leaves replaced."""
     if threading.current_thread() is not threading.main_thread():
@@ -333,12 +236,3 @@ def _own_sigint() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, handler)
-
-
-def require_ray() -> None:
-    """SettingError where Ray is not installed."""
-    try:
-        import ray.train
-        import ray.tune  # noqa: F401
-    except ImportError:
-        raise SettingError("Ray is not installed; get it with `pip install 'distlab[frameworks]'`.") from None

@@ -30,12 +30,12 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from distlab.errors import LaunchError, SettingError
 from distlab.machine import cores
 from distlab.train.config import CheckpointConfig, TrainConfig
-from distlab.train.ray_train import environment, local_ray, require_ray
+from distlab.train.ray_local import environment, local_ray, require_ray
 from distlab.train.variation import CHANGES, Stage, as_trial, vary
 
 Range = tuple[float, float]
@@ -95,11 +95,7 @@ class Search:
 
 
 def tune(
-    config: TrainConfig,
-    space: Space,
-    scheduler: Scheduler = "asha",
-    trials: int = 8,
-    report_every: int = 10,
+    config: TrainConfig, space: Space, scheduler: Scheduler = "asha", trials: int = 8, report_every: int = 10
 ) -> list[Trial]:
     """Try settings from `space` in place of those of `config`: the trials of `search`."""
     return search(config, space, scheduler, trials, report_every).trials
@@ -222,6 +218,8 @@ def _check(
     """SettingError for what no trial could run with."""
     from distlab.train.strategies.options import check_options, setting
 
+    if scheduler not in get_args(Scheduler):
+        raise SettingError(f"scheduler is {scheduler!r}; expected one of {', '.join(get_args(Scheduler))}.")
     for name, count in (("trials", trials), ("report_every", report_every), ("budget", budget)):
         if count is not None and count < 1:
             raise SettingError(f"{name} is {count}; it must be 1 or more.")
@@ -323,13 +321,7 @@ def _name(trial: Any) -> str:
 
 
 def _outcome(number: int, result: Any) -> Trial:
-    metrics = result.metrics
-    lineage = [Stage(**stage) for stage in metrics["lineage"]]
-    return Trial(
-        name=f"trial_{number}",
-        settings=lineage[-1].settings,
-        steps=metrics["step"],
-        held_out_loss=metrics["held_out_loss"],
-        accuracy=metrics["accuracy"],
-        lineage=lineage,
-    )
+    told = result.metrics
+    lineage = [Stage(**stage) for stage in told["lineage"]]
+    name, settings = f"trial_{number}", lineage[-1].settings
+    return Trial(name, settings, told["step"], told["held_out_loss"], told["accuracy"], lineage)

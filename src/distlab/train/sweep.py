@@ -9,10 +9,11 @@ python -m distlab.train.sweep FOLDER [NAME ...] < PIPE     # what `swept` starts
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 
 import psutil
@@ -46,17 +47,25 @@ def swept(folder: str, *names: str) -> Iterator[None]:
 
 
 def processes_of(*names: str) -> list[psutil.Process]:
-    """The processes that have one of these names in their commands, but this one and who sweeps."""
+    """The processes that have one of these names in their commands, but this one, those above it, and who sweeps.
+
+    A name counts where it stands whole: /tmp/ray-1 does not in /tmp/ray-12, nor 10.0.0.1:80 in 110.0.0.1:8000.
+    """
+    whole = re.compile("|".join(rf"(?<![\d.]){re.escape(name)}(?![\w.-])" for name in names))
+    spared = {os.getpid()}
+    with suppress(psutil.NoSuchProcess):  # one above that ends meanwhile needs no sparing
+        spared |= {process.pid for process in psutil.Process().parents()}
     found = []
     for process in psutil.process_iter():
-        named = cmdline(process)
-        if (
-            process.pid != os.getpid()
-            and __spec__.name not in named
-            and any(name in part for part in named for name in names)
-        ):
+        words = cmdline(process)
+        if process.pid not in spared and __spec__.name not in words and any(map(whole.search, words)):
             found.append(process)
     return found
+
+
+def with_all_below(*names: str) -> list[psutil.Process]:
+    """The processes of these names, and all that they have started."""
+    return [below for process in processes_of(*names) for below in with_children(process)]
 
 
 def cmdline(process: psutil.Process) -> list[str]:
@@ -79,17 +88,22 @@ def end(*names: str) -> None:
     Again, where they have started others.
     """
     for _ in range(ROUNDS):
-        mine = [below for process in processes_of(*names) for below in with_children(process)]
+        mine = with_all_below(*names)
         if not mine:
             return
         for process in mine:
             with suppress(psutil.NoSuchProcess):
                 process.terminate()
-        left = psutil.wait_procs(mine, timeout=STOP_S)[1]
-        for process in left:
-            with suppress(psutil.NoSuchProcess):
-                process.kill()
-        psutil.wait_procs(left, timeout=STOP_S)
+        wait_or_kill(mine)
+
+
+def wait_or_kill(processes: Sequence[psutil.Process]) -> None:
+    """Wait until they have ended, and kill those that have not after `STOP_S`."""
+    left = psutil.wait_procs(processes, timeout=STOP_S)[1]
+    for process in left:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(left, timeout=STOP_S)
 
 
 def clear(folder: str, *names: str) -> None:

@@ -24,7 +24,8 @@ from distlab.machine import free_memory_bytes
 from distlab.observe.scrape import NoAnswerError, fetch
 from distlab.train.config import TrainConfig
 from distlab.train.ray_cluster import ElasticCluster, NodeType, elastic_cluster
-from distlab.train.ray_train import environment, train_with_ray
+from distlab.train.ray_local import environment
+from distlab.train.ray_train import train_with_ray
 from distlab.train.records import read_log
 
 RUN: dict[str, Any] = {
@@ -123,7 +124,9 @@ def lose_a_node(
         for line in read_log(config.run_folder)
     ]
     if witness.killed_at is None:
-        raise DrillError(f"The run was over before it had made {after_steps} steps with a node to lose.")
+        raise DrillError(
+            f"The run was over before it had made {after_steps} steps with a node to lose; let it take more steps."
+        )
     noticed = [e.time_s for e in events_of(config) if e.name == NOTICED and e.time_s >= witness.killed_at]
     if not noticed:
         raise DrillError("Ray Train did not notice that a node was killed.")
@@ -198,8 +201,8 @@ class _Witness:
                 page_at = time.time()
                 with suppress(NoAnswerError):
                     self.pages.append((page_at, fetch(self.cluster.metrics_url).decode()))
-            if self.killed_at is None and self._steps() >= self.after_steps:
-                nodes = self.cluster.nodes()
+            far = self.killed_at is None and self._steps() >= self.after_steps
+            if far and (nodes := self.cluster.nodes()):
                 self.killed_at = self.cluster.kill(nodes[-1])
                 self.lines = [dataclasses.asdict(line) for line in read_log(self.run_folder)]
 

@@ -34,7 +34,14 @@ from distlab.faults.drills.report import (
     struck_at,
 )
 from distlab.train.config import TrainConfig, from_dict
-from distlab.train.ray_train import OBJECT_STORE_BYTES, QUIET, START_ATTEMPTS, local_ray, require_ray
+from distlab.train.ray_local import (
+    OBJECT_STORE_BYTES,
+    QUIET,
+    START_ATTEMPTS,
+    TIMED_OUT,
+    local_ray,
+    require_ray,
+)
 
 MAX_FAILURES = 3
 KILLED, NOTICED = "killed", "noticed"
@@ -162,12 +169,12 @@ def _two_nodes() -> Iterator[Callable[[], None]]:
 
 
 def _start_node(cluster: Any, **options: Any) -> Any:
-    """Start a node; on a machine with much else to do it may take longer than the 30 s that Ray gives itself."""
+    """Start a node, again where it took too long."""
     for _ in range(START_ATTEMPTS - 1):
         try:
             return cluster.add_node(**options)
         except Exception as error:
-            if "timed out during startup" not in str(error):
+            if TIMED_OUT not in str(error):
                 raise
     return cluster.add_node(**options)
 
