@@ -219,7 +219,10 @@ def connect(hvd: Any) -> None:
             return
         hvd.shutdown()
         log.warning("Horovod could not connect its ranks, attempt %d of %d.", attempt, ATTEMPTS)
-    raise RuntimeError(f"Horovod could not connect its ranks in {ATTEMPTS} attempts.")
+    raise RuntimeError(
+        f"Horovod could not connect its ranks in {ATTEMPTS} attempts; what it said of each stands above. Start again, "
+        "on a machine with less to do if a connection was refused."
+    )
 
 
 def _meet() -> Any:
