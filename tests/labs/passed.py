@@ -25,6 +25,8 @@ LABS_OWN = {"solutions", "labs"}
 """Folders with one for each lab."""
 NOT_READ = {"var", "node_modules", "assessments"}
 """Folders of the repository that no lab's test reads."""
+REPORTS = ("benchmarks", "deep")
+"""What the deep checks found; the test that reads them is not remembered."""
 PROSE = {".md", ".bib", ".png", ".svg"}
 
 Inputs = Callable[[pytest.Item], str | None]
@@ -87,12 +89,10 @@ def inputs_of(root: Path, lab: str) -> str:
 
 def _is_read(path: Path, lab: str) -> bool:
     top, *below = path.parts
-    if top in NOT_READ or path.suffix in (".pyc", ".pyo"):
+    if top in NOT_READ or path.parts[:2] == REPORTS or path.suffix in (".pyc", ".pyo"):
         return False
     if top in LABS_OWN:
         return below[0] == lab
-    if path.parts[:2] == ("benchmarks", "deep"):
-        return path.stem == lab
     if top == "tests":
         return len(below) == 1 or below[0] == "labs"
     return path.suffix not in PROSE or bool(below and top != "book")

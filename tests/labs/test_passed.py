@@ -72,7 +72,7 @@ def test_a_lab_depends_on_all_but_prose_other_labs_and_other_tests(tmp_path: Pat
         "book/mod/page.md": False,
         "book/mod/_data/x.json": True,
         "benchmarks/deep/b.json": False,
-        "benchmarks/deep/a.json": True,
+        "benchmarks/deep/a.json": False,
         "benchmarks/results.json": True,
         "requirements/dev.txt": True,
         "new_folder/x": True,
