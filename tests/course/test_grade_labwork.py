@@ -82,6 +82,10 @@ def helper():
     pass
 ```
 
++++ {"nbgrader": {"grade_id": "words", "locked": true}}
+
+A given text is no Python.
+
 ```{code-cell} ipython3
 :nbgrader: {"grade_id": "double", "solution": true}
 

@@ -78,7 +78,8 @@ def repairs(source: NotebookNode, notebook: NotebookNode) -> dict[str, str]:
     anew what this given one defines; whoever gives marks should look at it.
     """
     found = Counter(_meta(cell).get("grade_id") for cell in notebook.cells)
-    given = {_meta(cell)["grade_id"]: defined(cell.source) for cell in source.cells if is_given(cell)}
+    code = [cell for cell in source.cells if cell.cell_type == "code"]
+    given = {_meta(cell)["grade_id"]: defined(cell.source) for cell in code if is_given(cell)}
     own = "\n".join(
         cell.source
         for cell in notebook.cells
