@@ -179,6 +179,7 @@ def send(collective: str) -> None:
         else:
             dist.reduce_scatter_tensor(part, whole)
     dist.barrier()  # a rank that closes first is an error to the other
+    dist.destroy_process_group()  # at the interpreter's end gloo's threads may abort the process
 
 
 def main(args: Sequence[str]) -> int:
